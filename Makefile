@@ -1,0 +1,37 @@
+# make demo   set up .venv and compile resnet50 and BERT to TensorRT
+# make test   set up .venv and run every check and test
+# make nits   format and lint fixes
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test nits check clean
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.demo
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/engine rules check
+
+nits: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch goes first and by version: a later release would bring gigabytes of CUDA that no test needs.
+$(STAMP): pyproject.toml setup.py requirements-test.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q -r requirements-test.txt
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

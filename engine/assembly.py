@@ -1,0 +1,133 @@
+"""Assembly: the partitioned graph as an ``fx.GraphModule`` whose engines are ``TorchTensorRTModule``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+
+import sympy
+from torch import fx, nn
+
+from engine.graph.mirror import Mirror, Value
+from engine.partitioner import Partition, Segment
+
+
+def assemble(
+    mirror: Mirror,
+    partition: Partition,
+    modules: Mapping[str, nn.Module],
+    scalars: Mapping[str, Sequence[sympy.Expr]],
+) -> fx.GraphModule:
+    """Build the graph module that runs the segments in order.
+
+    Args:
+        modules: segment name -> module that takes the segment's inputs, then its scalars, and returns its outputs.
+        scalars: segment name -> sizes that its network takes as extra inputs.
+
+    Returns:
+        A module that takes the user's tensors in order and returns the flat tuple of outputs.
+    """
+    assembler = _Assembler(mirror)
+    for node in mirror.graph.nodes:
+        if node.op == "placeholder":
+            assembler.copy(node)
+    for segment in partition.segments:
+        if segment.backend == "tensorrt":
+            assembler.engine(segment, modules[segment.name], scalars.get(segment.name, ()))
+        else:
+            for node in segment.nodes:
+                assembler.copy(node)
+    return assembler.finish()
+
+
+class _Assembler:
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self.nodes: dict[fx.Node, fx.Node] = {}
+        self.outputs: dict[Value, fx.Node] = {}
+
+    def engine(self, segment: Segment, module: nn.Module, scalars: Sequence[sympy.Expr]) -> None:
+        self.root.add_module(segment.name, module)
+        inputs = [self.value(value) for value in segment.inputs]
+        inputs += [self.size(expression) for expression in scalars]
+        call = self.graph.call_module(segment.name, tuple(inputs))
+        for index, value in enumerate(segment.outputs):
+            output = self.graph.call_function(operator.getitem, (call, index))
+            output.meta.update(value.node.meta)
+            output.meta["val"] = self.mirror.fake(value)
+            self.outputs[value] = output
+
+    def size(self, expression: sympy.Expr) -> fx.Node:
+        """A node that computes a size from the graph's inputs."""
+        return self.copy(self.mirror.size_node(expression))
+
+    def value(self, value: Value) -> fx.Node:
+        """The node that holds a value, made where it is first needed if nothing has made it yet."""
+        if value in self.outputs:
+            return self.outputs[value]
+        node = self.copy(value.node)
+        if isinstance(value.node.meta.get("val"), list | tuple):
+            projection = self.graph.call_function(operator.getitem, (node, value.index))
+            projection.meta["val"] = self.mirror.fake(value)
+            node = projection
+        self.outputs[value] = node
+        return node
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        """Copy a node that PyTorch runs, its constants and its shape arithmetic first."""
+        done = self.nodes.get(node)
+        if done is not None:
+            return done
+        stack = [node]
+        while stack:
+            current = stack[-1]
+            missing = [operand for operand in current.all_input_nodes if not self._ready(operand)]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if current not in self.nodes:
+                self._copy(current)
+        return self.nodes[node]
+
+    def _ready(self, operand: fx.Node) -> bool:
+        if operand in self.nodes or self.mirror.op(operand) == "getitem":
+            source = self.mirror.value(operand)
+            return operand in self.nodes or source in self.outputs or source.node in self.nodes
+        return not self.mirror.is_size(operand) and self.mirror.value(operand) in self.outputs
+
+    def _copy(self, node: fx.Node) -> None:
+        if node.op == "get_attr":
+            name = "constant_" + str(node.target).replace(".", "_")
+            if not hasattr(self.root, name):
+                self.root.register_buffer(name, self.mirror.constants[str(node.target)].detach(), persistent=True)
+            copied = self.graph.get_attr(name)
+            copied.meta.update(node.meta)
+        else:
+            copied = self.graph.node_copy(node, self._operand)
+        self.nodes[node] = copied
+
+    def _operand(self, operand: fx.Node) -> fx.Node:
+        if operand in self.nodes:
+            return self.nodes[operand]
+        return self.value(self.mirror.value(operand))
+
+    def finish(self) -> fx.GraphModule:
+        results = []
+        for output in self.mirror.graph.output_node().args[0]:  # type: ignore[union-attr]
+            if not isinstance(output, fx.Node):
+                results.append(output)
+            elif self.mirror.is_size(output):
+                results.append(self.copy(output))
+            else:
+                results.append(self.value(self.mirror.value(output)))
+        self.graph.output(tuple(results))
+        self.graph.lint()
+        module = fx.GraphModule(self.root, self.graph, class_name="CompiledGraph")
+        module.requires_grad_(False)
+        return module
+
+
+__all__ = ["assemble"]

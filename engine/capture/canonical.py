@@ -1,0 +1,284 @@
+"""The canonical form of an ATen node: one way to write each call.
+
+Every argument of the schema is there, positional ones in ``args`` and keyword-only ones in
+``kwargs``; dims count from the front; a list for ``int[N]`` has N elements.  Rules and matchers
+therefore never see ``-1`` as an axis, a missing default, or ``3`` where ``[3, 3]`` is meant.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+Fake = Callable[[Any], Any]
+
+# Arguments that number the dims of a tensor.
+_DIM_NAMES = frozenset(
+    "dim dims dim0 dim1 dim2 axis axes axis0 axis1 dimension start_dim end_dim dims_self dims_other".split()
+)
+_MOVES = frozenset({"movedim", "moveaxis"})
+
+# Ops whose argument is called like a dim and is none: ``tile`` repeats; in weight normalisation -1 means
+# "over everything"; functorch's batch dims and sparse or nested layouts number something else.
+_NOT_DIMS = frozenset(
+    {
+        "tile",
+        "_weight_norm",
+        "_weight_norm_interface",
+        "norm_except_dim",
+        "_add_batch_dim",
+        "_remove_batch_dim",
+        "_sobol_engine_draw",
+        "sparse_resize_and_clear",
+    }
+)
+
+# Ops whose dims number the result, which has one dim more than the operand.
+_RESULT_RANK = frozenset({"unsqueeze", "unsqueeze_copy", "stack", "_stack", "diag_embed"})
+# Ops whose dims number the broadcast of their operands.
+_BROADCAST_RANK = frozenset({"cosine_similarity", "linalg_vecdot", "linalg_cross", "cross"})
+_CONCATENATIONS = frozenset({"cat", "concat", "concatenate", "_cat"})
+
+# An empty stride means "the kernel size" in the schemas of pooling.
+_STRIDE_IS_KERNEL = frozenset(
+    "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices "
+    "max_pool2d_with_indices max_pool3d_with_indices".split()
+)
+# ``int[]`` arguments of convolution that broadcast to the number of spatial dims.
+_PER_SPATIAL_DIM = frozenset({"stride", "padding", "dilation", "output_padding"})
+# Size-1 lists that are complete as they are: one dim, one shift, one length.
+_LISTS_OF_DIMS = _DIM_NAMES | {"s", "shifts"}
+
+_ASSERTIONS = frozenset(
+    {
+        "aten._assert_tensor_metadata",
+        "aten._assert_async",
+        "aten._assert_scalar",
+        "aten.sym_constrain_range",
+        "aten.sym_constrain_range_for_size",
+        "aten._functional_sym_constrain_range",
+        "aten._functional_sym_constrain_range_for_size",
+        "aten._functional_assert_async",
+        "aten._functional_assert_scalar",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    name: str
+    keyword_only: bool
+    required: bool
+    default: Any
+    length: int | None  # N of ``int[N]`` where a shorter list is broadcast
+    is_dim: bool
+    is_float: bool
+    is_list: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    name: str  # without namespace and overload: "unsqueeze"
+    arguments: tuple[_Argument, ...]
+    positional: int
+    plain: bool  # nothing but defaults to fill
+    tensor: int | None  # position of the operand whose rank the dims refer to
+
+
+@cache
+def _schema(op: OpOverload) -> _Schema:
+    name = op._schema.name.rpartition("::")[2]
+    arguments: list[_Argument] = []
+    tensor: int | None = None
+    for position, argument in enumerate(op._schema.arguments):
+        kind = str(argument.real_type)
+        integers = kind in ("int", "SymInt", "Optional[int]", "Optional[SymInt]") or (
+            kind in ("List[int]", "List[SymInt]", "Optional[List[int]]", "Optional[List[SymInt]]")
+        )
+        if tensor is None and kind in ("Tensor", "List[Tensor]", "Optional[Tensor]"):
+            tensor = position
+        named_dim = argument.name in _DIM_NAMES or (
+            name in _MOVES and argument.name in ("source", "destination")
+        )
+        arguments.append(
+            _Argument(
+                name=argument.name,
+                keyword_only=argument.kwarg_only,
+                required=not argument.has_default_value(),
+                default=argument.default_value if argument.has_default_value() else None,
+                length=argument.N if integers and "List" in kind else None,
+                is_dim=integers and named_dim and name not in _NOT_DIMS,
+                is_float=kind in ("float", "Optional[float]"),
+                is_list=integers and "List" in kind,
+            )
+        )
+    special = name in _STRIDE_IS_KERNEL or name == "convolution"
+    return _Schema(
+        name=name,
+        arguments=tuple(arguments),
+        positional=sum(not argument.keyword_only for argument in arguments),
+        plain=not special
+        and not any(a.is_dim or a.is_float or a.is_list for a in arguments),
+        tensor=tensor,
+    )
+
+
+def fake_of(argument: Any) -> Any:
+    """The fake value of an argument: ``meta["val"]`` of a node, anything else as it is."""
+    return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+
+def canonical_arguments(
+    op: OpOverload,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    fake: Fake = fake_of,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """``args`` and ``kwargs`` of one call in canonical form; both stay executable.
+
+    ``fake`` gives the (fake) tensor of a tensor argument; the default takes ``fx.Node``s and
+    tensors.  Only ranks, and the sizes of operands of a concatenation, are read from it.
+    """
+    schema = _schema(op)
+    values: list[Any] = []
+    for position, argument in enumerate(schema.arguments):
+        if position < len(args) and not argument.keyword_only:
+            values.append(args[position])
+        elif argument.name in kwargs:
+            values.append(kwargs[argument.name])
+        elif argument.required:
+            raise TypeError(f"{op}: argument {argument.name!r} is missing")
+        else:
+            default = argument.default
+            values.append(list(default) if isinstance(default, list | tuple) else default)
+    if not schema.plain:
+        _normalise(schema, values, fake)
+    positional = schema.positional
+    keyword = schema.arguments[positional:]
+    return tuple(values[:positional]), {a.name: v for a, v in zip(keyword, values[positional:], strict=True)}
+
+
+def _normalise(schema: _Schema, values: list[Any], fake: Fake) -> None:
+    for position, argument in enumerate(schema.arguments):
+        value = values[position]
+        if value is None:
+            continue
+        if argument.is_float:
+            if type(value) is int:
+                values[position] = float(value)
+        elif argument.is_list:
+            values[position] = _listed(argument, value)
+            if argument.is_dim:
+                rank = _rank(schema, argument, values, fake)
+                values[position] = [_wrap(dim, rank) for dim in values[position]]
+        elif argument.is_dim:
+            values[position] = _wrap(value, _rank(schema, argument, values, fake))
+    if schema.name in _STRIDE_IS_KERNEL:
+        by_name = {argument.name: position for position, argument in enumerate(schema.arguments)}
+        if values[by_name["stride"]] in ([], ()):
+            values[by_name["stride"]] = list(values[by_name["kernel_size"]])
+    elif schema.name == "convolution":
+        spatial = fake(values[1]).dim() - 2
+        for position, argument in enumerate(schema.arguments):
+            if argument.name in _PER_SPATIAL_DIM and len(values[position]) == 1:
+                values[position] = list(values[position]) * spatial
+
+
+def _listed(argument: _Argument, value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return [value] * (1 if argument.name in _LISTS_OF_DIMS else argument.length or 1)
+    if argument.length and len(value) == 1 and argument.name not in _LISTS_OF_DIMS:
+        return list(value) * argument.length
+    return value
+
+
+def _wrap(dim: Any, rank: int | None) -> Any:
+    if rank is None or not isinstance(dim, int) or dim >= 0:
+        return dim
+    # A 0-d tensor has, for the purpose of dims, one.
+    return dim + max(rank, 1)
+
+
+def _rank(schema: _Schema, argument: _Argument, values: Sequence[Any], fake: Fake) -> int | None:
+    if schema.tensor is None:
+        return None
+    name = schema.name
+    operand = values[1] if argument.name == "dims_other" else values[schema.tensor]
+    if name in _BROADCAST_RANK:
+        ranks = [
+            tensor.dim()
+            for tensor in (fake(v) for v in values if isinstance(v, fx.Node | torch.Tensor))
+            if isinstance(tensor, torch.Tensor)
+        ]
+        return max(ranks, default=None)
+    if isinstance(operand, list | tuple):
+        tensors = [fake(element) for element in operand]
+        if name in _CONCATENATIONS:
+            # A 1-d tensor of size 0 fits any concatenation and says nothing about its rank.
+            tensors = [t for t in tensors if t.dim() != 1 or _size_differs_from_zero(t)] or tensors
+        operand = tensors[0] if tensors else None
+    else:
+        operand = fake(operand)
+    if not isinstance(operand, torch.Tensor):
+        return None
+    return operand.dim() + (name in _RESULT_RANK)
+
+
+def _size_differs_from_zero(tensor: torch.Tensor) -> bool:
+    size = tensor.shape[0]
+    return not isinstance(size, int) or size != 0
+
+
+def is_assertion(target: Any) -> bool:
+    """Whether an op only checks, or only tells the shape environment, something."""
+    if isinstance(target, OpOverload):
+        return f"{target.namespace}.{target._opname}" in _ASSERTIONS
+    return target in (torch._check, torch.sym_constrain_range) if hasattr(torch, "sym_constrain_range") else False
+
+
+def is_effectful(node: fx.Node) -> bool:
+    """Whether a node must stay although nobody reads it."""
+    target = node.target
+    if isinstance(target, OpOverload):
+        return target._schema.is_mutable and not is_assertion(target)
+    return False
+
+
+def canonicalise(graph: fx.Graph) -> None:
+    """Bring every ATen call of ``graph`` into canonical form, in place; drop assertions and dead nodes."""
+    for node in graph.nodes:
+        target = node.target
+        if node.op != "call_function" or not isinstance(target, OpOverload) or is_assertion(target):
+            continue
+        args, kwargs = canonical_arguments(target, node.args, node.kwargs)
+        if not _same(args, node.args):
+            node.args = args
+        if kwargs != node.kwargs or list(kwargs) != list(node.kwargs):
+            node.kwargs = kwargs
+    drop_dead_nodes(graph)
+
+
+def _same(new: Sequence[Any], old: Sequence[Any]) -> bool:
+    return len(new) == len(old) and all(a is b or _equal(a, b) for a, b in zip(new, old, strict=True))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return _same(a, b)
+    return type(a) is type(b) and bool(operator.eq(a, b))
+
+
+def drop_dead_nodes(graph: fx.Graph) -> None:
+    """Erase assertions, and every node but inputs that nobody reads."""
+    for node in reversed(graph.nodes):
+        if node.op in ("placeholder", "output"):
+            continue
+        if is_assertion(node.target) or (not node.users and not is_effectful(node)):
+            graph.erase_node(node)

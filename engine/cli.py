@@ -1,0 +1,153 @@
+"""The command line: ``engine compile``, ``engine coverage``, ``engine rules``.
+
+Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+import engine
+
+_MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_RULES = click.option(
+    "--rules", "rule_files", multiple=True, type=click.Path(exists=True, path_type=Path),
+    help="A .rules file or a folder of them; may be given several times.",
+)  # fmt: skip
+_SETTINGS = (
+    click.option("--min-block-size", type=click.IntRange(min=1), help="Smallest engine, in tiles."),
+    click.option("--torch-executed-op", "torch_executed_ops", multiple=True, help="An op or node to keep in PyTorch."),
+    click.option("--require-full-compilation", is_flag=True, default=None, help="Fail if a node is not in an engine."),
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_SETTINGS):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(engine.__version__, prog_name="engine")
+def cli() -> None:
+    """Compile PyTorch models to TensorRT, by rules."""
+
+
+@cli.command("compile")
+@_MODEL
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for plans and report.")
+@_RULES
+@_with_settings
+@_JSON
+def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
+    """Compile an exported program and write its engines to a folder."""
+    from engine.plans import write_plans
+
+    with _progress(f"compiling {model.name}"):
+        compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
+        write_plans(compiled, output)
+    _print_report(compiled.report, as_json)
+
+
+@cli.command()
+@_MODEL
+@_RULES
+@_with_settings
+@_JSON
+def coverage(model: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
+    """Say what of an exported program would be in an engine, and why the rest would not."""
+    with _progress(f"reading {model.name}"):
+        report = engine.coverage(_load(model), rules=rule_files, **_given(settings))
+    _print_report(report, as_json)
+
+
+@cli.group()
+def rules() -> None:
+    """List and check rules."""
+
+
+@rules.command("list")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--op", help="Only rules rooted at this op, e.g. aten.linear.")
+@click.option("--kind", type=click.Choice(["simplify", "lower", "convert"]), help="Only rules of this kind.")
+@click.option("--stats", is_flag=True, help="Counts per family instead of rules.")
+def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stats: bool) -> None:
+    """List the built-in rules, with those of FILES."""
+    from engine.tables import render_rules, render_rule_stats
+
+    ruleset = engine.RuleSet.load(*files)
+    if stats:
+        render_rule_stats(ruleset, sys.stdout)
+    else:
+        render_rules(ruleset, sys.stdout, op=op, kind=kind)
+
+
+@rules.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+def check(files: tuple[Path, ...]) -> None:
+    """Check the built-in rules, with those of FILES; every mistake is reported."""
+    ruleset = engine.RuleSet.load(*files)
+    click.echo(f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers: fine")
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise engine.EngineError(
+            f"{path} is not an exported program: {str(error).strip().splitlines()[0]}\n"
+            "save one with torch.export.save(torch.export.export(model, args), path)"
+        ) from error
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value not in (None, ())}
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[None]:
+    from engine.report import listening
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(title) as status, listening(lambda phase: status.update(f"{title}: {phase}")):
+        yield
+
+
+def _print_report(report: engine.Report, as_json: bool) -> None:
+    import json
+
+    from engine.tables import render_report
+
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2, default=str))
+    else:
+        render_report(report, sys.stdout)
+
+
+def main() -> None:
+    """Entry point of the ``engine`` command."""
+    try:
+        cli()
+    except engine.EngineError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

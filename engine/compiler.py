@@ -1,0 +1,327 @@
+"""The pipeline: from a PyTorch model to a module whose segments are TensorRT engines.
+
+``compile`` reads top to bottom as the pipeline of ``docs/architecture.md``: capture, rewrite, tile,
+partition, convert, assemble.  A tile that TensorRT refuses is noted with its reason, and tiling starts
+again without it, until everything that is left builds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from engine.assembly import assemble
+from engine.capture import Captured, capture
+from engine.compiled import CompiledModule, DeferredModule
+from engine.dsl.ruleset import RuleSet
+from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
+from engine.evaluator import Context
+from engine.graph.mirror import Mirror
+from engine.matcher import Matcher
+from engine.partitioner import Partition, Segment, Tiling, partition, tile
+from engine.partitioner.tiling import computes
+from engine.report import Fallback, Report, SegmentReport
+from engine.rewriter import fold_constants, lower_all
+from engine.settings import CompilationSettings
+
+RUNTIMES = ("auto", "python", "cpp", "interpreter")
+
+
+def compile(  # noqa: A001 - the name users know from torch.compile and torch_tensorrt.compile
+    model: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    rules: Sequence[Any] = (),
+    runtime: str = "auto",
+    **settings: Any,
+) -> nn.Module:
+    """Compile a model to TensorRT.
+
+    Args:
+        model: an ``nn.Module``, an ``ExportedProgram``, or a ``GraphModule`` of ATen ops.  It is not changed.
+        args, kwargs: example inputs; a tensor, or an :class:`engine.Input` with a range of shapes.  Without them
+            shapes are taken from the first call (an ``ExportedProgram`` knows its own).
+        dynamic_shapes: as ``torch.export.export`` takes them.
+        rules: paths of ``.rules`` files or directories, or one :class:`engine.RuleSet`.
+        runtime: ``"python"`` runs engines on a GPU, ``"interpreter"`` runs their networks on the CPU, ``"auto"``
+            takes the first that can run here.
+        settings: fields of :class:`engine.CompilationSettings`.
+
+    Returns:
+        A module that takes and returns what the model does, with ``.report`` and ``.graph``.
+
+    Raises:
+        CaptureError, InputError, RuleError, CoverageError, BuildError, SettingsError, TensorRTNotFound
+    """
+    if runtime not in RUNTIMES:
+        raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
+    options = CompilationSettings.from_kwargs(**settings)
+    if args is None and kwargs is None and not isinstance(model, torch.export.ExportedProgram):
+        return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
+    compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
+    compilation.place()
+    return compilation.build(runtime)
+
+
+def coverage(
+    model: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    rules: Sequence[Any] = (),
+    **settings: Any,
+) -> Report:
+    """The report of :func:`compile` without building anything: what would run where, and why.
+
+    Takes the same arguments as :func:`compile`.  What only TensorRT's builder can refuse is not in it.
+    """
+    options = CompilationSettings.from_kwargs(**settings)
+    compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
+    compilation.place()
+    return compilation.report
+
+
+def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
+    """The rule set for the ``rules`` argument: built-in rules plus the user's files."""
+    if isinstance(rules, RuleSet):
+        return rules
+    if len(rules) == 1 and isinstance(rules[0], RuleSet):
+        return rules[0]  # type: ignore[no-any-return]
+    return RuleSet.load(*rules)
+
+
+@dataclass
+class Compilation:
+    """One compilation in progress: the graph, what was decided about it, and what was refused so far."""
+
+    captured: Captured
+    ruleset: RuleSet
+    settings: CompilationSettings
+    mirror: Mirror
+    context: Context
+    report: Report
+    matcher: Matcher
+    refusals: dict[tuple[str, str], str] = field(default_factory=dict)
+    partition: Partition = field(default_factory=lambda: Partition((), {}))
+    tiling: Tiling = field(default_factory=Tiling)
+    rewrites: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def start(
+        cls,
+        model: Any,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        dynamic_shapes: Any,
+        rules: Sequence[Any],
+        settings: CompilationSettings,
+    ) -> Compilation:
+        """Capture the model and bring its graph down to what the ``convert`` rules understand."""
+        report = Report(model=_model_name(model))
+        timings = report.timings
+        with timings.phase("rules"):
+            ruleset = load_rules(rules)
+        with timings.phase("export"):
+            captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings)
+        with timings.phase("mirror"):
+            mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
+            context = Context(mirror, ruleset.layers, ruleset.macros, ruleset.hosts)
+            matcher = Matcher(ruleset.phase("convert"), mirror)
+        self = cls(captured, ruleset, settings, mirror, context, report, matcher)
+        with timings.phase("rewrite"):
+            stats = lower_all(mirror, ruleset, context, self._convertible)
+            self.rewrites.update(stats.applied)
+        with timings.phase("fold"):
+            fold_constants(mirror)
+        return self
+
+    def _convertible(self, node: fx.Node) -> bool:
+        """Whether some ``convert`` rule takes the node as it is."""
+        from engine.evaluator import apply
+
+        return any(apply(match.rule, match, self.context) for match in self.matcher.matches(node))
+
+    # -------------------------------------------------------------------------------- deciding
+
+    def place(self) -> None:
+        """Tile and partition the graph, and write what was decided to the report."""
+        excluded = self.settings.exclusion(self.mirror)
+        with self.report.timings.phase("tile"):
+            self.tiling = tile(self.matcher, self.context, excluded=excluded, refusals=self.refusals)
+        with self.report.timings.phase("partition"):
+            self.partition = partition(self.mirror, self.tiling, min_block_size=self.settings.min_block_size)
+            self._write_report()
+        if self.settings.require_full_compilation and self.report.fallbacks:
+            raise CoverageError(_not_covered(self.report))
+
+    def _write_report(self) -> None:
+        report, mirror = self.report, self.mirror
+        computing = [node for node in mirror.graph.nodes if computes(mirror, node)]
+        outside = self.partition.reasons
+        report.nodes = len(computing)
+        report.coverage = 1.0 - len(outside) / len(computing) if computing else 1.0
+        report.fallbacks = [
+            Fallback(node.name, mirror.op(node), reason, source_of(node)) for node, reason in outside.items()
+        ]
+        report.segments = [
+            SegmentReport(
+                segment.name,
+                segment.backend,
+                len(segment.nodes),
+                len(segment.tiles) or len(segment.nodes),
+                tuple(value.node.name for value in segment.inputs),
+                tuple(value.node.name for value in segment.outputs),
+            )
+            for segment in self.partition.segments
+        ]
+        used = Counter(self.rewrites)
+        used.update(tile.rule.id for segment in self.partition.engines for tile in segment.tiles)
+        report.rules_used = dict(sorted(used.items()))
+        report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
+
+    # -------------------------------------------------------------------------------- building
+
+    def build(self, runtime: str) -> CompiledModule:
+        """Emit and build every engine segment, demoting tiles that TensorRT refuses, and assemble the module."""
+        from engine.conversion import build, emit_network
+        from engine.runtime import trial_load
+
+        timings = self.report.timings
+        while True:
+            built = {}
+            try:
+                for segment in self.partition.engines:
+                    with timings.phase("emit"):
+                        network = emit_network(
+                            self.mirror,
+                            segment.tiles,
+                            segment.inputs,
+                            segment.outputs,
+                            self.captured.ranges,
+                            self.settings,
+                            name=segment.name,
+                        )
+                    with timings.phase("build"):
+                        plan = build(network)
+                    if self._loads_here(runtime):
+                        with timings.phase("load"):
+                            trial_load(plan)
+                    built[segment.name] = (network, plan)
+            except (ConversionError, BuildError) as error:
+                self._refuse(segment, error)
+                self.place()
+                continue
+            return self._assemble(built, runtime)
+
+    def _loads_here(self, runtime: str) -> bool:
+        if self.settings.trial_load is not None:
+            return self.settings.trial_load
+        return runtime != "interpreter" and torch.cuda.is_available()
+
+    def _refuse(self, segment: Segment, error: ConversionError | BuildError) -> None:
+        """Note which tile to give up after TensorRT refused a segment.
+
+        TensorRT names the layer at fault when it can.  When it does not, the rules of the segment that have an
+        alternative give way first, one rule at a time; when none is left, the whole segment goes to PyTorch.
+        """
+        tiles = self._blamed(segment, error)
+        reason = f"TensorRT refused it: {_first_line(str(error))}"
+        for blamed in tiles:
+            reason_here = f"{blamed.rule.id} ({blamed.rule.where}): {reason}"
+            self.refusals[blamed.node.name, blamed.rule.id] = reason_here
+            self.report.refusals.append(
+                Fallback(blamed.node.name, self.mirror.op(blamed.node), reason_here, source_of(blamed.node))
+            )
+
+    def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Any]:
+        node = getattr(error, "node", None)
+        if node is not None:
+            return [tile for tile in segment.tiles if tile.node is node]
+        named = set()
+        for layer in getattr(error, "failed_layers", ()):
+            rule_id, _, rest = layer.partition("/")
+            named.add((rest.partition("/")[0], rule_id))
+        tiles = [tile for tile in segment.tiles if (tile.node.name, tile.rule.id) in named]
+        if tiles:
+            return tiles
+        for rule_id in dict.fromkeys(tile.rule.id for tile in sorted(segment.tiles, key=lambda t: t.rule.rank)):
+            tiles = [tile for tile in segment.tiles if tile.rule.id == rule_id]
+            if all(self._has_alternative(tile) for tile in tiles):
+                return tiles
+        return list(segment.tiles)
+
+    def _has_alternative(self, chosen: Any) -> bool:
+        from engine.evaluator import apply
+
+        return any(
+            match.rule.id != chosen.rule.id
+            and (chosen.node.name, match.rule.id) not in self.refusals
+            and apply(match.rule, match, self.context)
+            for match in self.matcher.matches(chosen.node)
+        )
+
+    def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:
+        from engine.conversion import compute_capabilities, describe_tensorrt
+        from engine.interpreter import Program
+        from engine.runtime import TorchTensorRTModule
+
+        modules: dict[str, nn.Module] = {}
+        with self.report.timings.phase("assemble"):
+            interpret = runtime == "interpreter" or (runtime == "auto" and not torch.cuda.is_available())
+            by_name = {segment.name: segment for segment in self.report.segments}
+            for segment in self.partition.engines:
+                network, plan = built[segment.name]
+                by_name[segment.name].layers = network.network.num_layers
+                by_name[segment.name].engine_bytes = len(plan)
+                modules[segment.name] = TorchTensorRTModule(
+                    plan,
+                    list(network.input_names),
+                    list(network.output_names),
+                    name=segment.name,
+                    settings=self.settings,
+                    runtime=runtime,
+                    program=Program.from_network(network.network) if interpret else None,
+                    output_specs=network.output_specs,
+                )
+            scalars = {name: network.scalars for name, (network, _) in built.items()}
+            module = assemble(self.mirror, self.partition, modules, scalars)
+            self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
+            self.report.tensorrt = describe_tensorrt() if built else ""
+        return CompiledModule(module, self.captured, self.report, self.mirror)
+
+
+def source_of(node: fx.Node) -> str:
+    """``file:line`` of the model line a node comes from, as far as its stack trace tells."""
+    trace = node.meta.get("stack_trace") or ""
+    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    if not lines:
+        return ""
+    file, _, rest = lines[-1].removeprefix('File "').partition('", line ')
+    return f"{file}:{rest.partition(',')[0]}"
+
+
+def _model_name(model: Any) -> str:
+    if isinstance(model, torch.export.ExportedProgram):
+        return type(model).__name__
+    return type(model).__name__
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else text
+
+
+def _not_covered(report: Report) -> str:
+    lines = [f"require_full_compilation: {len(report.fallbacks)} node(s) of {report.model} cannot be in an engine"]
+    for fallback in report.fallbacks:
+        where = f", from {fallback.source}" if fallback.source else ""
+        lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
+    lines.append("write a rule for it (rules=[\"my.rules\"]), or drop require_full_compilation to run it in PyTorch")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""Checked rules: what the matcher, the rewriter and the emitter work with.
+
+The checker turns a :class:`engine.dsl.tree.RuleItem` into one :class:`Rule` per family member.  Names are
+resolved, arguments sit at their schema positions and omitted arguments have become their schema defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from engine.dsl import tree
+from engine.errors import Span
+
+
+@dataclass(frozen=True, slots=True)
+class EnumToken:
+    """An enum member by name; its enum class is that of the layer parameter it is passed to."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class OpName:
+    """An operator by its full name, e.g. ``aten.add.Tensor`` or ``aten.linear.default``."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class OpMatch:
+    """An operator with its argument patterns at schema positions.
+
+    Attributes:
+        op: full overload name (``aten.linear.default``).
+        arguments: ``(schema index, pattern)``; arguments not listed may be anything (the pattern had ``..``).
+        rest: name that binds the unlisted arguments, in schema order, as a list.
+        output: which output the pattern stands for; 0 for single-output ops.
+        outputs: names bound to all outputs (``-> (y, idx)``), None for the rest of the language.
+        shared: interior node that others may also read (``&``).
+        optional: matches with or without the op (``?``); without it, its first tensor argument stands in.
+        unordered: the first two tensor arguments match in either order (``{}``).
+    """
+
+    op: str
+    arguments: tuple[tuple[int, ArgumentPattern], ...]
+    rest: str | None
+    output: int
+    outputs: tuple[str | None, ...] | None
+    shared: bool
+    optional: bool
+    unordered: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class ListMatch:
+    """A list argument: ``before``, then ``rest`` (bound to ``rest_name``) if ``has_rest``, then ``after``."""
+
+    before: tuple[ArgumentPattern, ...]
+    has_rest: bool
+    rest_name: str | None
+    after: tuple[ArgumentPattern, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """A literal argument; ``approximate`` compares floats within a relative 1e-6."""
+
+    value: object
+    approximate: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A capture.  The same name twice means the same value.  ``type`` is None when anything fits.
+
+    An ascribed type also tests: dtype class, rank, dims (numbers, and names that bind staged ints or, when
+    already bound, must be equal), ``const``; a tensor type without ``?`` refuses None and numbers.
+    """
+
+    name: str
+    type: tree.Type | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Anything:
+    """``_``."""
+
+    span: Span
+
+
+ArgumentPattern: TypeAlias = OpMatch | ListMatch | Equals | Bind | Anything
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One checked rule, or one member of a rule family.
+
+    Attributes:
+        id: ``file.name``; members of a family add ``[k]``.
+        kind: ``simplify``, ``lower`` or ``convert``.
+        level: 0 built-in, 1 user; a higher level wins.
+        roots: the root patterns; several for a tuple pattern.
+        steps: ``let`` and ``when`` clauses in order.
+        family: values of the family variables (literals, :class:`EnumToken` or :class:`OpName`).
+        overridden: ids of the lower-level rules with the same file and name that this one replaces.
+        rank: position in precedence order among all rules of the set; lower is tried first.
+        text: the rule as written.
+    """
+
+    id: str
+    kind: str
+    level: int
+    doc: str
+    roots: tuple[OpMatch, ...]
+    steps: tuple[tree.Let | tree.Guard, ...]
+    emit: tree.Expr
+    needs: tuple[tree.Expr, ...]
+    over: tuple[str, ...]
+    decreases: tree.Expr | None
+    relax: tuple[str, ...]
+    tests: tuple[tree.Test, ...]
+    family: Mapping[str, object]
+    span: Span
+    overridden: tuple[str, ...] = ()
+    rank: int = 0
+    text: str = ""
+
+    @property
+    def where(self) -> str:
+        """``file:line`` of the rule."""
+        return f"{self.span.file}:{self.span.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A TensorRT layer as ``rules/layers.rules`` declares it (see :class:`engine.dsl.tree.LayerItem`)."""
+
+    name: str  # "trt.slice"
+    parameters: tuple[tree.Parameter, ...]
+    outputs: tuple[tree.Type, ...]
+    gives: tuple[tuple[tree.Expr, tree.Expr] | None, ...]
+    via: tree.Call
+    since: tuple[int, int] | None
+    until: tuple[int, int] | None
+    span: Span
+    by_name: Mapping[str, tree.Parameter] = field(default_factory=dict, compare=False)

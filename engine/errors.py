@@ -1,0 +1,107 @@
+"""Errors and diagnostics: what went wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a source file; lines and columns count from 1, the end is exclusive."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One mistake in a rules file.
+
+    ``source`` is the text of the line the span starts on, so that a diagnostic can be printed
+    without the file.  ``related`` are secondary spans with a label each.
+    """
+
+    message: str
+    span: Span | None = None
+    source: str = ""
+    label: str = ""
+    hint: str | None = None
+    related: tuple[tuple[Span, str, str], ...] = field(default=())
+
+    def __str__(self) -> str:
+        if self.span is None:
+            text = f"error: {self.message}"
+        else:
+            text = f"{self.span}: error: {self.message}" + _underline(self.span, self.source, self.label)
+        for span, source, label in self.related:
+            text += f"\n{span}: note: {label}" + _underline(span, source, "")
+        return text + (f"\n  = help: {self.hint}" if self.hint else "")
+
+
+def _underline(span: Span, source: str, label: str) -> str:
+    if not source:
+        return ""
+    end = span.end_column if span.end_line == span.line else len(source.rstrip()) + 1
+    width = max(1, end - span.column)
+    number = f"{span.line:>4} | "
+    marks = " " * (len(number) - 2) + "| " + " " * (span.column - 1) + "^" * width
+    return f"\n{number}{source.rstrip()}\n{marks}" + (f" {label}" if label else "")
+
+
+class EngineError(Exception):
+    """Base class of every error that ``engine`` raises on purpose."""
+
+
+class RuleError(EngineError):
+    """A rules file is wrong.  Holds every mistake found, not just the first."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(map(str, self.diagnostics)))
+
+
+class CaptureError(EngineError):
+    """``torch.export`` could not take the model."""
+
+
+class InputError(EngineError, ValueError):
+    """An input has the wrong count, dtype, device or shape."""
+
+
+class CoverageError(EngineError):
+    """``require_full_compilation`` was asked for and a node has no rule."""
+
+
+class ConversionError(EngineError):
+    """A rule's layers do not give what the graph says they give, or TensorRT refused them."""
+
+
+class BuildError(EngineError):
+    """TensorRT refused to build an engine."""
+
+
+class InterpreterError(EngineError):
+    """The interpreter cannot run a network: an undeclared layer, or values a layer does not allow."""
+
+
+class TensorRTNotFound(EngineError, ImportError):
+    """No usable TensorRT package is installed."""
+
+
+class RuntimeUnavailable(EngineError, RuntimeError):
+    """The requested way of running an engine cannot run here."""
+
+
+class SettingsError(EngineError, ValueError):
+    """A compilation setting has a value that cannot be honoured."""
+
+
+class CacheError(EngineError, OSError):
+    """A cache directory cannot be used."""

@@ -1,0 +1,348 @@
+"""The functions that rules may call besides macros, ops, layers and host functions.
+
+Every function is pure.  Functions take evaluated arguments and an :class:`Environment`-like context that
+offers ``sizes`` and ``mirror``; they raise :class:`Failed` when the rule cannot apply.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+
+from engine import sizes as staged
+from engine.errors import Span
+from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor
+from engine.sizes import Int, Sizes
+
+DTYPES: dict[str, torch.dtype] = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f8": torch.float8_e4m3fn,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+    "c64": torch.complex64,
+    "c128": torch.complex128,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
+INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+COMPLEX = (torch.complex64, torch.complex128)
+CLASSES: dict[str, tuple[torch.dtype, ...]] = {
+    "floating": FLOATING,
+    "integral": INTEGRAL,
+    "complex": COMPLEX,
+    "tensor": tuple(DTYPES.values()),
+}
+
+# Guards read the elements of small constants only: an index list, a mask, a scalar.
+_READABLE_ELEMENTS = 65_536
+
+
+class Failed(Exception):
+    """The rule does not apply; ``span`` is the place in the rule that said so, when known."""
+
+    def __init__(self, reason: str, span: Span | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.span = span
+
+
+class BuiltinContext(Protocol):
+    """What builtins may ask."""
+
+    sizes: Sizes
+    mirror: Any
+
+
+def _tensor(value: object, what: str) -> AbstractTensor:
+    if not isinstance(value, AbstractTensor):
+        raise Failed(f"{what} needs a tensor, got {describe(value)}")
+    return value
+
+
+def describe(value: object) -> str:
+    """A value of the language for an error message."""
+    if isinstance(value, AbstractTensor):
+        dtype = DTYPE_NAMES.get(value.dtype, str(value.dtype)) if value.dtype else "?"
+        return f"{dtype}[{'?' if value.shape is None else ', '.join(map(str, value.shape))}]"
+    if isinstance(value, torch.dtype):
+        return DTYPE_NAMES.get(value, str(value))
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(describe, value)) + "]"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def shape_of(value: object) -> tuple[Int, ...]:
+    """Shape of an abstract tensor, in staged ints."""
+    tensor = _tensor(value, "shape")
+    if tensor.shape is None:
+        name = tensor.call.layer.name if isinstance(tensor, CallOutput) else "this tensor"  # type: ignore[union-attr]
+        raise Failed(f"the shape of {name} is not known here: its declaration gives none")
+    return tensor.shape
+
+
+def dtype_of(value: object) -> torch.dtype:
+    """Dtype of an abstract tensor."""
+    tensor = _tensor(value, "dtype")
+    if tensor.dtype is None:
+        raise Failed("the dtype of this layer's output is not known here: its declaration gives none")
+    return tensor.dtype
+
+
+def elements(context: BuiltinContext, value: object) -> torch.Tensor:
+    """The contents of a constant tensor."""
+    tensor = _tensor(value, "values")
+    if isinstance(tensor, ConstantTensor) and staged.is_known((tensor.shape, tensor.number, tensor.numbers)):
+        data = tensor.number if tensor.numbers is None else list(tensor.numbers)
+        return torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
+    if isinstance(tensor, Captured) and context.mirror.is_const(tensor.value):
+        if math.prod(n if isinstance(n, int) else _READABLE_ELEMENTS + 1 for n in shape_of(tensor)) > _READABLE_ELEMENTS:
+            raise Failed(f"constant of more than {_READABLE_ELEMENTS} elements")
+        data = context.mirror.constant(tensor.value)
+        assert isinstance(data, torch.Tensor)
+        return data
+    raise Failed("not a constant")
+
+
+def _is_const(context: BuiltinContext, value: object) -> bool:
+    tensor = _tensor(value, "is_const")
+    if isinstance(tensor, ConstantTensor):
+        return staged.is_known((tensor.shape, tensor.number, tensor.numbers))
+    return isinstance(tensor, Captured) and bool(context.mirror.is_const(tensor.value))
+
+
+def _dim(context: BuiltinContext, value: object, axis: int) -> Int:
+    shape = shape_of(value)
+    if not -len(shape) <= axis < len(shape):
+        raise Failed(f"dim {axis} of a tensor of rank {len(shape)}")
+    return shape[axis]
+
+
+def _truth(context: BuiltinContext, values: Iterable[object], every: bool) -> object:
+    """``all`` and ``any`` over truths that may be undecided relations."""
+    import sympy
+
+    undecided = []
+    for value in values:
+        settled = context.sizes.decide(value) if isinstance(value, sympy.Basic) else bool(value)
+        if settled is None:
+            undecided.append(value)
+        elif settled is not every:
+            return not every
+    if not undecided:
+        return every
+    return sympy.And(*undecided) if every else sympy.Or(*undecided)
+
+
+def _prefix_sums(context: BuiltinContext, values: Iterable[Int]) -> list[Int]:
+    total: Int = 0
+    sums = []
+    for value in values:
+        sums.append(total)
+        total = staged.add(total, value)
+    return sums
+
+
+def _product(context: BuiltinContext, values: Iterable[Int]) -> Int:
+    total: Int = 1
+    for value in values:
+        total = staged.mul(total, value)
+    return total
+
+
+def _sum(context: BuiltinContext, values: Iterable[Any]) -> Any:
+    total: Any = 0
+    for value in values:
+        total = total + value
+    return staged.normal(total) if staged.is_staged(total) else total
+
+
+def _extreme(pick: Callable[..., Int], fallback: Callable[..., Any]) -> Callable[..., Any]:
+    def extreme(context: BuiltinContext, *values: Any) -> Any:
+        if len(values) == 1:
+            values = tuple(values[0])
+        if not values:
+            raise Failed("the least or greatest of nothing")
+        result = fallback(values) if staged.is_known(values) else pick(*values)
+        return result if staged.is_known(result) else _bounded(context, result, values)
+
+    return extreme
+
+
+def _bounded(context: BuiltinContext, result: Int, values: tuple[Int, ...]) -> Int:
+    """Settle ``min``/``max`` of symbolic sizes where their ranges already decide."""
+    for value in values:
+        if context.sizes.equal(result, value):
+            return value
+    return result
+
+
+_minimum = _extreme(staged.minimum, min)
+_maximum = _extreme(staged.maximum, max)
+
+
+def _clamp(context: BuiltinContext, value: Any, low: Any, high: Any) -> Any:
+    return _minimum(context, _maximum(context, value, low), high)
+
+
+def _abs(context: BuiltinContext, value: Any) -> Any:
+    return abs(value) if staged.is_known(value) else _maximum(context, value, staged.sub(0, value))
+
+
+def _broadcast(context: BuiltinContext, shapes: Iterable[Iterable[Int]]) -> list[Int]:
+    shapes = [tuple(shape) for shape in shapes]
+    result = staged.broadcast(context.sizes, shapes)
+    if result is None:
+        raise Failed(f"shapes {', '.join(describe(s) for s in shapes)} do not broadcast")
+    return list(result)
+
+
+def _full(context: BuiltinContext, value: Any, like: object) -> ConstantTensor:
+    return ConstantTensor((1,) * len(shape_of(like)), dtype_of(like), number=value)
+
+
+def _scalar(context: BuiltinContext, value: Any, dtype: torch.dtype) -> ConstantTensor:
+    return ConstantTensor((), dtype, number=value)
+
+
+def _one_dimensional(context: BuiltinContext, values: Iterable[Any], dtype: torch.dtype) -> ConstantTensor:
+    numbers = tuple(values)
+    return ConstantTensor((len(numbers),), dtype, numbers=numbers)
+
+
+def _filled(context: BuiltinContext, value: Any, shape: Iterable[Int], dtype: torch.dtype) -> ConstantTensor:
+    return ConstantTensor(tuple(shape), dtype, number=value)
+
+
+def _known_number(value: Any) -> Any:
+    if not staged.is_known(value):
+        raise Failed(f"{value} is only known when the engine runs")
+    return value
+
+
+def _math(function: Callable[[Any], Any]) -> Callable[..., Any]:
+    def applied(context: BuiltinContext, value: Any) -> Any:
+        try:
+            return function(_known_number(value))
+        except (ValueError, OverflowError) as error:
+            raise Failed(str(error)) from None
+
+    return applied
+
+
+def _range(context: BuiltinContext, *bounds: Any) -> list[int]:
+    return list(range(*map(_known_number, bounds)))
+
+
+def _present(context: BuiltinContext, values: Iterable[object]) -> list[tuple[int, object]]:
+    return [(index, value) for index, value in enumerate(values) if value is not None]
+
+
+def _unused(context: BuiltinContext, value: object) -> bool:
+    tensor = _tensor(value, "unused")
+    return isinstance(tensor, Captured) and bool(context.mirror.unused(tensor.value))
+
+
+def _values(context: BuiltinContext, value: object) -> list[Any]:
+    return list(elements(context, value).reshape(-1).tolist())
+
+
+def _item(context: BuiltinContext, value: object) -> Any:
+    data = elements(context, value)
+    if data.numel() != 1:
+        raise Failed(f"item of a tensor of {data.numel()} elements")
+    return data.item()
+
+
+def _finfo(field: str) -> Callable[..., float]:
+    def read(context: BuiltinContext, dtype: torch.dtype) -> float:
+        info: Any = torch.finfo(dtype) if dtype.is_floating_point else None
+        if info is None:
+            if field == "eps" or dtype == torch.bool:
+                raise Failed(f"{field} of {describe(dtype)}")
+            info = torch.iinfo(dtype)
+        return getattr(info, field)  # type: ignore[no-any-return]
+
+    return read
+
+
+def _promote(context: BuiltinContext, *operands: Any) -> torch.dtype:
+    """PyTorch's type promotion over tensors (by dimension), dtypes and Python numbers."""
+    stand_ins: list[Any] = []
+    for operand in operands:
+        if isinstance(operand, AbstractTensor):
+            stand_ins.append(torch.empty((1,) * min(1, len(shape_of(operand))), dtype=dtype_of(operand)))
+        elif isinstance(operand, torch.dtype):
+            stand_ins.append(torch.empty(1, dtype=operand))
+        else:
+            stand_ins.append(operand if staged.is_known(operand) else 1)
+    dtype = torch.result_type(stand_ins[0], stand_ins[0])
+    for index in range(1, len(stand_ins)):
+        dtype = torch.result_type(torch.empty(1, dtype=dtype) if index > 1 else stand_ins[0], stand_ins[index])
+    return dtype
+
+
+# name -> (function, fewest arguments, most arguments or None)
+_TABLE: dict[str, tuple[Callable[..., Any], int, int | None]] = {
+    "rank": (lambda c, t: len(shape_of(t)), 1, 1),
+    "shape": (lambda c, t: list(shape_of(t)), 1, 1),
+    "dim": (_dim, 2, 2),
+    "dtype": (lambda c, t: dtype_of(t), 1, 1),
+    "numel": (lambda c, t: _product(c, shape_of(t)), 1, 1),
+    "is_const": (_is_const, 1, 1),
+    "is_known": (lambda c, v: staged.is_known(v), 1, 1),
+    "is_tensor": (lambda c, v: isinstance(v, AbstractTensor), 1, 1),
+    "values": (_values, 1, 1),
+    "item": (_item, 1, 1),
+    "unused": (_unused, 1, 1),
+    "len": (lambda c, xs: len(xs), 1, 1),
+    "range": (_range, 1, 3),
+    "zip": (lambda c, *xs: list(zip(*xs, strict=False)), 1, None),
+    "enumerate": (lambda c, xs: list(enumerate(xs)), 1, 1),
+    "reversed": (lambda c, xs: list(reversed(xs)), 1, 1),
+    "sorted": (lambda c, xs: sorted(map(_known_number, xs)), 1, 1),
+    "present": (_present, 1, 1),
+    "all": (lambda c, xs: _truth(c, xs, True), 1, 1),
+    "any": (lambda c, xs: _truth(c, xs, False), 1, 1),
+    "sum": (_sum, 1, 1),
+    "prod": (_product, 1, 1),
+    "min": (_minimum, 1, None),
+    "max": (_maximum, 1, None),
+    "abs": (_abs, 1, 1),
+    "clamp": (_clamp, 3, 3),
+    "prefix_sums": (_prefix_sums, 1, 1),
+    "broadcast": (_broadcast, 1, 1),
+    "full": (_full, 2, 2),
+    "scalar": (_scalar, 2, 2),
+    "tensor": (_one_dimensional, 2, 2),
+    "filled": (_filled, 3, 3),
+    "promote": (_promote, 1, None),
+    "sqrt": (_math(math.sqrt), 1, 1),
+    "exp": (_math(math.exp), 1, 1),
+    "log": (_math(math.log), 1, 1),
+    "cos": (_math(math.cos), 1, 1),
+    "sin": (_math(math.sin), 1, 1),
+    "floor": (_math(math.floor), 1, 1),
+    "ceil": (_math(math.ceil), 1, 1),
+    "round": (_math(round), 1, 1),
+    "int": (lambda c, v: v if staged.is_staged(v) else int(v), 1, 1),
+    "float": (_math(float), 1, 1),
+    "bool": (_math(bool), 1, 1),
+    "epsilon": (_finfo("eps"), 1, 1),
+    "smallest": (_finfo("min"), 1, 1),
+    "largest": (_finfo("max"), 1, 1),
+}
+
+SIGNATURES: dict[str, tuple[int, int | None]] = {name: (low, high) for name, (_, low, high) in _TABLE.items()}
+FUNCTIONS: dict[str, Callable[..., Any]] = {name: function for name, (function, _, _) in _TABLE.items()}
+CONSTANTS: dict[str, Any] = {"pi": math.pi, "inf": math.inf, "nan": math.nan, **DTYPES, **CLASSES}

@@ -1,0 +1,200 @@
+"""Calls on the right side of a rule: TensorRT layers and ATen ops, as plan nodes with inferred outputs."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+
+from engine import sizes as staged
+from engine.capture.canonical import canonical_arguments
+from engine.dsl.rule import EnumToken, Layer
+from engine.dsl.tree import Parameter, Type
+from engine.errors import EngineError, Span
+from engine.evaluator.builtins import Failed, describe
+from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, OpCall, map_tensors
+
+if TYPE_CHECKING:
+    from engine.evaluator.evaluation import Context, Env
+
+# Types of layer parameters whose values must be settled before the network is built.
+_NUMBERS = {"int", "float", "bool", "scalar", "axes"}
+
+
+@functools.cache
+def resolve(name: str) -> tuple[str, torch._ops.OpOverload]:
+    """Full overload name and overload of ``aten.linear`` or ``aten.add.Tensor``.
+
+    Raises:
+        Failed: there is no such op.
+    """
+    namespace, _, rest = name.partition(".")
+    packet_name, _, overload = rest.partition(".")
+    packet = getattr(getattr(torch.ops, namespace), packet_name, None)
+    op = getattr(packet, overload or "default", None)
+    if not isinstance(op, torch._ops.OpOverload):
+        raise Failed(f"unknown op {name}")
+    return f"{namespace}.{packet_name}.{overload or 'default'}", op
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+def layer_call(layer: Layer, positional: list[Any], keywords: dict[str, Any], span: Span, env: Env) -> Any:
+    """A plan node for a TensorRT layer; a tuple of outputs if the layer has several.
+
+    Raises:
+        Failed: an argument is not of the declared kind, e.g. a ``static`` one is only known at run time.
+    """
+    from engine.evaluator.evaluation import Env as Scope
+    from engine.evaluator.evaluation import evaluate
+
+    inputs = [parameter for parameter in layer.parameters if not parameter.attribute]
+    if len(positional) > len(inputs):
+        raise Failed(f"{layer.name} takes {len(inputs)} inputs, got {len(positional)}", span)
+    given = {parameter.name: value for parameter, value in zip(inputs, positional, strict=False)} | keywords
+    values: dict[str, Any] = {}
+    for parameter in layer.parameters:
+        if parameter.name in given:
+            value = given[parameter.name]
+        elif parameter.default is not None:
+            value = evaluate(parameter.default, Scope(values, env.context))
+        elif parameter.type is not None and parameter.type.optional:
+            value = None
+        else:
+            raise Failed(f"{layer.name} needs `{parameter.name}`", span)
+        values[parameter.name] = _checked(layer, parameter, value, span, env.context)
+    call = LayerCall(layer, values, span)
+    scope = Scope(values, env.context)
+    call.outputs = tuple(
+        _layer_output(call, index, layer.gives[index] if index < len(layer.gives) else None, scope)
+        for index in range(len(layer.outputs))
+    )
+    return call.outputs[0] if len(call.outputs) == 1 else call.outputs
+
+
+def _layer_output(call: LayerCall, index: int, gives: Any, scope: Env) -> CallOutput:
+    from engine.evaluator.evaluation import evaluate
+
+    if gives is None:
+        return CallOutput(None, None, call, index)
+    shape = evaluate(gives[0], scope)
+    return CallOutput(None if shape is None else tuple(shape), evaluate(gives[1], scope), call, index)
+
+
+def _checked(layer: Layer, parameter: Parameter, value: Any, span: Span, context: Context) -> Any:
+    """``value`` as the parameter's declared type, tuples for lists."""
+    kind = parameter.type
+    if kind is None or value is None:
+        if value is None and kind is not None and not kind.optional and parameter.default is None:
+            raise Failed(f"{layer.name} needs `{parameter.name}`", span)
+        return value
+    what = f"`{parameter.name}` of {layer.name}"
+    if kind.element is not None:
+        if not isinstance(value, list | tuple):
+            raise Failed(f"{what} is a list, got {describe(value)}", span)
+        value = tuple(_element(what, kind.element, item, span, context) for item in value)
+    else:
+        value = _element(what, kind, value, span, context)
+    runtime_capable = parameter.slot is not None and kind.modifier != "static" or not parameter.attribute
+    if not runtime_capable and not staged.is_known(value):
+        raise Failed(f"{what} must be known when compiling, it is {_symbolic(value, context)}", span)
+    return value
+
+
+def _element(what: str, kind: Type, value: Any, span: Span, context: Context) -> Any:
+    names = set(kind.names)
+    if "weights" in names or (kind.modifier == "const" and isinstance(value, AbstractTensor)):
+        if isinstance(value, Captured) and not context.mirror.is_const(value.value):
+            raise Failed(f"{what} must be constant, `{value.value.node.name}` is not", span)
+        if not isinstance(value, Captured | ConstantTensor):
+            raise Failed(f"{what} must be constant, got {describe(value)}", span)
+        return value
+    if "axes" in names:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    if names & _NUMBERS:
+        if isinstance(value, AbstractTensor) or not isinstance(value, bool | int | float | sympy.Expr):
+            raise Failed(f"{what} is a number, got {describe(value)}", span)
+        return value
+    if "dtype" in names:
+        if not isinstance(value, torch.dtype):
+            raise Failed(f"{what} is a dtype, got {describe(value)}", span)
+        return value
+    if "str" in names:
+        if not isinstance(value, str):
+            raise Failed(f"{what} is a string, got {describe(value)}", span)
+        return value
+    if isinstance(value, AbstractTensor | EnumToken):
+        return value
+    raise Failed(f"{what} is {'|'.join(kind.names)}, got {describe(value)}", span)
+
+
+def _symbolic(value: Any, context: Context) -> str:
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(context.sizes.describe(item) for item in value) + "]"
+    return context.sizes.describe(value)
+
+
+# ------------------------------------------------------------------------------------------ ops
+
+
+def op_call(name: str, positional: list[Any], keywords: dict[str, Any], span: Span, context: Context) -> Any:
+    """A plan node for an ATen op, its outputs inferred on fake tensors; a tuple if the op has several outputs.
+
+    Raises:
+        Failed: there is no such op, or it refuses these arguments.
+    """
+    _, op = resolve(name)
+    try:
+        arguments = _canonical(op, positional, keywords, span)
+        call = OpCall(op, arguments, span)
+        call.fake = infer(call, context)
+    except (EngineError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = str(error).strip().splitlines()
+        raise Failed(f"{name} refuses these arguments: {first[0] if first else type(error).__name__}", span) from error
+    outputs = call.fake if isinstance(call.fake, list | tuple) else (call.fake,)
+    call.outputs = tuple(
+        CallOutput(None, None, call, index)
+        if fake is None
+        else CallOutput(tuple(map(staged.normal, fake.shape)), fake.dtype, call, index)
+        for index, fake in enumerate(outputs)
+    )
+    return call.outputs if isinstance(call.fake, list | tuple) else call.outputs[0]
+
+
+def _canonical(op: torch._ops.OpOverload, positional: list[Any], keywords: dict[str, Any], span: Span) -> tuple[Any, ...]:
+    schema = op._schema.arguments
+    if len(positional) > len(schema):
+        raise Failed(f"{op} takes {len(schema)} arguments, got {len(positional)}", span)
+    count = sum(not argument.kwarg_only for argument in schema)
+    keywords = keywords | {schema[i].name: positional[i] for i in range(count, len(positional))}
+    return canonical_arguments(op, tuple(positional[:count]), keywords, rank=_rank)
+
+
+def _rank(value: Any) -> int | None:
+    if isinstance(value, AbstractTensor):
+        return None if value.shape is None else len(value.shape)
+    return None
+
+
+def infer(call: OpCall, context: Context) -> Any:
+    """Fake outputs of an op call, from the fakes of its operands."""
+    if call.fake is not None:
+        return call.fake
+    mirror = context.mirror
+
+    def known(tensor: AbstractTensor) -> Any:
+        if isinstance(tensor, Captured):
+            return tensor.value
+        if isinstance(tensor, CallOutput) and isinstance(tensor.call, OpCall):
+            outputs = infer(tensor.call, context)
+            return outputs[tensor.index] if isinstance(outputs, list | tuple) else outputs
+        with mirror.fake_mode:
+            return torch.empty(tuple(map(mirror.symint, tensor.shape or ())), dtype=tensor.dtype, device=mirror.device)
+
+    return mirror.infer(call.op, map_tensors(call.arguments, known))
+
+
+__all__ = ["infer", "layer_call", "op_call", "resolve"]

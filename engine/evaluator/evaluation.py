@@ -1,0 +1,482 @@
+"""The evaluator: a tree walk over expressions with one function per syntax node.
+
+Evaluation is pure.  It either yields a value or raises :class:`Failed`, which :func:`apply` turns into a
+:class:`Failure` value with the reason and the place in the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+from torch import fx
+
+from engine import sizes as staged
+from engine.dsl import tree
+from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.errors import Span
+from engine.evaluator import calls
+from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Failed, describe
+from engine.graph.mirror import Mirror, Value
+from engine.matcher.match import Match
+from engine.plan import AbstractTensor, Captured, Plan, calls_of
+from engine.sizes import Sizes
+
+
+@dataclass(slots=True)
+class Context:
+    """What evaluation may look at: the graph, its sizes, and the definitions of the rule set.
+
+    Attributes:
+        layers, macros, hosts: by name as written in rules (``trt.slice``, ``lift``, ``host.f``).
+        capabilities: of the TensorRT that plans are made for, None if any.
+    """
+
+    mirror: Mirror
+    layers: Mapping[str, Layer]
+    macros: Mapping[str, tree.Macro]
+    hosts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Answers about staged ints."""
+        return self.mirror.sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a rule that matched structurally does not apply."""
+
+    reason: str
+    span: Span | None = None
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return self.reason if self.span is None else f"{self.reason} ({self.span.file}:{self.span.line})"
+
+
+class _Lazy:
+    """A ``let`` that is evaluated when its name is first read, so that unused branches cost and fail nothing."""
+
+    __slots__ = ("env", "expr", "value")
+
+    def __init__(self, expr: tree.Expr, env: Env) -> None:
+        self.expr = expr
+        self.env = env
+        self.value: Any = self
+
+    def force(self) -> Any:
+        if self.value is self:
+            self.value = evaluate(self.expr, self.env)
+        return self.value
+
+
+@dataclass(slots=True)
+class Env:
+    """Names in scope, and the context."""
+
+    names: dict[str, Any]
+    context: Context
+
+    def child(self) -> Env:
+        return Env(dict(self.names), self.context)
+
+
+def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
+    """Evaluate guards, lets and the right side of ``rule`` on a structural match.
+
+    Returns:
+        A plan whose outputs align with the roots (several roots), or with the outputs of the one root; or the
+        reason why the rule does not apply.
+    """
+    env = Env({name: _abstract(value, context) for name, value in match.bindings.items()}, context)
+    env.names.update(rule.family)
+    env.names["result"] = _result(match.roots[0], context)
+    try:
+        for step in rule.steps:
+            if isinstance(step, tree.Guard):
+                _check_guard(step, env)
+            elif step.target.name is not None:
+                env.names[step.target.name] = _Lazy(step.value, Env(env.names, context))
+            elif not bind(step.target, evaluate(step.value, env), env.names):
+                raise Failed(f"{describe(evaluate(step.value, env))} does not fit its names", step.span)
+        emitted = evaluate(rule.emit, env)
+        outputs = _align(emitted, rule, match, context)
+    except Failed as failed:
+        return Failure(failed.reason, failed.span)
+    return Plan(outputs, calls_of(outputs))
+
+
+def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
+    """The measure of a ``decreases`` clause on a match, None if the rule has none."""
+    if rule.decreases is None:
+        return None
+    env = Env({name: _abstract(value, context) for name, value in match.bindings.items()}, context)
+    env.names.update(rule.family)
+    env.names["result"] = _result(match.roots[0], context)
+    for step in rule.steps:
+        if isinstance(step, tree.Let) and step.target.name is not None:
+            env.names[step.target.name] = _Lazy(step.value, Env(env.names, context))
+    return int(evaluate(rule.decreases, env))
+
+
+def _result(root: fx.Node, context: Context) -> Any:
+    val = root.meta.get("val")
+    if isinstance(val, list | tuple):
+        return tuple(_abstract(Value(root, index), context) for index in range(len(val)))
+    return _abstract(Value(root, 0), context)
+
+
+def _abstract(value: Any, context: Context) -> Any:
+    if isinstance(value, Value):
+        mirror = context.mirror
+        return Captured(mirror.shape(value), mirror.dtype(value), value)
+    if isinstance(value, list | tuple):
+        return [_abstract(item, context) for item in value]
+    return value
+
+
+def _check_guard(guard: tree.Guard, env: Env) -> None:
+    value = evaluate(guard.value, env)
+    if guard.target is not None:
+        if value is None or not bind(guard.target, value, env.names):
+            raise Failed(f"{describe(value)} does not fit the guard", guard.span)
+        return
+    if isinstance(value, sympy.Basic):
+        settled = env.context.sizes.decide(value)
+        if settled is None:
+            raise Failed(f"undecided when compiling: {value}", guard.span)
+        value = settled
+    if not value:
+        raise Failed("the guard is false", guard.span)
+
+
+def bind(target: tree.Target, value: Any, names: dict[str, Any]) -> bool:
+    """Bind a target to a value; False when the value has another structure."""
+    if target.items is None:
+        if target.name not in (None, "_"):
+            names[target.name] = value  # type: ignore[index]
+        return True
+    if not isinstance(value, list | tuple) or len(value) != len(target.items):
+        return False
+    return all(bind(item, part, names) for item, part in zip(target.items, value, strict=True))
+
+
+def _align(emitted: Any, rule: Rule, match: Match, context: Context) -> tuple[AbstractTensor | None, ...]:
+    """Outputs of the plan in the order of the roots or of the root's outputs."""
+
+    def output(value: Any) -> AbstractTensor | None:
+        if value is None or isinstance(value, AbstractTensor):
+            return value
+        if isinstance(value, tuple) and value and isinstance(value[0], AbstractTensor):
+            return value[0]  # a multi-output call stands for its first output
+        raise Failed(f"the right side gives {describe(value)} where a tensor is needed", rule.emit.span)
+
+    if len(match.roots) > 1:
+        if not isinstance(emitted, list | tuple) or len(emitted) != len(match.roots):
+            raise Failed(f"the right side must give {len(match.roots)} tensors", rule.emit.span)
+        return tuple(map(output, emitted))
+    val = match.roots[0].meta.get("val")
+    if not isinstance(val, list | tuple):
+        return (output(emitted),)
+    pattern = rule.roots[0]
+    if pattern.outputs is None and isinstance(emitted, AbstractTensor):
+        return tuple(emitted if index == pattern.output else None for index in range(len(val)))
+    if not isinstance(emitted, list | tuple) or len(emitted) > len(val):
+        raise Failed(f"the right side must give {len(val)} outputs", rule.emit.span)
+    outputs = [output(value) for value in emitted]
+    return tuple(outputs + [None] * (len(val) - len(outputs)))
+
+
+# ------------------------------------------------------------------------------------------ expressions
+
+
+def evaluate(expr: tree.Expr, env: Env) -> Any:
+    """The value of an expression.
+
+    Raises:
+        Failed: the rule cannot apply, with the innermost span that is known.
+    """
+    try:
+        return _EVALUATORS[type(expr)](expr, env)
+    except Failed as failed:
+        if failed.span is None:
+            failed.span = expr.span
+        raise
+
+
+def _name(expr: tree.Name, env: Env) -> Any:
+    value = env.names.get(expr.name, _MISSING)
+    if value is _MISSING:
+        if expr.name in CONSTANTS:
+            return CONSTANTS[expr.name]
+        raise Failed(f"`{expr.name}` is not bound on this branch of the pattern")
+    return value.force() if isinstance(value, _Lazy) else value
+
+
+_MISSING = object()
+
+
+def _upper(expr: tree.Upper, env: Env) -> Any:
+    value = env.names.get(expr.name, _MISSING)
+    return EnumToken(expr.name) if value is _MISSING else value
+
+
+def _call(expr: tree.Call, env: Env) -> Any:
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for argument in expr.arguments:
+        if isinstance(argument, tree.Keyword):
+            keywords[argument.name] = evaluate(argument.value, env)
+        elif isinstance(argument, tree.Splat):
+            positional.extend(evaluate(argument.value, env))
+        else:
+            positional.append(evaluate(argument, env))
+    function = expr.function
+    if isinstance(function, tree.Name):
+        macro = env.context.macros.get(function.name)
+        if macro is not None:
+            return _macro(macro, positional, keywords, env)
+        return FUNCTIONS[function.name](env.context, *positional, **keywords)
+    if isinstance(function, tree.Upper):
+        target = evaluate(function, env)
+        name = target.name if isinstance(target, OpName) else str(target)
+    elif isinstance(function, tree.Qualified):
+        name = function.name
+    else:
+        raise Failed("only functions, macros, ops and layers can be called")
+    if name.startswith("host."):
+        return env.context.hosts[name](*positional, **keywords)
+    layer = env.context.layers.get(name)
+    if layer is not None:
+        return calls.layer_call(layer, positional, keywords, expr.span, env)
+    return calls.op_call(name, positional, keywords, expr.span, env.context)
+
+
+def _macro(macro: tree.Macro, positional: list[Any], keywords: dict[str, Any], env: Env) -> Any:
+    names: dict[str, Any] = {}
+    for index, parameter in enumerate(macro.parameters):
+        if index < len(positional):
+            names[parameter.name] = positional[index]
+        elif parameter.name in keywords:
+            names[parameter.name] = keywords[parameter.name]
+        elif parameter.default is not None:
+            names[parameter.name] = evaluate(parameter.default, env)
+        else:
+            raise Failed(f"{macro.name} needs `{parameter.name}`")
+    return evaluate(macro.body, Env(names, env.context))
+
+
+def _index(expr: tree.Index, env: Env) -> Any:
+    sequence, index = evaluate(expr.value, env), evaluate(expr.index, env)
+    if not staged.is_known(index) or not isinstance(sequence, list | tuple):
+        raise Failed(f"cannot index {describe(sequence)} with {describe(index)}")
+    if not -len(sequence) <= index < len(sequence):
+        raise Failed(f"index {index} of a list of {len(sequence)}")
+    return sequence[index]
+
+
+def _slice(expr: tree.Slice, env: Env) -> Any:
+    bounds = [None if bound is None else evaluate(bound, env) for bound in (expr.start, expr.stop)]
+    if not all(bound is None or isinstance(bound, int) for bound in bounds):
+        raise Failed(f"slice bounds {describe(bounds)} are not known when compiling")
+    return evaluate(expr.value, env)[slice(*bounds)]
+
+
+def _field(expr: tree.Field, env: Env) -> Any:
+    value = evaluate(expr.value, env)
+    if isinstance(value, AbstractTensor) and expr.index == 0:
+        return value
+    if not isinstance(value, list | tuple) or expr.index >= len(value):
+        raise Failed(f"{describe(value)} has no output {expr.index}")
+    return value[expr.index]
+
+
+def _unary(expr: tree.Unary, env: Env) -> Any:
+    value = evaluate(expr.value, env)
+    if expr.operator == "-":
+        return staged.normal(-value) if staged.is_staged(value) else -value
+    if isinstance(value, sympy.Basic):
+        settled = env.context.sizes.decide(value)
+        return sympy.Not(value) if settled is None else not settled
+    return not value
+
+
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": staged.add,
+    "-": staged.sub,
+    "*": staged.mul,
+    "//": staged.floordiv,
+    "%": staged.mod,
+}
+_PLAIN: dict[str, Callable[[Any, Any], Any]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+    "/": lambda a, b: a / b,
+}
+
+
+def _binary(expr: tree.Binary, env: Env) -> Any:
+    operator = expr.operator
+    if operator in ("and", "or"):
+        return _connective(expr, env)
+    left, right = evaluate(expr.left, env), evaluate(expr.right, env)
+    if operator == "++":
+        return list(left) + list(right)
+    if operator in ("in", "not in"):
+        return _contains(env, left, right) is (operator == "in")
+    if operator in ("==", "!=", "<", "<=", ">", ">="):
+        return _compare(operator, left, right, env)
+    try:
+        if staged.is_staged(left) and staged.is_staged(right) and operator != "/":
+            return _ARITHMETIC[operator](left, right)
+        if not staged.is_known((left, right)):
+            raise Failed(f"{left} {operator} {right} is not a whole number known when compiling")
+        return _PLAIN[operator](left, right)
+    except ZeroDivisionError:
+        raise Failed("division by zero") from None
+    except TypeError:
+        raise Failed(f"{describe(left)} {operator} {describe(right)} has no meaning") from None
+
+
+def _connective(expr: tree.Binary, env: Env) -> Any:
+    neutral = expr.operator == "and"
+    left = _settle(evaluate(expr.left, env), env)
+    if not isinstance(left, sympy.Basic):
+        return evaluate(expr.right, env) if bool(left) is neutral else left
+    right = _settle(evaluate(expr.right, env), env)
+    if not isinstance(right, sympy.Basic):
+        return left if bool(right) is neutral else right
+    return sympy.And(left, right) if neutral else sympy.Or(left, right)
+
+
+def _settle(value: Any, env: Env) -> Any:
+    if isinstance(value, sympy.Basic) and not isinstance(value, sympy.Expr):
+        settled = env.context.sizes.decide(value)
+        return value if settled is None else settled
+    return value
+
+
+def _compare(operator: str, left: Any, right: Any, env: Env) -> Any:
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple) and operator in ("==", "!="):
+        if len(left) != len(right):
+            return operator == "!="
+        pairs = [_compare("==", a, b, env) for a, b in zip(left, right, strict=True)]
+        same = FUNCTIONS["all"](env.context, pairs)
+        if operator == "==":
+            return same
+        return sympy.Not(same) if isinstance(same, sympy.Basic) else not same
+    if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
+        if not (staged.is_staged(left) and staged.is_staged(right)):
+            return operator == "!="  # a size is never equal to none, a string or a dtype
+        return env.context.sizes.compare(operator, left, right)
+    if isinstance(left, AbstractTensor) or isinstance(right, AbstractTensor):
+        return (_same_tensor(left, right)) is (operator == "==")
+    if operator in ("==", "!="):
+        return (left == right and isinstance(left, bool) == isinstance(right, bool)) is (operator == "==")
+    try:
+        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[operator]
+    except TypeError:
+        raise Failed(f"{describe(left)} {operator} {describe(right)} has no meaning") from None
+
+
+def _same_tensor(left: Any, right: Any) -> bool:
+    if isinstance(left, Captured) and isinstance(right, Captured):
+        return left.value == right.value
+    return left is right
+
+
+def _contains(env: Env, item: Any, items: Any) -> bool:
+    found = FUNCTIONS["any"](env.context, [_compare("==", item, other, env) for other in items])
+    if isinstance(found, sympy.Basic):
+        raise Failed(f"undecided when compiling: {found}")
+    return bool(found)
+
+
+def _is(expr: tree.Is, env: Env) -> bool:
+    value = evaluate(expr.value, env)
+    pattern = expr.pattern
+    if isinstance(pattern, tree.OpPattern):
+        mirror = env.context.mirror
+        found = isinstance(value, Captured) and mirror.op(value.value.node) == calls.resolve(pattern.op)[0]
+    elif isinstance(pattern, tree.Approximate):
+        found = isinstance(value, float | int) and abs(value - pattern.value) <= 1e-6 * abs(pattern.value)
+    elif isinstance(pattern, tree.Literal):
+        found = value is pattern.value if pattern.value is None else _compare("==", value, pattern.value, env) is True
+    else:
+        raise Failed("`is` tests an op or a literal")
+    return found is not expr.negated
+
+
+def _conditional(expr: tree.Conditional, env: Env) -> Any:
+    test = _settle(evaluate(expr.test, env), env)
+    if not isinstance(test, sympy.Basic):
+        return evaluate(expr.then if test else expr.otherwise, env)
+    return _select(test, evaluate(expr.then, env), evaluate(expr.otherwise, env), env)
+
+
+def _select(test: sympy.Basic, then: Any, otherwise: Any, env: Env) -> Any:
+    if isinstance(then, list | tuple) and isinstance(otherwise, list | tuple) and len(then) == len(otherwise):
+        return [_select(test, a, b, env) for a, b in zip(then, otherwise, strict=True)]
+    if staged.is_staged(then) and staged.is_staged(otherwise):
+        return env.context.sizes.select(test, then, otherwise)
+    raise Failed(f"undecided when compiling: {test}")
+
+
+def _list(expr: tree.ListOf, env: Env) -> list[Any]:
+    items: list[Any] = []
+    for item in expr.items:
+        if isinstance(item, tree.Splat):
+            items.extend(evaluate(item.value, env))
+        else:
+            items.append(evaluate(item, env))
+    return items
+
+
+def _comprehension(expr: tree.Comprehension, env: Env) -> list[Any]:
+    scope = env.child()
+    items: list[Any] = []
+    for element in evaluate(expr.source, env):
+        if not bind(expr.target, element, scope.names):
+            raise Failed(f"{describe(element)} does not fit the comprehension's names")
+        if expr.test is not None:
+            test = _settle(evaluate(expr.test, scope), scope)
+            if isinstance(test, sympy.Basic):
+                raise Failed(f"undecided when compiling: {test}")
+            if not test:
+                continue
+        items.append(evaluate(expr.value, scope))
+    return items
+
+
+def _qualified(expr: tree.Qualified, env: Env) -> Any:
+    return OpName(calls.resolve(expr.name)[0])
+
+
+_EVALUATORS: dict[type, Callable[[Any, Env], Any]] = {
+    tree.Literal: lambda expr, env: expr.value,
+    tree.Approximate: lambda expr, env: expr.value,
+    tree.Name: _name,
+    tree.Upper: _upper,
+    tree.Qualified: _qualified,
+    tree.Call: _call,
+    tree.Index: _index,
+    tree.Slice: _slice,
+    tree.Field: _field,
+    tree.Unary: _unary,
+    tree.Binary: _binary,
+    tree.Is: _is,
+    tree.Conditional: _conditional,
+    tree.ListOf: _list,
+    tree.TupleOf: lambda expr, env: tuple(evaluate(item, env) for item in expr.items),
+    tree.Comprehension: _comprehension,
+}
+
+__all__ = ["Context", "Env", "Failure", "apply", "bind", "decreasing", "evaluate"]

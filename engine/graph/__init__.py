@@ -1,0 +1,1 @@
+"""The FX graph, mirrored: values, arguments, constants, sizes, edits and structural questions."""

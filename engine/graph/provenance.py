@@ -1,0 +1,83 @@
+"""Where a node comes from: the model line it was traced at and the rules that rewrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+_INHERITED = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """One rewrite.
+
+    Attributes:
+        rule_id: id of the rule (``normalization.rms_norm``).
+        where: ``file:line`` of the rule.
+        nodes: names of the matched nodes, in graph order.
+    """
+
+    rule_id: str
+    where: str
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rule_id} ({self.where}) from {', '.join(self.nodes)}"
+
+
+def history(node: fx.Node) -> tuple[Provenance, ...]:
+    """The rewrites that led to a node, oldest first."""
+    rules: tuple[Provenance, ...] = node.meta.get("rules", ())
+    return rules
+
+
+def inherit(node: fx.Node, origins: Sequence[fx.Node], rule: Provenance | None) -> None:
+    """Give a new node the model lines of its first origin and the rewrite history of all origins."""
+    for key in _INHERITED:
+        for origin in origins:
+            if key in origin.meta:
+                node.meta[key] = origin.meta[key]
+                break
+    steps: dict[Provenance, None] = dict.fromkeys(step for origin in origins for step in history(origin))
+    if rule is not None:
+        steps[rule] = None
+    if steps:
+        node.meta["rules"] = tuple(steps)
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the ``nn.Module`` a node was traced in (``layers.0.mlp``), empty at the top level."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    entry = list(stack.values())[-1]
+    path = entry[0] if isinstance(entry, tuple) else entry
+    return _without_root(str(path))
+
+
+def _without_root(path: str) -> str:
+    if path.startswith("_empty_nn_module_stack"):  # FX puts this where a pass made the node
+        return ""
+    for prefix in ("L['self'].", "self."):
+        path = path.removeprefix(prefix)
+    return "" if path in ("L['self']", "self") else path
+
+
+def model_line(node: fx.Node) -> str:
+    """The innermost ``file:line`` of a node's stack trace, empty when the trace is missing."""
+    for line in reversed(str(node.meta.get("stack_trace") or "").splitlines()):
+        text = line.strip()
+        if text.startswith('File "'):
+            file, _, rest = text.removeprefix('File "').partition('", line ')
+            return f"{file}:{rest.partition(',')[0]}"
+    return ""
+
+
+def describe(node: fx.Node) -> str:
+    """A node for a message: its name, its module and its model line, as far as they are known."""
+    places: Iterable[str] = filter(None, (module_path(node), model_line(node)))
+    text = ", ".join(places)
+    return f"{node.name} ({text})" if text else node.name

@@ -1,0 +1,40 @@
+"""A tile: the nodes that one ``convert`` rule covers, and what it will emit for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from engine.dsl.rule import Rule
+from engine.graph.mirror import Value
+from engine.plan import Captured, LayerCall, Plan, tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """The only answer to "is this node covered?"; colouring, coverage, ``why`` and emission all read it.
+
+    Attributes:
+        node: the root; its outputs are the plan's outputs.
+        rule: the rule that matched.
+        plan: the layers to add.
+        nodes: root and absorbed interior nodes, in graph order.
+    """
+
+    node: fx.Node
+    rule: Rule
+    plan: Plan
+    nodes: tuple[fx.Node, ...]
+
+    def operands(self) -> Iterator[Value]:
+        """Values of the graph that the plan reads, with repeats, in plan order."""
+        for call in self.plan.calls:
+            assert isinstance(call, LayerCall)
+            for tensor in tensors(call.values):
+                if isinstance(tensor, Captured):
+                    yield tensor.value
+        for output in self.plan.outputs:
+            if isinstance(output, Captured):
+                yield output.value

@@ -1,0 +1,136 @@
+"""Tiling: the best ``convert`` rule for every value that is needed.
+
+Nodes are visited from the outputs back to the inputs.  A node that something needs takes the first rule, in
+precedence order, whose pattern matches at it and whose plan can be made; the nodes inside the match are
+absorbed, and the plan's operands are needed in turn.  Values that nobody needs are never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from engine.evaluator import Context, Failure, apply
+from engine.graph.mirror import Mirror, Value
+from engine.matcher import Matcher
+from engine.partitioner.tile import Tile
+
+# (node name, rule id) -> why that pair must not be used again: TensorRT refused it, or the engine did not load.
+Refusals = Mapping[tuple[str, str], str]
+
+
+@dataclass(slots=True)
+class Tiling:
+    """The outcome of tiling.
+
+    Attributes:
+        tiles: by root node.
+        absorbed: interior node -> root of the tile that covers it; a node that others need as well has a tile
+            of its own and is not listed.
+        reasons: uncovered node that must be computed -> why it has no tile.
+    """
+
+    tiles: dict[fx.Node, Tile] = field(default_factory=dict)
+    absorbed: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    reasons: dict[fx.Node, str] = field(default_factory=dict)
+
+    def covered(self, node: fx.Node) -> bool:
+        """Whether the node is in a tile."""
+        return node in self.tiles or node in self.absorbed
+
+
+def computes(mirror: Mirror, node: fx.Node) -> bool:
+    """Whether a node does work at run time: not an input, constant, projection or shape arithmetic."""
+    if node.op in ("placeholder", "get_attr", "output"):
+        return False
+    op = mirror.op(node)
+    if op == "getitem" or mirror.is_size(node):
+        return False
+    return not mirror.is_const(Value(node, 0))
+
+
+def tile(
+    matcher: Matcher,
+    context: Context,
+    *,
+    excluded: Callable[[fx.Node], str | None],
+    refusals: Refusals,
+) -> Tiling:
+    """Tile the graph of ``context.mirror`` with the ``convert`` rules of ``matcher``.
+
+    Args:
+        excluded: why a node must stay in PyTorch, None if it need not.
+        refusals: pairs of node and rule that were tried and failed.
+    """
+    mirror = context.mirror
+    tiling = Tiling()
+    needed: set[fx.Node] = set()
+    inside: dict[fx.Node, fx.Node] = {}
+    for node in reversed(mirror.graph.nodes):
+        if node.op == "output":
+            needed.update(mirror.value(operand).node for operand in node.all_input_nodes)
+        if node not in needed or not computes(mirror, node):
+            continue
+        reason = excluded(node)
+        chosen = None
+        if reason is None:
+            chosen, reason = _best(matcher, context, node, excluded, refusals)
+        if chosen is None:
+            tiling.reasons[node] = reason or ""
+            needed.update(mirror.value(operand).node for operand in node.all_input_nodes)
+            continue
+        tiling.tiles[node] = chosen
+        for interior in chosen.nodes:
+            if interior is not node:
+                inside[interior] = node
+        needed.update(value.node for value in chosen.operands())
+    tiling.absorbed = {
+        node: root for node, root in inside.items() if node not in tiling.tiles and node not in tiling.reasons
+    }
+    return tiling
+
+
+def _best(
+    matcher: Matcher,
+    context: Context,
+    node: fx.Node,
+    excluded: Callable[[fx.Node], str | None],
+    refusals: Refusals,
+) -> tuple[Tile | None, str | None]:
+    """The tile for a node, or why there is none."""
+    mirror = context.mirror
+    refused: str | None = None
+    failures: list[str] = []
+    for match in matcher.matches(node):
+        refusal = refusals.get((node.name, match.rule.id))
+        if refusal is not None:
+            refused = refusal
+            continue
+        if any(excluded(interior) for interior in match.nodes):
+            continue
+        plan = apply(match.rule, match, context)
+        if isinstance(plan, Failure):
+            failures.append(f"{match.rule.id} ({match.rule.where}) does not apply: {plan.reason}")
+            continue
+        missing = [i for i, output in enumerate(plan.outputs) if output is None and not mirror.unused(Value(node, i))]
+        if missing:
+            failures.append(f"{match.rule.id} ({match.rule.where}) does not give output {missing[0]}, which is used")
+            continue
+        return Tile(node, match.rule, plan, match.nodes), None
+    if refused is not None:
+        return None, refused
+    if failures:
+        return None, failures[0]
+    return None, nearest(matcher, context, node)
+
+
+def nearest(matcher: Matcher, context: Context, node: fx.Node) -> str:
+    """Why no rule takes a node: the rule that came nearest and the test that failed."""
+    op = context.mirror.op(node)
+    misses = [matcher.why_not(node, rule) for rule in matcher.rules_for(op)]
+    if not misses:
+        return f"no rule converts {op}"
+    best = max(misses, key=lambda miss: miss.depth)
+    return f"nearest rule {best.rule.id} ({best.rule.where}): {best}"

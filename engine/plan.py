@@ -1,0 +1,146 @@
+"""Plans: what a rule would emit, as data.
+
+Evaluating the right side of a rule has no effect on any graph or network.  It yields *abstract
+tensors*: captured values of the matched graph, constants, sizes, and outputs of *calls*.  The
+rewriter commits a plan of :class:`OpCall` to the FX graph; the network emitter replays a plan of
+:class:`LayerCall` into an ``INetworkDefinition``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from engine.dsl.rule import Layer
+from engine.errors import Span
+from engine.graph.mirror import Value
+from engine.sizes import Int
+
+
+@dataclass(slots=True, eq=False)
+class AbstractTensor:
+    """A tensor that a rule talks about.
+
+    Attributes:
+        shape: staged ints, or None when the layer that makes it declares no shape.
+        dtype: torch dtype, or None likewise.
+    """
+
+    shape: tuple[Int, ...] | None
+    dtype: torch.dtype | None
+
+
+@dataclass(slots=True, eq=False)
+class Captured(AbstractTensor):
+    """A value of the matched graph."""
+
+    value: Value
+
+
+@dataclass(slots=True, eq=False)
+class ConstantTensor(AbstractTensor):
+    """A tensor written out by the rule: ``full(0, x)``, ``scalar(1.0, f32)``.
+
+    ``number`` fills the whole shape; ``numbers`` lists the elements of a 1-d tensor.  Both may hold staged
+    ints that are computed at run time, and so may the shape.
+    """
+
+    number: float | bool | Int | None = None
+    numbers: tuple[float | bool | Int, ...] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class LayerCall:
+    """A TensorRT layer to be added.
+
+    Attributes:
+        layer: its declaration.
+        values: every parameter by name, defaults filled; tensors are :class:`AbstractTensor`, lists of them
+            tuples, ints staged, enum members :class:`engine.dsl.rule.EnumToken`, dtypes ``torch.dtype``.
+        path: position in the rule's text (``line:column``), part of the layer's name.
+    """
+
+    layer: Layer
+    values: dict[str, Any]
+    span: Span
+    outputs: tuple[CallOutput, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return f"{self.layer.name.removeprefix('trt.')}@{self.span.line}:{self.span.column}"
+
+
+@dataclass(slots=True, eq=False)
+class OpCall:
+    """An ATen op to be inserted.
+
+    Attributes:
+        op: the overload.
+        arguments: schema order, defaults filled; tensors are :class:`AbstractTensor`, ints staged.
+    """
+
+    op: torch._ops.OpOverload
+    arguments: tuple[Any, ...]
+    span: Span
+    outputs: tuple[CallOutput, ...] = ()
+    fake: Any = None  # inferred outputs, filled when something asks
+
+
+@dataclass(slots=True, eq=False)
+class CallOutput(AbstractTensor):
+    """One output of a call."""
+
+    call: LayerCall | OpCall
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The outputs a rule gives for its roots (None where it gives none), in order, with the calls they need."""
+
+    outputs: tuple[AbstractTensor | None, ...]
+    calls: tuple[LayerCall | OpCall, ...] = field(default=())
+
+
+def tensors(value: Any) -> Iterator[AbstractTensor]:
+    """Every abstract tensor in a nested argument."""
+    if isinstance(value, AbstractTensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+
+
+def map_tensors(value: Any, function: Callable[[AbstractTensor], Any]) -> Any:
+    """Replace every abstract tensor in a nested argument."""
+    if isinstance(value, AbstractTensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return tuple(map_tensors(item, function) for item in value)
+    return value
+
+
+def calls_of(outputs: Sequence[AbstractTensor | None]) -> tuple[LayerCall | OpCall, ...]:
+    """The calls that outputs depend on, operands first, each once, in a deterministic order."""
+    order: list[LayerCall | OpCall] = []
+    seen: set[int] = set()
+
+    def visit(tensor: AbstractTensor) -> None:
+        if not isinstance(tensor, CallOutput) or id(tensor.call) in seen:
+            return
+        seen.add(id(tensor.call))
+        arguments = tensor.call.values if isinstance(tensor.call, LayerCall) else tensor.call.arguments
+        for operand in tensors(arguments):
+            visit(operand)
+        order.append(tensor.call)
+
+    for output in outputs:
+        if output is not None:
+            visit(output)
+    return tuple(order)

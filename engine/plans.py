@@ -1,0 +1,67 @@
+"""Plain TensorRT plans on disk, each with a JSON sidecar of names, shapes and dtypes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from engine.compiled import CompiledModule
+from engine.runtime import TorchTensorRTModule
+
+
+def write_plans(compiled: CompiledModule, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every engine of a compiled module, and the report, into a new folder.
+
+    The folder holds ``engine_0.plan``, ``engine_0.json``, ... and ``report.json``.  It appears whole or not at
+    all; an older folder of the same name is replaced.
+
+    Returns:
+        The paths of the plans.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        names = []
+        for name, module in compiled.graph_module.named_children():
+            if isinstance(module, TorchTensorRTModule):
+                (scratch / f"{name}.plan").write_bytes(module.serialized_engine)
+                _write_json(scratch / f"{name}.json", _sidecar(compiled.graph_module, name, module))
+                names.append(f"{name}.plan")
+        _write_json(scratch / "report.json", compiled.report.as_dict())
+        scratch.chmod(0o755)
+        if target.is_dir():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            os.replace(target, old / target.name)
+            os.replace(scratch, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(scratch, target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return [target / name for name in names]
+
+
+def _sidecar(graph_module: nn.Module, name: str, module: TorchTensorRTModule) -> dict[str, object]:
+    return {
+        "name": name,
+        "inputs": list(module.input_binding_names),
+        "outputs": list(module.output_binding_names),
+        "output_specs": [
+            {"shape": [str(size) for size in spec.shape], "dtype": str(spec.dtype).removeprefix("torch.")}
+            for spec in module.output_specs or ()
+        ],
+    }
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, default=str) + "\n")

@@ -1,0 +1,133 @@
+"""The report of a compilation: what is in an engine, what is not and why, and where the time went."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Call ``listener`` with the name of every phase that starts in this context; for progress displays."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class Fallback(NamedTuple):
+    """A node that stays in PyTorch."""
+
+    node: str
+    op: str
+    reason: str
+    source: str = ""  # model source line, if known
+
+
+@dataclass(slots=True)
+class SegmentReport:
+    """One segment of the compiled graph.
+
+    Attributes:
+        backend: ``"tensorrt"`` or ``"torch"``.
+        tiles: number of tiles (nodes, for PyTorch).
+        layers: number of TensorRT layers, 0 if nothing was built.
+        engine_bytes: size of the serialized engine, 0 if nothing was built.
+        inputs, outputs: names of the boundary values.
+    """
+
+    name: str
+    backend: str
+    nodes: int
+    tiles: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: int = 0
+    engine_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds per phase, in order of execution; phases that run several times add up."""
+
+    phases: dict[str, float] = field(default_factory=dict)
+
+    # What torch.export and TensorRT take, and loading the engine onto a GPU, is not ours to shorten.
+    FOREIGN = frozenset({"export", "build", "load"})
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        listener = _listener.get()
+        if listener is not None:
+            listener(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        """All phases together, in seconds."""
+        return sum(self.phases.values())
+
+    @property
+    def own(self) -> float:
+        """Everything but ``torch.export``, TensorRT's own build and the trial load, in seconds."""
+        return sum(seconds for name, seconds in self.phases.items() if name not in self.FOREIGN)
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a model.
+
+    Attributes:
+        coverage: nodes in engines / nodes that compute, 0..1 (1.0 for a graph that computes nothing).
+        segments: in order of execution.
+        fallbacks: nodes that stay in PyTorch, in graph order.
+        rules_used: rule id -> number of times it was applied, rewrites and tiles together.
+        overridden: (rule that won, rule it overrides) for user rules over built-in ones.
+        compute_capabilities: that the engines serve, as TensorRT names them.
+    """
+
+    model: str
+    coverage: float = 1.0
+    nodes: int = 0
+    segments: list[SegmentReport] = field(default_factory=list)
+    fallbacks: list[Fallback] = field(default_factory=list)
+    rules_used: dict[str, int] = field(default_factory=dict)
+    overridden: tuple[tuple[str, str], ...] = ()
+    timings: Timings = field(default_factory=Timings)
+    compute_capabilities: tuple[str, ...] = ()
+    tensorrt: str = ""
+    refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
+
+    @property
+    def engine_bytes(self) -> int:
+        """Size of all serialized engines."""
+        return sum(segment.engine_bytes for segment in self.segments)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-able data."""
+        data = asdict(self)
+        data["timings"] = {**self.timings.phases, "own": self.timings.own, "total": self.timings.total}
+        data["fallbacks"] = [fallback._asdict() for fallback in self.fallbacks]
+        data["refusals"] = [refusal._asdict() for refusal in self.refusals]
+        return data
+
+    def __str__(self) -> str:
+        from engine.tables import render_report
+
+        buffer = io.StringIO()
+        render_report(self, buffer, width=110, color=False)
+        return buffer.getvalue().rstrip() + "\n"

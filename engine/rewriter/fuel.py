@@ -1,0 +1,127 @@
+"""Termination of ``lower`` rules: an op order, and the number of steps it allows.
+
+Let ``a > b`` if some rule rewrites a root ``a`` and emits ``b``.  Where ``>`` is acyclic, every rewrite replaces
+an op by finitely many smaller ones, which cannot go on forever (Dershowitz and Manna, *Proving termination with
+multiset orderings*, 1979).  With ``phi(op) = 1 + max over its rules of the sum of phi over the emitted ops``, the
+sum of ``phi`` over the graph bounds the number of steps.  Inside a cycle of ``>`` a rule carries a ``decreases``
+measure, which the rewriter checks at every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import networkx
+
+from engine.dsl import tree
+from engine.dsl.rule import OpName, Rule
+from engine.errors import EngineError
+from engine.evaluator.calls import resolve
+
+
+def emitted_ops(rule: Rule, macros: Mapping[str, tree.Macro]) -> tuple[str, ...]:
+    """Full names of the ops that the text of a rule emits, one per call written; macros are followed.
+
+    Branches of an ``if`` both count, and a call inside a comprehension counts once.
+    """
+    found: list[str] = []
+    for step in rule.steps:
+        found.extend(_ops(step.value, rule, macros))
+    found.extend(_ops(rule.emit, rule, macros))
+    return tuple(found)
+
+
+def _ops(item: Any, rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[str]:
+    if isinstance(item, tree.Call):
+        function = item.function
+        name = None
+        if isinstance(function, tree.Name) and function.name in macros:
+            yield from _ops(macros[function.name].body, rule, macros)
+        elif isinstance(function, tree.Upper) and isinstance(rule.family.get(function.name), OpName):
+            name = str(rule.family[function.name])
+        elif isinstance(function, tree.Qualified):
+            name = function.name
+        if name is not None and not name.startswith(("trt.", "host.", "cap.")):
+            yield resolve(name)[0]
+        yield from _ops(item.arguments, rule, macros)
+    elif isinstance(item, list | tuple):
+        for part in item:
+            yield from _ops(part, rule, macros)
+    elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+        for part in dataclasses.fields(item):
+            if part.name != "span":
+                yield from _ops(getattr(item, part.name), rule, macros)
+
+
+class OpOrder:
+    """The order ``>`` of the ops that ``lower`` rules rewrite, and ``phi`` over it.
+
+    Raises:
+        EngineError: a rule emits an op of its own cycle and has no ``decreases``.
+    """
+
+    def __init__(self, rules: Sequence[Rule], macros: Mapping[str, tree.Macro]) -> None:
+        rules = [rule for rule in rules if rule.kind == "lower"]
+        emitted = {rule.id: emitted_ops(rule, macros) for rule in rules}
+        graph = networkx.DiGraph()
+        for rule in rules:
+            for root in rule.roots:
+                graph.add_node(root.op)
+                graph.add_edges_from((root.op, op) for op in emitted[rule.id])
+        self._component: dict[str, int] = {}
+        self._phi: dict[str, int] = {}
+        self._cost: dict[str, int] = {}
+        by_root: dict[str, list[Rule]] = {}
+        for rule in rules:
+            for op in dict.fromkeys(root.op for root in rule.roots):
+                by_root.setdefault(op, []).append(rule)
+        # Components come in reverse topological order: what an op is lowered to is known before the op.
+        for number, component in enumerate(networkx.strongly_connected_components(graph)):
+            for op in component:
+                self._component[op] = number
+            members = [rule for op in sorted(component) for rule in by_root.get(op, ())]
+            for rule in members:
+                within = [op for op in emitted[rule.id] if op in component]
+                if within and rule.decreases is None:
+                    raise EngineError(
+                        f"{rule.where}: {rule.id} rewrites {rule.roots[0].op} and emits {within[0]}, which leads back "
+                        "to it; add a `decreases` clause with a measure that gets smaller, or emit smaller ops"
+                    )
+                cost = sum(self.phi(op) for op in emitted[rule.id] if op not in component)
+                self._cost[rule.id] = max(cost, self._cost.get(rule.id, 0))
+            value = 1 + max((self._cost[rule.id] for rule in members), default=0)
+            self._phi.update(dict.fromkeys(component, value if members else 1))
+
+    def phi(self, op: str) -> int:
+        """Largest number of rewrites that one node of this op can lead to, itself included."""
+        return self._phi.get(op, 1)
+
+    def cost(self, rule: Rule) -> int:
+        """The sum of ``phi`` over what the text of a rule emits outside its own cycle."""
+        return self._cost.get(rule.id, 0)
+
+    def cyclic(self, a: str, b: str) -> bool:
+        """Whether two ops can lead to each other; an op leads to itself only through a rule."""
+        return a in self._component and self._component.get(b) == self._component[a]
+
+
+class Fuel:
+    """The number of ``lower`` rewrites still allowed."""
+
+    def __init__(self, order: OpOrder) -> None:
+        self.order = order
+        self.left = 0
+
+    def grant(self, ops: Iterable[str]) -> None:
+        """Allow for nodes that did not come from a ``lower`` rule."""
+        self.left += sum(map(self.order.phi, ops))
+
+    def spend(self, rule: Rule, ops: Iterable[str]) -> bool:
+        """Pay for one rewrite that emitted ``ops``; False when the fuel has run out.
+
+        A rule that emits a list is charged what the list actually holds: the difference to its text is granted.
+        """
+        self.left += max(0, sum(map(self.order.phi, ops)) - self.order.cost(rule)) - 1
+        return self.left >= 0

@@ -1,0 +1,175 @@
+"""The recorded shapes of a module's inputs and outputs, and output shapes computed from them.
+
+A compiled module that meets fake tensors (``torch.export`` or ``torch.compile`` of something
+around it) cannot run its engine; this is what says which shapes it would have given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import sympy
+import torch
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from engine.errors import InputError
+from engine.sizes import Int, normal
+
+Size: TypeAlias = "int | torch.SymInt"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor at the boundary of an engine; ``shape`` holds staged ints."""
+
+    shape: tuple[Int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> TensorSpec:
+        """The spec of a fake tensor (symbolic sizes) or a real one."""
+        return cls(tuple(normal(size) for size in tensor.shape), tensor.dtype)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What goes into and comes out of an engine, in the order of its bindings.
+
+    Attributes:
+        inputs: a `TensorSpec` per tensor; a staged int for an input that is a size.
+        outputs: a `TensorSpec` per output, its sizes over the symbols of the inputs.
+    """
+
+    inputs: tuple[TensorSpec | Int, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, inputs: Sequence[Any], outputs: Sequence[torch.Tensor]) -> Boundary:
+        """Record fake (or real) tensors and symbolic ints."""
+        return cls(
+            tuple(TensorSpec.of(x) if isinstance(x, torch.Tensor) else normal(x) for x in inputs),
+            tuple(map(TensorSpec.of, outputs)),
+        )
+
+    def check(self, inputs: Sequence[Any], names: Sequence[str]) -> None:
+        """Check real inputs against what was recorded: count, dtype, rank and known sizes.
+
+        Raises:
+            InputError: the first input that does not fit.
+        """
+        check_count(inputs, names)
+        for name, spec, value in zip(names, self.inputs, inputs, strict=True):
+            if not isinstance(value, torch.Tensor) or not isinstance(spec, TensorSpec):
+                continue
+            if value.dtype != spec.dtype:
+                raise InputError(f"input {name!r} is {value.dtype}, the engine takes {spec.dtype}")
+            if value.ndim != len(spec.shape):
+                raise InputError(
+                    f"input {name!r} has shape {list(value.shape)}, the engine takes rank {len(spec.shape)} ({spec})"
+                )
+            for axis, (size, expected) in enumerate(zip(value.shape, spec.shape, strict=True)):
+                if isinstance(expected, int) and size != expected:
+                    raise InputError(f"input {name!r} has size {size} in dim {axis}, the engine takes {expected}")
+
+    def output_shapes(
+        self, inputs: Sequence[Any], unknown: Callable[[], Size] | None = None
+    ) -> list[tuple[Size, ...]]:
+        """The output shapes for inputs of given, possibly symbolic, shapes.
+
+        Args:
+            inputs: tensors (fake or real) and ints, as the module is called with.
+            unknown: makes a size for an output dim that the input sizes do not determine.
+
+        Raises:
+            InputError: a size is not determined and ``unknown`` is not given.
+        """
+        known = _Solution()
+        for spec, value in zip(self.inputs, inputs, strict=True):
+            if isinstance(spec, TensorSpec):
+                for recorded, size in zip(spec.shape, value.shape, strict=True):
+                    known.learn(recorded, size)
+            elif not isinstance(value, torch.Tensor):
+                known.learn(spec, value)
+        known.solve()
+        return [tuple(known.size(size, unknown) for size in output.shape) for output in self.outputs]
+
+
+def check_count(inputs: Sequence[Any], names: Sequence[str]) -> None:
+    """Raises InputError when the number of inputs is not the number of input bindings."""
+    if len(inputs) != len(names):
+        raise InputError(f"{len(inputs)} inputs given, the engine takes {len(names)}: {', '.join(names)}")
+
+
+class _Solution:
+    """Symbols of the recorded input sizes, solved for the sizes of one call."""
+
+    def __init__(self) -> None:
+        self._expressions: dict[sympy.Expr, Size] = {}
+        self._symbols: dict[sympy.Symbol, Size] = {}
+
+    def learn(self, recorded: Int, size: Size) -> None:
+        if isinstance(recorded, sympy.Symbol):
+            self._symbols.setdefault(recorded, size)
+        elif not isinstance(recorded, int):
+            self._expressions.setdefault(recorded, size)
+
+    def solve(self) -> None:
+        """Find symbols that occur only inside sizes such as ``2*s0 + 1``."""
+        waiting = dict(self._expressions)
+        progress = True
+        while waiting and progress:
+            progress = False
+            for expression, size in list(waiting.items()):
+                free = [symbol for symbol in expression.free_symbols if symbol not in self._symbols]
+                if len(free) == 1 and (solved := self._affine(expression, free[0], size)) is not None:
+                    self._symbols[free[0]] = solved
+                if len(free) <= 1:
+                    del waiting[expression]
+                    progress = True
+
+    def _affine(self, expression: sympy.Expr, symbol: Any, size: Size) -> Size | None:
+        if not expression.is_polynomial(symbol) or sympy.degree(expression, symbol) != 1:
+            return None
+        slope = expression.coeff(symbol, 1)
+        offset = self._evaluate(expression - slope * symbol)
+        if not slope.is_Integer or offset is None:
+            return None
+        return (size - offset) // int(slope)
+
+    def size(self, recorded: Int, unknown: Callable[[], Size] | None) -> Size:
+        if isinstance(recorded, int):
+            return recorded
+        size = self._expressions.get(recorded)
+        if size is None:
+            size = self._evaluate(recorded)
+        if size is None and unknown is not None:
+            size = self._expressions[recorded] = unknown()
+        if size is None:
+            raise InputError(f"the output size {recorded} does not follow from the sizes of the inputs")
+        return size
+
+    def _evaluate(self, expression: sympy.Expr) -> Size | None:
+        # A size of an input may stand inside the expression as a whole, s0//2 in 2*(s0//2), with
+        # s0 itself unknown.
+        bindings: dict[sympy.Symbol, Size] = dict(self._symbols)
+        for whole, size in self._expressions.items():
+            if not whole.free_symbols <= self._symbols.keys():
+                stand_in = sympy.Dummy(integer=True)
+                expression = expression.xreplace({whole: stand_in})
+                bindings[stand_in] = size
+        if not expression.free_symbols <= bindings.keys():
+            return None
+        if expression.is_Integer:
+            return int(expression)
+        used = {symbol: value for symbol, value in bindings.items() if symbol in expression.free_symbols}
+        try:
+            result = sympy_interp(PythonReferenceAnalysis, used, expression)
+        except (AttributeError, NotImplementedError, KeyError):
+            return None
+        return result if isinstance(result, torch.SymInt) else int(result)

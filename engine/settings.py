@@ -1,0 +1,236 @@
+"""The settings of one compilation: names, defaults, and what each value may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+
+from engine.errors import SettingsError
+
+# Settings of Torch-TensorRT that have another form here, and which.
+_ELSEWHERE = {
+    "enabled_precisions": "networks are strongly typed: convert the model (`model.half()`) instead",
+    "use_explicit_typing": "networks are always strongly typed",
+    "use_fp32_acc": "networks are strongly typed: convert the operands in the model instead",
+    "use_python_runtime": 'use runtime="python" or runtime="cpp"',
+    "arg_inputs": "pass the inputs as `args`",
+    "kwarg_inputs": "pass the inputs as `kwargs`",
+    "inputs": "pass the inputs as `args`",
+    "ir": "there is one front end, torch.export",
+    "assume_dynamic_shape_support": "every rule takes dynamic shapes or says why not",
+    "enable_experimental_decompositions": "decompositions are rules",
+    "pass_through_build_failures": "build failures are always reported",
+}
+
+
+@dataclass(frozen=True)
+class CompilationSettings:
+    """What a compilation may be told.  Names are Torch-TensorRT's where the meaning is the same.
+
+    Every value is checked when the object is made; a value that cannot be honoured raises
+    ``SettingsError``.  Objects are immutable and hashable.
+    """
+
+    min_block_size: int = 5
+    """Fewest operations that make a TensorRT segment worth it; smaller ones run in PyTorch."""
+
+    torch_executed_ops: frozenset[str] = frozenset()
+    """What must run in PyTorch: ops (``"torch.ops.aten.add"`` and ``"aten.add"`` mean every overload,
+    ``"aten.add.Tensor"`` one; op objects are taken too) or names of nodes of the captured graph."""
+
+    require_full_compilation: bool = False
+    """Raise ``CoverageError`` where a node would have to run in PyTorch."""
+
+    optimization_level: int | None = None
+    """TensorRT's builder optimization level, 0 (fastest build) to 5; ``None``: TensorRT's default."""
+
+    workspace_size: int = 0
+    """Most bytes of scratch memory that one engine may use; 0: as much as the device has."""
+
+    truncate_double: bool = False
+    """Compute float64 values in float32 inside engines; without it they stay in PyTorch."""
+
+    disable_tf32: bool = False
+    """Forbid TensorFloat-32 for float32 matrix products and convolutions."""
+
+    hardware_compatible: bool = False
+    """Build engines that run on GPUs of compute capability 8.0 and later, not only on this one."""
+
+    version_compatible: bool = False
+    """Build engines that later versions of TensorRT can load."""
+
+    target_compute_capabilities: tuple[str, ...] = ()
+    """Compute capabilities to build for (TensorRT-RTX): ``"8.9"`` or ``"SM89"``, or ``"CURRENT"`` for
+    the GPU of this machine.  Empty: TensorRT's default."""
+
+    trial_load: bool | None = None
+    """Load each engine after it is built, so that one that builds and cannot run is found now;
+    ``None``: where a GPU is present."""
+
+    runtime: Literal["cpp", "python", "interpreter"] | None = None
+    """How engines are run; ``None``: C++ where its extension is loaded, else Python."""
+
+    cache_dir: Path | None = None
+    """Directory for what outlives the process; ``None``: the user's cache directory."""
+
+    debug: bool = False
+    """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _CHECKS[field.name](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def from_kwargs(cls, **settings: Any) -> CompilationSettings:
+        """Settings by name; an unknown name raises ``SettingsError`` with the nearest known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise SettingsError(_unknown(name, known))
+        return cls(**settings)
+
+    def replace(self, **settings: Any) -> CompilationSettings:
+        """A copy with other values; unknown names raise as in ``from_kwargs``."""
+        now = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return self.from_kwargs(**{**now, **settings})
+
+    def runs_in_torch(self, op: str, node: str = "") -> bool:
+        """Whether ``torch_executed_ops`` names this op (``"aten.add.Tensor"``) or this node."""
+        executed = self.torch_executed_ops
+        return bool(executed) and (op in executed or node in executed or op.rpartition(".")[0] in executed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; ``CompilationSettings.from_kwargs(**d)`` takes them back."""
+        values = dataclasses.asdict(self)
+        values["torch_executed_ops"] = sorted(self.torch_executed_ops)
+        values["target_compute_capabilities"] = list(self.target_compute_capabilities)
+        values["cache_dir"] = None if self.cache_dir is None else str(self.cache_dir)
+        return values
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if name in _ELSEWHERE:
+        return f"{name!r} is not a setting: {_ELSEWHERE[name]}"
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known settings: {', '.join(known)}"
+    return f"there is no setting {name!r}; {hint}"
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} is True or False, not {value!r}")
+    return value
+
+
+def _optional_flag(name: str, value: Any) -> bool | None:
+    return None if value is None else _flag(name, value)
+
+
+def _count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most):
+        raise SettingsError(f"{name} is a whole number, {bounds}, not {value!r}")
+    return value
+
+
+def _level(name: str, value: Any) -> int | None:
+    return None if value is None else _count(name, value, 0, 5)
+
+
+def _directory(name: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise SettingsError(f"{name} is a path, not {value!r}")
+    path = Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"{name} must be a directory; {path} is a file")
+    return path
+
+
+def _runtime(name: str, value: Any) -> str | None:
+    if value not in (None, "cpp", "python", "interpreter"):
+        raise SettingsError(f'{name} is None, "cpp", "python" or "interpreter", not {value!r}')
+    return value  # type: ignore[no-any-return]
+
+
+def _capabilities(name: str, value: Any) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        raise SettingsError(f'{name} is a list of names such as "8.9" or "CURRENT", not {value!r}')
+    found: list[str] = []
+    for text in names:
+        match = isinstance(text, str) and re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", text.strip(), re.IGNORECASE)
+        if isinstance(text, str) and text.upper() == "CURRENT":
+            found.append("CURRENT")
+        elif match:
+            found.append(f"SM{match[1]}{match[2]}")
+        else:
+            raise SettingsError(f'{name}: {text!r} is no compute capability; write "8.9" or "CURRENT"')
+    if "CURRENT" in found and len(set(found)) > 1:
+        raise SettingsError(f'{name}: "CURRENT" stands alone')
+    return tuple(dict.fromkeys(found))
+
+
+def _executed_ops(name: str, value: Any) -> frozenset[str]:
+    if isinstance(value, str | OpOverload | OpOverloadPacket) or not isinstance(value, Iterable):
+        value = [value]
+    return frozenset(_op_name(name, op) for op in value)
+
+
+def _op_name(name: str, op: Any) -> str:
+    if isinstance(op, OpOverload):
+        return str(op)
+    if isinstance(op, OpOverloadPacket):
+        return op._qualified_op_name.replace("::", ".")
+    if callable(op) and hasattr(op, "__module__") and not isinstance(op, type):
+        return f"{op.__module__.lstrip('_')}.{op.__name__}"
+    if not isinstance(op, str) or not op.strip():
+        raise SettingsError(f"{name} takes op names, op objects and node names, not {op!r}")
+    text = op.strip().replace("::", ".").removeprefix("torch.ops.")
+    if "." in text and (text != op.strip() or text.startswith("aten.")):
+        _require_op(name, text)
+    return text
+
+
+def _require_op(name: str, text: str) -> None:
+    namespace, packet_name, *overload = text.split(".")
+    operators = getattr(torch.ops, namespace)
+    try:
+        packet = getattr(operators, packet_name)
+        if overload:
+            getattr(packet, overload[0])
+    except AttributeError:
+        known = {n.replace("::", ".") for n in torch._C._dispatch_get_all_op_names()}
+        known |= {n.rpartition(".")[0] for n in known if n.count(".") > 1}
+        near = difflib.get_close_matches(text, known, n=3, cutoff=0.7)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise SettingsError(f"{name}: PyTorch has no op {text!r}{hint}") from None
+
+
+_CHECKS = {
+    "min_block_size": lambda name, value: _count(name, value, 1),
+    "torch_executed_ops": _executed_ops,
+    "require_full_compilation": _flag,
+    "optimization_level": _level,
+    "workspace_size": _count,
+    "truncate_double": _flag,
+    "disable_tf32": _flag,
+    "hardware_compatible": _flag,
+    "version_compatible": _flag,
+    "target_compute_capabilities": _capabilities,
+    "trial_load": _optional_flag,
+    "runtime": _runtime,
+    "cache_dir": _directory,
+    "debug": _flag,
+}

@@ -1,0 +1,202 @@
+"""Staged ints: sizes that are known, decidable, or computed when the engine runs.
+
+A staged int is a Python ``int`` when it is known and a ``sympy.Expr`` over the symbols of a
+``ShapeEnv`` otherwise.  Arithmetic on known ints stays Python arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import sympy
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod
+from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
+
+Int: TypeAlias = "int | sympy.Expr"
+Truth: TypeAlias = "bool | sympy.Basic"
+
+
+def normal(value: object) -> Int:
+    """A staged int from anything int-like: ``int``, ``SymInt`` or a sympy expression."""
+    if isinstance(value, torch.SymInt):
+        value = value.node.expr
+    if isinstance(value, sympy.Expr):
+        return int(value) if value.is_Integer or value.is_integer and value.is_number else value
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def is_known(value: object) -> bool:
+    """Whether a staged int, or every staged int in a nested list, is a Python number."""
+    if isinstance(value, list | tuple):
+        return all(map(is_known, value))
+    return not isinstance(value, sympy.Basic)
+
+
+def is_staged(value: object) -> bool:
+    """Whether ``value`` is a staged int (bools are not)."""
+    return isinstance(value, int | sympy.Expr) and not isinstance(value, bool)
+
+
+def add(a: Int, b: Int) -> Int:
+    return normal(a + b)
+
+
+def sub(a: Int, b: Int) -> Int:
+    return normal(a - b)
+
+
+def mul(a: Int, b: Int) -> Int:
+    return normal(a * b)
+
+
+def floordiv(a: Int, b: Int) -> Int:
+    return a // b if isinstance(a, int) and isinstance(b, int) else normal(FloorDiv(a, b))
+
+
+def mod(a: Int, b: Int) -> Int:
+    """Python's modulo: the result has the sign of ``b``."""
+    return a % b if isinstance(a, int) and isinstance(b, int) else normal(sub(a, mul(floordiv(a, b), b)))
+
+
+def minimum(*values: Int) -> Int:
+    return min(values) if is_known(values) else normal(Min(*values))  # type: ignore[type-var]
+
+
+def maximum(*values: Int) -> Int:
+    return max(values) if is_known(values) else normal(Max(*values))  # type: ignore[type-var]
+
+
+_RELATIONS = {
+    "==": sympy.Eq,
+    "!=": sympy.Ne,
+    "<": sympy.Lt,
+    "<=": sympy.Le,
+    ">": sympy.Gt,
+    ">=": sympy.Ge,
+}
+
+
+class Sizes:
+    """Questions about staged ints, answered from the symbol ranges of a ``ShapeEnv``.
+
+    ``ranges`` may narrow symbols further than the ``ShapeEnv`` does (an optimisation profile, say).
+    """
+
+    def __init__(self, shape_env: ShapeEnv | None, ranges: Mapping[sympy.Symbol, tuple[int, int]] | None = None) -> None:
+        self.shape_env = shape_env
+        self._ranges: dict[sympy.Symbol, ValueRanges[sympy.Expr]] = {}
+        if shape_env is not None:
+            self._ranges.update(shape_env.var_to_range)
+        for symbol, (low, high) in (ranges or {}).items():
+            self._ranges[symbol] = ValueRanges(sympy.Integer(low), sympy.Integer(high))
+        self._decided: dict[sympy.Basic, bool | None] = {}
+
+    def decide(self, relation: Truth) -> bool | None:
+        """True or False when it holds or fails for every size allowed, None when that depends on the sizes."""
+        if isinstance(relation, bool):
+            return relation
+        if relation is sympy.true or relation is sympy.false:
+            return bool(relation)
+        if relation not in self._decided:
+            if len(self._decided) > 10_000:
+                self._decided.clear()
+            self._decided[relation] = self._decide(relation)
+        return self._decided[relation]
+
+    def _decide(self, relation: sympy.Basic) -> bool | None:
+        if self.shape_env is not None:
+            simplified = self.shape_env.simplify(relation)  # type: ignore[arg-type]
+            if simplified in (sympy.true, sympy.false):
+                return bool(simplified)
+            settled = self.shape_env._maybe_evaluate_static(relation)
+            if settled is not None:
+                return bool(settled)
+        bounds = bound_sympy(relation, self._ranges)  # type: ignore[arg-type]
+        if bounds.is_singleton():
+            return bool(bounds.lower)
+        return None
+
+    def compare(self, operator: str, a: Int, b: Int) -> Truth:
+        """``a operator b`` as a bool when decidable, else as a sympy relation."""
+        if isinstance(a, int) and isinstance(b, int):
+            return bool(_RELATIONS[operator](a, b))
+        relation = _RELATIONS[operator](a, b)
+        settled = self.decide(relation)
+        return relation if settled is None else settled
+
+    def equal(self, a: Int, b: Int) -> bool:
+        """Whether two staged ints are certainly equal."""
+        return self.compare("==", a, b) is True
+
+    def same_shape(self, a: Sequence[Int], b: Sequence[Int]) -> bool:
+        """Whether two shapes are certainly equal."""
+        return len(a) == len(b) and all(self.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    def select(self, test: Truth, then: Int, otherwise: Int) -> Int:
+        """``then if test else otherwise``; an undecided test gives a ``Piecewise``."""
+        settled = self.decide(test)
+        if settled is not None:
+            return then if settled else otherwise
+        return normal(sympy.Piecewise((then, test), (otherwise, True)))
+
+    def range(self, value: Int) -> tuple[int | None, int | None]:
+        """Smallest and largest value a staged int can take; None where unbounded."""
+        if isinstance(value, int):
+            return value, value
+        bounds = bound_sympy(value, self._ranges)
+
+        def finite(bound: sympy.Expr) -> int | None:
+            return int(bound) if bound.is_Integer else None
+
+        return finite(bounds.lower), finite(bounds.upper)
+
+    def describe(self, value: Int) -> str:
+        """A staged int for an error message, e.g. ``s27 in [2, 99]``."""
+        if isinstance(value, int):
+            return str(value)
+        low, high = self.range(value)
+        return f"{value} in [{low}, {'...' if high is None else high}]"
+
+
+def broadcast(sizes: Sizes, shapes: Sequence[Sequence[Int]]) -> tuple[Int, ...] | None:
+    """The broadcast of several shapes, None if they certainly do not fit.
+
+    Two unequal symbolic dims are taken to be equal, as the graph that was traced promises.
+    """
+    rank = max(map(len, shapes), default=0)
+    result: list[Int] = []
+    for axis in range(rank):
+        size: Int = 1
+        for shape in shapes:
+            position = axis - rank + len(shape)
+            dim = shape[position] if position >= 0 else 1
+            if dim == 1:
+                continue
+            if size == 1 or isinstance(dim, int) and not isinstance(size, int):
+                size = dim
+            elif isinstance(size, int) and isinstance(dim, int) and size != dim:
+                return None
+        result.append(size)
+    return tuple(result)
+
+
+__all__ = [
+    "Int",
+    "Mod",
+    "Sizes",
+    "Truth",
+    "add",
+    "broadcast",
+    "floordiv",
+    "is_known",
+    "is_staged",
+    "maximum",
+    "minimum",
+    "mod",
+    "mul",
+    "normal",
+    "sub",
+]

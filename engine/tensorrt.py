@@ -1,0 +1,76 @@
+"""The installed TensorRT: which one it is and what it can do.
+
+``tensorrt`` wins over ``tensorrt_rtx``; ``ENGINE_TENSORRT=tensorrt|tensorrt_rtx`` overrides.
+This is the only module that imports either, and the only place that compares versions.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from dataclasses import dataclass
+from types import ModuleType
+
+from engine.errors import TensorRTNotFound
+
+_PACKAGES = ("tensorrt", "tensorrt_rtx")
+
+
+@functools.cache
+def load() -> ModuleType:
+    """Import and return the TensorRT Python module.
+
+    Raises:
+        TensorRTNotFound: no usable package is installed.
+    """
+    chosen = os.environ.get("ENGINE_TENSORRT")
+    if chosen and chosen not in _PACKAGES:
+        raise TensorRTNotFound(f"ENGINE_TENSORRT={chosen!r} is not one of {', '.join(_PACKAGES)}")
+    reasons = []
+    for name in (chosen,) if chosen else _PACKAGES:
+        try:
+            module = importlib.import_module(name)
+            # NVIDIA's index ships bindings without libraries: they import and hold nothing.
+            module.INetworkDefinition  # noqa: B018
+            return module
+        except (ImportError, AttributeError, OSError) as error:
+            reasons.append(f"  {name}: {error}")
+    raise TensorRTNotFound(
+        "no usable TensorRT is installed:\n"
+        + "\n".join(reasons)
+        + "\ninstall one with `pip install tensorrt-rtx` (any machine) or `pip install tensorrt` (NVIDIA's index)"
+    )
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the installed TensorRT offers; rules test it with ``needs``.
+
+    Attributes:
+        version: the version of the TensorRT *API*, e.g. ``(11, 1)``; RTX 1.6 has the API of 11.1.
+        rtx: TensorRT-RTX: no plugins, no data-dependent output sizes.
+        features: names that ``needs cap.<name>`` tests.
+    """
+
+    version: tuple[int, int]
+    rtx: bool
+    features: frozenset[str]
+
+
+# TensorRT-RTX has version numbers of its own; the API each one follows was read from its bindings.
+_RTX_API = {(1, 4): (10, 16), (1, 5): (11, 0), (1, 6): (11, 1), (1, 7): (11, 2)}
+
+
+@functools.cache
+def capabilities() -> Capabilities:
+    """The capabilities of the installed TensorRT."""
+    trt = load()
+    own = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    rtx = trt.__name__.startswith("tensorrt_rtx")
+    version = _RTX_API.get(own, max(_RTX_API.values())) if rtx else own
+    network = trt.INetworkDefinition
+    features = {name.removeprefix("add_") for name in dir(network) if name.startswith("add_")}
+    if not rtx:
+        features |= {"data_dependent", "plugin"}
+    return Capabilities((version[0], version[1]), rtx, frozenset(features))
