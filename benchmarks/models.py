@@ -22,7 +22,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import engine
-from tests.models import MODELS
+from tests.models import ZOO
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     gpu = torch.cuda.is_available()
     parser.add_argument("--size", choices=["small", "full"], default="full")
     parser.add_argument("--dtype", default="float16,bfloat16" if gpu else "float32")
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(ZOO))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> int:
 def measure(name: str, size: str, dtype: torch.dtype, batch: int) -> dict[str, Any]:
     """Compile one model in one dtype, compare with eager, and time both."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, args, kwargs, dynamic_shapes = MODELS[name].build(size, batch=batch)
+    model, args, kwargs, dynamic_shapes = ZOO[name].build(size, batch=batch)
     model = model.to(device, dtype)
 
     def moved(value: Any) -> Any:

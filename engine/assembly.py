@@ -53,8 +53,9 @@ class _Assembler:
         inputs = [self.value(value) for value in segment.inputs]
         inputs += [self.size(expression) for expression in scalars]
         call = self.graph.call_module(segment.name, tuple(inputs))
+        single = len(segment.outputs) == 1
         for index, value in enumerate(segment.outputs):
-            output = self.graph.call_function(operator.getitem, (call, index))
+            output = call if single else self.graph.call_function(operator.getitem, (call, index))
             output.meta.update(value.node.meta)
             output.meta["val"] = self.mirror.fake(value)
             self.outputs[value] = output

@@ -81,7 +81,7 @@ def rules() -> None:
 @click.option("--stats", is_flag=True, help="Counts per family instead of rules.")
 def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stats: bool) -> None:
     """List the built-in rules, with those of FILES."""
-    from engine.tables import render_rules, render_rule_stats
+    from engine.tables import render_rule_stats, render_rules
 
     ruleset = engine.RuleSet.load(*files)
     if stats:

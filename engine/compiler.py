@@ -22,17 +22,17 @@ from engine.dsl.ruleset import RuleSet
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
 from engine.evaluator import Context
 from engine.graph.mirror import Mirror
-from engine.matcher import Matcher
+from engine.matcher.matcher import Matcher
 from engine.partitioner import Partition, Segment, Tiling, partition, tile
 from engine.partitioner.tiling import computes
 from engine.report import Fallback, Report, SegmentReport
-from engine.rewriter import fold_constants, lower_all
+from engine.rewriter import Trace, fold_constants, lower_all
 from engine.settings import CompilationSettings
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 
 
-def compile(  # noqa: A001 - the name users know from torch.compile and torch_tensorrt.compile
+def compile(
     model: Any,
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -112,7 +112,7 @@ class Compilation:
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
     partition: Partition = field(default_factory=lambda: Partition((), {}))
     tiling: Tiling = field(default_factory=Tiling)
-    rewrites: Counter[str] = field(default_factory=Counter)
+    trace: Trace = field(default_factory=Trace)
 
     @classmethod
     def start(
@@ -137,10 +137,9 @@ class Compilation:
             matcher = Matcher(ruleset.phase("convert"), mirror)
         self = cls(captured, ruleset, settings, mirror, context, report, matcher)
         with timings.phase("rewrite"):
-            stats = lower_all(mirror, ruleset, context, self._convertible)
-            self.rewrites.update(stats.applied)
+            lower_all(mirror, ruleset.phase("simplify", "lower"), self._convertible, context, trace=self.trace)
         with timings.phase("fold"):
-            fold_constants(mirror)
+            fold_constants(mirror, convertible=self._convertible)
         return self
 
     def _convertible(self, node: fx.Node) -> bool:
@@ -182,9 +181,9 @@ class Compilation:
             )
             for segment in self.partition.segments
         ]
-        used = Counter(self.rewrites)
+        used = Counter({rule: counter.applications for rule, counter in self.trace.counters.items()})
         used.update(tile.rule.id for segment in self.partition.engines for tile in segment.tiles)
-        report.rules_used = dict(sorted(used.items()))
+        report.rules_used = {rule: count for rule, count in sorted(used.items()) if count}
         report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
 
     # -------------------------------------------------------------------------------- building
@@ -213,7 +212,7 @@ class Compilation:
                         plan = build(network)
                     if self._loads_here(runtime):
                         with timings.phase("load"):
-                            trial_load(plan)
+                            trial_load(plan, name=segment.name, layer_names=network.layer_names)
                     built[segment.name] = (network, plan)
             except (ConversionError, BuildError) as error:
                 self._refuse(segment, error)
@@ -244,17 +243,18 @@ class Compilation:
     def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Any]:
         node = getattr(error, "node", None)
         if node is not None:
-            return [tile for tile in segment.tiles if tile.node is node]
+            return [chosen for chosen in segment.tiles if chosen.node is node]
         named = set()
         for layer in getattr(error, "failed_layers", ()):
             rule_id, _, rest = layer.partition("/")
             named.add((rest.partition("/")[0], rule_id))
-        tiles = [tile for tile in segment.tiles if (tile.node.name, tile.rule.id) in named]
+        tiles = [chosen for chosen in segment.tiles if (chosen.node.name, chosen.rule.id) in named]
         if tiles:
             return tiles
-        for rule_id in dict.fromkeys(tile.rule.id for tile in sorted(segment.tiles, key=lambda t: t.rule.rank)):
-            tiles = [tile for tile in segment.tiles if tile.rule.id == rule_id]
-            if all(self._has_alternative(tile) for tile in tiles):
+        by_rule = sorted(segment.tiles, key=lambda chosen: chosen.rule.rank)
+        for rule_id in dict.fromkeys(chosen.rule.id for chosen in by_rule):
+            tiles = [chosen for chosen in segment.tiles if chosen.rule.id == rule_id]
+            if all(map(self._has_alternative, tiles)):
                 return tiles
         return list(segment.tiles)
 
@@ -289,6 +289,7 @@ class Compilation:
                     settings=self.settings,
                     runtime=runtime,
                     program=Program.from_network(network.network) if interpret else None,
+                    input_specs=network.input_specs,
                     output_specs=network.output_specs,
                 )
             scalars = {name: network.scalars for name, (network, _) in built.items()}
@@ -323,5 +324,5 @@ def _not_covered(report: Report) -> str:
     for fallback in report.fallbacks:
         where = f", from {fallback.source}" if fallback.source else ""
         lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
-    lines.append("write a rule for it (rules=[\"my.rules\"]), or drop require_full_compilation to run it in PyTorch")
+    lines.append('write a rule for it (rules=["my.rules"]), or drop require_full_compilation to run it in PyTorch')
     return "\n".join(lines)

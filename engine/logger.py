@@ -38,7 +38,9 @@ class Logger(Protocol):
     """
 
     @property
-    def messages(self) -> list[Message]: ...
+    def messages(self) -> list[Message]:
+        """What was captured for the calling thread."""
+        ...
 
     def errors(self) -> list[str]:
         """The texts of the errors among ``messages``, in order, without repeats."""

@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 

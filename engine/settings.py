@@ -6,15 +6,19 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 
 from engine.errors import SettingsError
+
+if TYPE_CHECKING:
+    from engine.graph.mirror import Mirror
 
 # Settings of Torch-TensorRT that have another form here, and which.
 _ELSEWHERE = {
@@ -57,7 +61,8 @@ class CompilationSettings:
     """Most bytes of scratch memory that one engine may use; 0: as much as the device has."""
 
     truncate_double: bool = False
-    """Compute float64 values in float32 inside engines; without it they stay in PyTorch."""
+    """Compute in float32 what the model computes in float64 (inputs and outputs keep their dtype); without it
+    float64 stays in PyTorch, because TensorRT has none."""
 
     disable_tf32: bool = False
     """Forbid TensorFloat-32 for float32 matrix products and convolutions."""
@@ -75,9 +80,6 @@ class CompilationSettings:
     trial_load: bool | None = None
     """Load each engine after it is built, so that one that builds and cannot run is found now;
     ``None``: where a GPU is present."""
-
-    runtime: Literal["cpp", "python", "interpreter"] | None = None
-    """How engines are run; ``None``: C++ where its extension is loaded, else Python."""
 
     cache_dir: Path | None = None
     """Directory for what outlives the process; ``None``: the user's cache directory."""
@@ -104,10 +106,18 @@ class CompilationSettings:
         now = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return self.from_kwargs(**{**now, **settings})
 
-    def runs_in_torch(self, op: str, node: str = "") -> bool:
-        """Whether ``torch_executed_ops`` names this op (``"aten.add.Tensor"``) or this node."""
+    def exclusion(self, mirror: Mirror) -> Callable[[fx.Node], str | None]:
+        """Why a node must run in PyTorch though a rule may take it; None where it need not."""
         executed = self.torch_executed_ops
-        return bool(executed) and (op in executed or node in executed or op.rpartition(".")[0] in executed)
+
+        def excluded(node: fx.Node) -> str | None:
+            op = mirror.op(node)
+            for name in (op, op.rpartition(".")[0], node.name):
+                if name in executed:
+                    return f"torch_executed_ops names {name}"
+            return None
+
+        return excluded if executed else lambda node: None
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; ``CompilationSettings.from_kwargs(**d)`` takes them back."""
@@ -156,12 +166,6 @@ def _directory(name: str, value: Any) -> Path | None:
     if path.exists() and not path.is_dir():
         raise SettingsError(f"{name} must be a directory; {path} is a file")
     return path
-
-
-def _runtime(name: str, value: Any) -> str | None:
-    if value not in (None, "cpp", "python", "interpreter"):
-        raise SettingsError(f'{name} is None, "cpp", "python" or "interpreter", not {value!r}')
-    return value  # type: ignore[no-any-return]
 
 
 def _capabilities(name: str, value: Any) -> tuple[str, ...]:
@@ -230,7 +234,6 @@ _CHECKS = {
     "version_compatible": _flag,
     "target_compute_capabilities": _capabilities,
     "trial_load": _optional_flag,
-    "runtime": _runtime,
     "cache_dir": _directory,
     "debug": _flag,
 }

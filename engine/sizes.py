@@ -24,7 +24,7 @@ def normal(value: object) -> Int:
     if isinstance(value, torch.SymInt):
         value = value.node.expr
     if isinstance(value, sympy.Expr):
-        return int(value) if value.is_Integer or value.is_integer and value.is_number else value
+        return int(value) if value.is_Integer or (value.is_integer and value.is_number) else value
     return int(value)  # type: ignore[call-overload, no-any-return]
 
 
@@ -85,7 +85,9 @@ class Sizes:
     ``ranges`` may narrow symbols further than the ``ShapeEnv`` does (an optimisation profile, say).
     """
 
-    def __init__(self, shape_env: ShapeEnv | None, ranges: Mapping[sympy.Symbol, tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, shape_env: ShapeEnv | None, ranges: Mapping[sympy.Symbol, tuple[int, int]] | None = None
+    ) -> None:
         self.shape_env = shape_env
         self._ranges: dict[sympy.Symbol, ValueRanges[sympy.Expr]] = {}
         if shape_env is not None:
@@ -175,7 +177,7 @@ def broadcast(sizes: Sizes, shapes: Sequence[Sequence[Int]]) -> tuple[Int, ...] 
             dim = shape[position] if position >= 0 else 1
             if dim == 1:
                 continue
-            if size == 1 or isinstance(dim, int) and not isinstance(size, int):
+            if size == 1 or (isinstance(dim, int) and not isinstance(size, int)):
                 size = dim
             elif isinstance(size, int) and isinstance(dim, int) and size != dim:
                 return None

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import engine
 from engine.tables import render_report
-from tests.models import MODELS
+from tests.models import ZOO
 
 BATCH = 2
 
@@ -27,7 +27,7 @@ def main() -> None:
     console.print(f"PyTorch {torch.__version__}, {where}\n")
     for name in ("resnet50", "BertModel"):
         console.rule(name)
-        model, args, kwargs, dynamic_shapes = MODELS[name].build("full", batch=BATCH)
+        model, args, kwargs, dynamic_shapes = ZOO[name].build("full", batch=BATCH)
         model, args, kwargs = model.to(device), _moved(args, device), _moved(kwargs, device)
         compiled = engine.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes)
         render_report(compiled.report, console.file)

@@ -13,7 +13,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -45,6 +45,8 @@ class Entry:
 
         ``dynamic`` makes the batch dim of every input range over 1..8.
         """
+        # transformers imports torchvision where it is installed.
+        declare_torchvision_operators()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             built = self.builder(size == "small", batch)
@@ -84,7 +86,6 @@ def _tokens(batch: int, length: int, vocabulary: int) -> torch.Tensor:
 
 
 def _resnet50(small: bool, batch: int) -> Built:
-    declare_torchvision_operators()
     from torchvision.models.resnet import Bottleneck, ResNet
 
     if small:
@@ -95,7 +96,6 @@ def _resnet50(small: bool, batch: int) -> Built:
 
 
 def _mobilenet_v3_large(small: bool, batch: int) -> Built:
-    declare_torchvision_operators()
     from torchvision.models import mobilenetv3
 
     multiplier = {"width_mult": 0.25} if small else {}
@@ -105,7 +105,6 @@ def _mobilenet_v3_large(small: bool, batch: int) -> Built:
 
 
 def _vit_b_16(small: bool, batch: int) -> Built:
-    declare_torchvision_operators()
     from torchvision.models.vision_transformer import VisionTransformer
 
     if small:
@@ -125,9 +124,7 @@ def _bert(small: bool, batch: int) -> Built:
     from transformers import BertConfig, BertModel
 
     config = (
-        BertConfig(
-            vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
-        )
+        BertConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
         if small
         else BertConfig()
     )
@@ -251,3 +248,80 @@ CACHED: dict[str, Entry] = {
         Entry("LlamaForCausalLM+cache", partial(_llama, use_cache=True)),
     )
 }
+
+
+# ------------------------------------------------------------------------------------ operators
+
+
+class Use(NamedTuple):
+    """One operator call as text: its operands with types and shapes."""
+
+    op: str
+    signature: str
+
+
+def uses(graph: torch.fx.Graph) -> Iterator[Use]:
+    """The operator calls of a canonical graph; constants are marked, sizes are numbers or symbols."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            keywords = [f"{key}={_text(value)}" for key, value in node.kwargs.items() if value is not None]
+            arguments = ", ".join([*map(_text, node.args), *keywords])
+            yield Use(_op_name(node.target), f"({arguments}) -> {_text(node)}")
+
+
+def _op_name(target: Any) -> str:
+    return str(target) if hasattr(target, "_schema") else f"{target.__module__}.{target.__name__}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, torch.fx.Node):
+        text = _text(value.meta.get("val"))
+        return f"const {text}" if value.op == "get_attr" else text
+    if isinstance(value, torch.Tensor):
+        dtype = str(value.dtype).removeprefix("torch.").replace("float", "f").replace("int", "i")
+        return f"{dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    return str(value) if isinstance(value, torch.SymInt) else repr(value)
+
+
+def _print_operators(names: Sequence[str], sizes: Sequence[Size]) -> None:
+    from engine.capture import capture
+
+    counts: dict[str, Counter[str]] = {}
+    calls: dict[str, Counter[str]] = {}
+    where: dict[Use, set[str]] = {}
+    for name in names:
+        for size in sizes:
+            for dynamic in (False, True):
+                built = ZOO[name].build(size, dynamic=dynamic)
+                start = time.perf_counter()
+                captured = capture(built.model, built.args, built.kwargs, dynamic_shapes=built.dynamic_shapes)
+                seconds = time.perf_counter() - start
+                label = f"{name} {size}{' dynamic' if dynamic else ''}"
+                print(f"{label}: {len(captured.graph.nodes)} nodes, captured in {seconds:.1f} s", file=sys.stderr)
+                for use in uses(captured.graph):
+                    counts.setdefault(use.op, Counter())[name] += 1
+                    calls.setdefault(use.op, Counter())[use.signature] += 1
+                    where.setdefault(use, set()).add(label)
+    for op in sorted(counts, key=lambda op: -counts[op].total()):
+        models = ", ".join(f"{name} {count}" for name, count in counts[op].items())
+        print(f"## {op}  total {counts[op].total()}  models: {models}")
+        for signature, count in calls[op].most_common():
+            print(f"    {count:4d}  {signature}   [{', '.join(sorted(where[Use(op, signature)]))}]")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="List what the captured models are made of.")
+    parser.add_argument("models", nargs="*", help=f"of {', '.join(ZOO)}")
+    parser.add_argument("--ops", action="store_true", help="print every operator with its operands")
+    parser.add_argument("--full", action="store_true", help="the published configurations instead of small ones")
+    options = parser.parse_args()
+    if options.ops:
+        _print_operators(options.models or list(ZOO), ["full" if options.full else "small"])
+    else:
+        print("\n".join(ZOO))
+
+
+if __name__ == "__main__":
+    main()

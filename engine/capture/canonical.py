@@ -17,11 +17,12 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-Fake = Callable[[Any], Any]
+Rank = Callable[[Any], "int | None"]
 
 # Arguments that number the dims of a tensor.
 _DIM_NAMES = frozenset(
-    "dim dims dim0 dim1 dim2 axis axes axis0 axis1 dimension start_dim end_dim dims_self dims_other".split()
+    {"dim", "dims", "dim0", "dim1", "dim2", "axis", "axes", "axis0", "axis1", "dimension", "start_dim", "end_dim"}
+    | {"dims_self", "dims_other"}
 )
 _MOVES = frozenset({"movedim", "moveaxis"})
 
@@ -44,12 +45,12 @@ _NOT_DIMS = frozenset(
 _RESULT_RANK = frozenset({"unsqueeze", "unsqueeze_copy", "stack", "_stack", "diag_embed"})
 # Ops whose dims number the broadcast of their operands.
 _BROADCAST_RANK = frozenset({"cosine_similarity", "linalg_vecdot", "linalg_cross", "cross"})
-_CONCATENATIONS = frozenset({"cat", "concat", "concatenate", "_cat"})
 
 # An empty stride means "the kernel size" in the schemas of pooling.
 _STRIDE_IS_KERNEL = frozenset(
-    "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices "
-    "max_pool2d_with_indices max_pool3d_with_indices".split()
+    f"{kind}_pool{rank}d{suffix}"
+    for rank in (1, 2, 3)
+    for kind, suffix in (("avg", ""), ("max", ""), ("max", "_with_indices"))
 )
 # ``int[]`` arguments of convolution that broadcast to the number of spatial dims.
 _PER_SPATIAL_DIM = frozenset({"stride", "padding", "dilation", "output_padding"})
@@ -104,16 +105,14 @@ def _schema(op: OpOverload) -> _Schema:
         )
         if tensor is None and kind in ("Tensor", "List[Tensor]", "Optional[Tensor]"):
             tensor = position
-        named_dim = argument.name in _DIM_NAMES or (
-            name in _MOVES and argument.name in ("source", "destination")
-        )
+        named_dim = argument.name in _DIM_NAMES or (name in _MOVES and argument.name in ("source", "destination"))
         arguments.append(
             _Argument(
                 name=argument.name,
                 keyword_only=argument.kwarg_only,
                 required=not argument.has_default_value(),
                 default=argument.default_value if argument.has_default_value() else None,
-                length=argument.N if integers and "List" in kind else None,
+                length=getattr(argument, "N", None) if integers and "List" in kind else None,
                 is_dim=integers and named_dim and name not in _NOT_DIMS,
                 is_float=kind in ("float", "Optional[float]"),
                 is_list=integers and "List" in kind,
@@ -124,27 +123,27 @@ def _schema(op: OpOverload) -> _Schema:
         name=name,
         arguments=tuple(arguments),
         positional=sum(not argument.keyword_only for argument in arguments),
-        plain=not special
-        and not any(a.is_dim or a.is_float or a.is_list for a in arguments),
+        plain=not special and not any(a.is_dim or a.is_float or a.is_list for a in arguments),
         tensor=tensor,
     )
 
 
-def fake_of(argument: Any) -> Any:
-    """The fake value of an argument: ``meta["val"]`` of a node, anything else as it is."""
-    return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+def rank_of(argument: Any) -> int | None:
+    """The rank of a tensor argument, an ``fx.Node`` or a tensor; None for anything else."""
+    value = argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+    return value.dim() if isinstance(value, torch.Tensor) else None
 
 
 def canonical_arguments(
     op: OpOverload,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    fake: Fake = fake_of,
+    rank: Rank = rank_of,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """``args`` and ``kwargs`` of one call in canonical form; both stay executable.
 
-    ``fake`` gives the (fake) tensor of a tensor argument; the default takes ``fx.Node``s and
-    tensors.  Only ranks, and the sizes of operands of a concatenation, are read from it.
+    ``rank`` gives the rank of a tensor argument, None where it is unknown (its dims then stay as they
+    are) or where the argument is no tensor.  Raises ``TypeError`` where a required argument is missing.
     """
     schema = _schema(op)
     values: list[Any] = []
@@ -159,13 +158,13 @@ def canonical_arguments(
             default = argument.default
             values.append(list(default) if isinstance(default, list | tuple) else default)
     if not schema.plain:
-        _normalise(schema, values, fake)
+        _normalise(schema, values, rank)
     positional = schema.positional
     keyword = schema.arguments[positional:]
     return tuple(values[:positional]), {a.name: v for a, v in zip(keyword, values[positional:], strict=True)}
 
 
-def _normalise(schema: _Schema, values: list[Any], fake: Fake) -> None:
+def _normalise(schema: _Schema, values: list[Any], rank: Rank) -> None:
     for position, argument in enumerate(schema.arguments):
         value = values[position]
         if value is None:
@@ -174,21 +173,21 @@ def _normalise(schema: _Schema, values: list[Any], fake: Fake) -> None:
             if type(value) is int:
                 values[position] = float(value)
         elif argument.is_list:
-            values[position] = _listed(argument, value)
+            value = values[position] = _listed(argument, value)
             if argument.is_dim:
-                rank = _rank(schema, argument, values, fake)
-                values[position] = [_wrap(dim, rank) for dim in values[position]]
+                known = _rank(schema, argument, values, rank)
+                values[position] = [_wrap(dim, known) for dim in value]
         elif argument.is_dim:
-            values[position] = _wrap(value, _rank(schema, argument, values, fake))
+            values[position] = _wrap(value, _rank(schema, argument, values, rank))
     if schema.name in _STRIDE_IS_KERNEL:
         by_name = {argument.name: position for position, argument in enumerate(schema.arguments)}
         if values[by_name["stride"]] in ([], ()):
             values[by_name["stride"]] = list(values[by_name["kernel_size"]])
     elif schema.name == "convolution":
-        spatial = fake(values[1]).dim() - 2
+        weight = rank(values[1])
         for position, argument in enumerate(schema.arguments):
-            if argument.name in _PER_SPATIAL_DIM and len(values[position]) == 1:
-                values[position] = list(values[position]) * spatial
+            if argument.name in _PER_SPATIAL_DIM and len(values[position]) == 1 and weight is not None:
+                values[position] = list(values[position]) * (weight - 2)
 
 
 def _listed(argument: _Argument, value: Any) -> Any:
@@ -206,41 +205,25 @@ def _wrap(dim: Any, rank: int | None) -> Any:
     return dim + max(rank, 1)
 
 
-def _rank(schema: _Schema, argument: _Argument, values: Sequence[Any], fake: Fake) -> int | None:
+def _rank(schema: _Schema, argument: _Argument, values: Sequence[Any], rank: Rank) -> int | None:
+    """The rank that a dim of this call refers to."""
     if schema.tensor is None:
         return None
-    name = schema.name
     operand = values[1] if argument.name == "dims_other" else values[schema.tensor]
-    if name in _BROADCAST_RANK:
-        ranks = [
-            tensor.dim()
-            for tensor in (fake(v) for v in values if isinstance(v, fx.Node | torch.Tensor))
-            if isinstance(tensor, torch.Tensor)
-        ]
-        return max(ranks, default=None)
+    if schema.name in _BROADCAST_RANK:
+        operand = values
     if isinstance(operand, list | tuple):
-        tensors = [fake(element) for element in operand]
-        if name in _CONCATENATIONS:
-            # A 1-d tensor of size 0 fits any concatenation and says nothing about its rank.
-            tensors = [t for t in tensors if t.dim() != 1 or _size_differs_from_zero(t)] or tensors
-        operand = tensors[0] if tensors else None
+        # In a concatenation an empty 1-d tensor fits operands of every rank, so the largest rank is the one.
+        known = [r for r in map(rank, operand) if r is not None]
+        result = max(known, default=None)
     else:
-        operand = fake(operand)
-    if not isinstance(operand, torch.Tensor):
-        return None
-    return operand.dim() + (name in _RESULT_RANK)
-
-
-def _size_differs_from_zero(tensor: torch.Tensor) -> bool:
-    size = tensor.shape[0]
-    return not isinstance(size, int) or size != 0
+        result = rank(operand)
+    return None if result is None else result + (schema.name in _RESULT_RANK)
 
 
 def is_assertion(target: Any) -> bool:
-    """Whether an op only checks, or only tells the shape environment, something."""
-    if isinstance(target, OpOverload):
-        return f"{target.namespace}.{target._opname}" in _ASSERTIONS
-    return target in (torch._check, torch.sym_constrain_range) if hasattr(torch, "sym_constrain_range") else False
+    """Whether an op computes nothing: it checks something, or tells the shape environment."""
+    return isinstance(target, OpOverload) and f"{target.namespace}.{target._opname}" in _ASSERTIONS
 
 
 def is_effectful(node: fx.Node) -> bool:

@@ -79,8 +79,7 @@ class Input:
         for dim, (least, usual, most) in enumerate(zip(*shapes, strict=True)):
             if not least <= usual <= most:
                 raise InputError(
-                    f"{label}: dim {dim} has min {least}, opt {usual}, max {most}; "
-                    "it must be min <= opt <= max"
+                    f"{label}: dim {dim} has min {least}, opt {usual}, max {most}; it must be min <= opt <= max"
                 )
         ranks = {torch.channels_last: 4, torch.channels_last_3d: 5}
         if ranks.get(self.format, len(self.opt_shape)) != len(self.opt_shape):
@@ -90,8 +89,7 @@ class Input:
     def shape(self) -> tuple[int | str, ...]:
         """The sizes, a dynamic one as ``"min..max"``."""
         return tuple(
-            low if low == high else f"{low}..{high}"
-            for low, high in zip(self.min_shape, self.max_shape, strict=True)
+            low if low == high else f"{low}..{high}" for low, high in zip(self.min_shape, self.max_shape, strict=True)
         )
 
     @property

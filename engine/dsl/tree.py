@@ -275,9 +275,7 @@ class TuplePattern(Node):
     roots: tuple[Pattern, ...]
 
 
-Pattern: TypeAlias = (
-    OpPattern | Capture | Wildcard | Literal | Approximate | Upper | ListPattern | TuplePattern | Rest
-)
+Pattern: TypeAlias = OpPattern | Capture | Wildcard | Literal | Approximate | Upper | ListPattern | TuplePattern | Rest
 
 # ---------------------------------------------------------------- clauses and items
 

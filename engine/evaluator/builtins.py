@@ -106,7 +106,10 @@ def elements(context: BuiltinContext, value: object) -> torch.Tensor:
         data = tensor.number if tensor.numbers is None else list(tensor.numbers)
         return torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
     if isinstance(tensor, Captured) and context.mirror.is_const(tensor.value):
-        if math.prod(n if isinstance(n, int) else _READABLE_ELEMENTS + 1 for n in shape_of(tensor)) > _READABLE_ELEMENTS:
+        if (
+            math.prod(n if isinstance(n, int) else _READABLE_ELEMENTS + 1 for n in shape_of(tensor))
+            > _READABLE_ELEMENTS
+        ):
             raise Failed(f"constant of more than {_READABLE_ELEMENTS} elements")
         data = context.mirror.constant(tensor.value)
         assert isinstance(data, torch.Tensor)

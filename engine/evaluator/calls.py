@@ -10,6 +10,7 @@ import torch
 
 from engine import sizes as staged
 from engine.capture.canonical import canonical_arguments
+from engine.dsl import operators
 from engine.dsl.rule import EnumToken, Layer
 from engine.dsl.tree import Parameter, Type
 from engine.errors import EngineError, Span
@@ -30,13 +31,11 @@ def resolve(name: str) -> tuple[str, torch._ops.OpOverload]:
     Raises:
         Failed: there is no such op.
     """
-    namespace, _, rest = name.partition(".")
-    packet_name, _, overload = rest.partition(".")
-    packet = getattr(getattr(torch.ops, namespace), packet_name, None)
-    op = getattr(packet, overload or "default", None)
-    if not isinstance(op, torch._ops.OpOverload):
+    found = operators.find(name)
+    if found is None:
         raise Failed(f"unknown op {name}")
-    return f"{namespace}.{packet_name}.{overload or 'default'}", op
+    namespace, packet, overload = found.name.split(".")
+    return found.name, getattr(getattr(getattr(torch.ops, namespace), packet), overload)
 
 
 # ------------------------------------------------------------------------------------------ layers
@@ -98,7 +97,7 @@ def _checked(layer: Layer, parameter: Parameter, value: Any, span: Span, context
         value = tuple(_element(what, kind.element, item, span, context) for item in value)
     else:
         value = _element(what, kind, value, span, context)
-    runtime_capable = parameter.slot is not None and kind.modifier != "static" or not parameter.attribute
+    runtime_capable = (parameter.slot is not None and kind.modifier != "static") or not parameter.attribute
     if not runtime_capable and not staged.is_known(value):
         raise Failed(f"{what} must be known when compiling, it is {_symbolic(value, context)}", span)
     return value
@@ -164,7 +163,9 @@ def op_call(name: str, positional: list[Any], keywords: dict[str, Any], span: Sp
     return call.outputs if isinstance(call.fake, list | tuple) else call.outputs[0]
 
 
-def _canonical(op: torch._ops.OpOverload, positional: list[Any], keywords: dict[str, Any], span: Span) -> tuple[Any, ...]:
+def _canonical(
+    op: torch._ops.OpOverload, positional: list[Any], keywords: dict[str, Any], span: Span
+) -> tuple[Any, ...]:
     schema = op._schema.arguments
     if len(positional) > len(schema):
         raise Failed(f"{op} takes {len(schema)} arguments, got {len(positional)}", span)

@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine import sizes
 from engine.errors import EngineError
 from engine.graph import arguments as args
-from engine.graph import provenance, reachability
+from engine.graph import inference, provenance, reachability
 from engine.graph.constants import Constants
 from engine.graph.provenance import Provenance
 from engine.graph.symbols import SizeNodes
@@ -215,7 +215,7 @@ class Mirror:
     def is_const(self, value: Value) -> bool:
         """Whether a value is the same in every run: a constant, or computed from constants alone.
 
-        Random and mutating ops are not, nor are ops with a size that is not known or an output of unknown size.
+        Random and mutating ops are not, nor are ops with an argument or an output of unknown size.
         """
         return self._constants.is_const(value.node)
 
@@ -251,7 +251,7 @@ class Mirror:
             fake: its fake value, when the caller knows it; otherwise it is inferred.
 
         Raises:
-            EngineError: PyTorch refuses the arguments, or a size cannot be computed before ``before``.
+            EngineError: PyTorch refuses the arguments for some sizes, or a size cannot be computed before ``before``.
         """
         positional, keywords = args.split(op, arguments)
 
@@ -265,7 +265,7 @@ class Mirror:
         positional = tuple(args.map_values(item, written) for item in positional)
         keywords = {name: args.map_values(item, written) for name, item in keywords.items()}
         if fake is None:
-            fake = self._infer(op, positional, keywords)
+            fake = inference.infer(self.fake_mode, self.shape_env, op, positional, keywords)
         with self.graph.inserting_before(before):
             node = self.graph.call_function(op, positional, keywords)
         node.meta["val"] = fake
@@ -290,7 +290,7 @@ class Mirror:
         positional, keywords = args.split(op, arguments)
         positional = tuple(args.map_values(item, faked) for item in positional)
         keywords = {name: args.map_values(item, faked) for name, item in keywords.items()}
-        return self._infer(op, positional, keywords)
+        return inference.infer(self.fake_mode, self.shape_env, op, positional, keywords)
 
     def symint(self, size: Int) -> Any:
         """A staged int as ``int`` or ``SymInt``."""
@@ -299,19 +299,6 @@ class Mirror:
         if self.shape_env is None:
             raise EngineError(f"the size {size} is symbolic, but the graph has no symbolic shapes")
         return self.shape_env.create_symintnode(size, hint=None)
-
-    def _infer(self, op: OpOverload, positional: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        def faked(item: Any) -> Any:
-            return item.meta["val"] if isinstance(item, fx.Node) else item
-
-        try:
-            with self.fake_mode, torch.no_grad():
-                return op(
-                    *(args.map_values(item, faked) for item in positional),
-                    **{name: args.map_values(item, faked) for name, item in keywords.items()},
-                )
-        except Exception as error:
-            raise EngineError(f"{op} does not accept {_describe(positional, keywords)}: {error}") from error
 
     def size_node(self, size: Int, before: fx.Node | None = None) -> Any:
         """A staged int as an FX argument: the number itself, or the node that computes it.
@@ -512,16 +499,6 @@ class Mirror:
 
 def _is_submodule(node: fx.Node) -> bool:
     return "val" not in node.meta and any(isinstance(user.target, HigherOrderOperator) for user in node.users)
-
-
-def _describe(positional: Sequence[Any], keywords: dict[str, Any]) -> str:
-    def one(item: Any) -> Any:
-        fake = item.meta["val"] if isinstance(item, fx.Node) else item
-        return f"{fake.dtype}{list(fake.shape)}" if isinstance(fake, torch.Tensor) else fake
-
-    texts = [str(args.map_values(item, one)) for item in positional]
-    texts += [f"{name}={args.map_values(item, one)}" for name, item in keywords.items() if item is not None]
-    return f"({', '.join(texts)})"
 
 
 __all__ = ["Mirror", "Value"]

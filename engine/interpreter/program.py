@@ -92,7 +92,8 @@ class Program:
     def _run(self, block: Block, values: Values, only: frozenset[int] | None = None) -> None:
         """Run the nodes of a block, or those that define a value of ``only``."""
         for node, released in zip(block.nodes, block.releases, strict=True):
-            if only is None or not only.isdisjoint(node.outputs):
+            # A node without outputs is an assertion: it runs as soon as it has what it checks.
+            if only is None or not only.isdisjoint(node.outputs) or _is_ready_check(node, values):
                 if isinstance(node, Step):
                     self._step(node, values)
                 else:
@@ -113,6 +114,10 @@ class Program:
         except Exception as error:
             raise InterpreterError(_describe(step, inputs, error)) from error
         values.update(zip(step.outputs, outputs, strict=True))
+
+
+def _is_ready_check(node: Step | Region, values: Values) -> bool:
+    return not node.outputs and all(value is None or value in values for value in node.inputs)
 
 
 def _check_input(entry: NetworkInput, tensor: Tensor) -> None:

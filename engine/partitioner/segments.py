@@ -114,9 +114,7 @@ def _segments(mirror: Mirror, tiles: dict[fx.Node, Tile], phases: dict[int, list
             for value in _operands(mirror, node, tiles)
             if home.get(value.node) != phase and not mirror.is_const(value)
         )
-        outputs = [
-            value for node in roots for value in _values(node) if readers.get(value, set()) - {phase}
-        ]
+        outputs = [value for node in roots for value in _values(node) if readers.get(value, set()) - {phase}]
         name = f"{'engine' if phase % 2 else 'torch'}_{counts[backend]}"
         counts[backend] += 1
         yield Segment(name, backend, tuple(nodes), own, tuple(inputs), tuple(outputs))

@@ -14,7 +14,7 @@ from torch import fx
 
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Mirror, Value
-from engine.matcher import Matcher
+from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT refused it, or the engine did not load.
@@ -129,8 +129,8 @@ def _best(
 def nearest(matcher: Matcher, context: Context, node: fx.Node) -> str:
     """Why no rule takes a node: the rule that came nearest and the test that failed."""
     op = context.mirror.op(node)
-    misses = [matcher.why_not(node, rule) for rule in matcher.rules_for(op)]
+    misses = [matcher.why_not(node, rule) for rule in matcher.roots_of(op)]
     if not misses:
         return f"no rule converts {op}"
-    best = max(misses, key=lambda miss: miss.depth)
+    best = max(misses, key=lambda miss: miss.passed)
     return f"nearest rule {best.rule.id} ({best.rule.where}): {best}"

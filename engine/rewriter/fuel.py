@@ -15,10 +15,9 @@ from typing import Any
 
 import networkx
 
-from engine.dsl import tree
+from engine.dsl import operators, tree
 from engine.dsl.rule import OpName, Rule
 from engine.errors import EngineError
-from engine.evaluator.calls import resolve
 
 
 def emitted_ops(rule: Rule, macros: Mapping[str, tree.Macro]) -> tuple[str, ...]:
@@ -44,7 +43,9 @@ def _ops(item: Any, rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[st
         elif isinstance(function, tree.Qualified):
             name = function.name
         if name is not None and not name.startswith(("trt.", "host.", "cap.")):
-            yield resolve(name)[0]
+            operator = operators.find(name)
+            if operator is not None:
+                yield operator.name
         yield from _ops(item.arguments, rule, macros)
     elif isinstance(item, list | tuple):
         for part in item:

@@ -80,7 +80,7 @@ def _input(engine: Any, name: str) -> Binding:
     shapes: list[Bounds] = []
     values: list[Bounds | tuple[()]] = []
     host = engine.get_tensor_location(name) == load().TensorLocation.HOST
-    for profile in range(engine.num_optimization_profiles):
+    for profile in range(max(1, engine.num_optimization_profiles)):
         if -1 in shape:
             low, best, high = engine.get_tensor_profile_shape(name, profile)
             shapes.append((tuple(low), tuple(best), tuple(high)))
@@ -91,14 +91,13 @@ def _input(engine: Any, name: str) -> Binding:
     return _binding(engine, name, shapes=tuple(shapes), values=tuple(values))
 
 
-def choose_profile(
-    inputs: Sequence[Binding], shapes: Sequence[Shape], values: Sequence[Shape | None]
-) -> int:
+def choose_profile(inputs: Sequence[Binding], shapes: Sequence[Shape], values: Sequence[Shape | None]) -> int:
     """The profile to run inputs of given shapes with: of those that allow them, the nearest one.
 
     Nearest is the one whose optimal shapes differ least, summed over the logarithms of all sizes.
 
     Args:
+        inputs: the engine's inputs.
         shapes: a shape per input.
         values: a host input's values; None for the other inputs.
 
@@ -109,10 +108,10 @@ def choose_profile(
     problems = [_problem(inputs, shapes, values, profile) for profile in profiles]
     fitting = [profile for profile in profiles if problems[profile] is None]
     if not fitting:
-        text = problems[0] if len(problems) == 1 else "no optimization profile allows the inputs:" + "".join(
-            f"\n  profile {profile}: {problem}" for profile, problem in enumerate(problems)
-        )
-        raise InputError(str(text))
+        if len(problems) == 1:
+            raise InputError(str(problems[0]))
+        lines = [f"\n  profile {profile}: {problem}" for profile, problem in enumerate(problems)]
+        raise InputError("no optimization profile allows the inputs:" + "".join(lines))
     return min(fitting, key=lambda profile: _distance(inputs, shapes, profile))
 
 

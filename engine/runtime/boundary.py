@@ -42,11 +42,12 @@ class Boundary:
     """What goes into and comes out of an engine, in the order of its bindings.
 
     Attributes:
-        inputs: a `TensorSpec` per tensor; a staged int for an input that is a size.
+        inputs: a `TensorSpec` per tensor; a staged int for an input that is a size; None where only
+            the outputs were recorded.
         outputs: a `TensorSpec` per output, its sizes over the symbols of the inputs.
     """
 
-    inputs: tuple[TensorSpec | Int, ...]
+    inputs: tuple[TensorSpec | Int, ...] | None
     outputs: tuple[TensorSpec, ...]
 
     @classmethod
@@ -64,6 +65,8 @@ class Boundary:
             InputError: the first input that does not fit.
         """
         check_count(inputs, names)
+        if self.inputs is None:
+            return
         for name, spec, value in zip(names, self.inputs, inputs, strict=True):
             if not isinstance(value, torch.Tensor) or not isinstance(spec, TensorSpec):
                 continue
@@ -77,9 +80,7 @@ class Boundary:
                 if isinstance(expected, int) and size != expected:
                     raise InputError(f"input {name!r} has size {size} in dim {axis}, the engine takes {expected}")
 
-    def output_shapes(
-        self, inputs: Sequence[Any], unknown: Callable[[], Size] | None = None
-    ) -> list[tuple[Size, ...]]:
+    def output_shapes(self, inputs: Sequence[Any], unknown: Callable[[], Size] | None = None) -> list[tuple[Size, ...]]:
         """The output shapes for inputs of given, possibly symbolic, shapes.
 
         Args:
@@ -90,7 +91,7 @@ class Boundary:
             InputError: a size is not determined and ``unknown`` is not given.
         """
         known = _Solution()
-        for spec, value in zip(self.inputs, inputs, strict=True):
+        for spec, value in zip(self.inputs or (), inputs, strict=self.inputs is not None):
             if isinstance(spec, TensorSpec):
                 for recorded, size in zip(spec.shape, value.shape, strict=True):
                     known.learn(recorded, size)

@@ -11,7 +11,7 @@ from engine.errors import BuildError, EngineError
 # `Layer name:`, `[name]` is left out because it is also how TensorRT names its source files.
 _NAMED = (
     re.compile(r"ForeignNode\[([^\]]+)\]"),
-    re.compile(r"\bnode \{?([^\s{}\[\]]+)\}?"),
+    re.compile(r"\bnode \{?(?!ForeignNode)([^\s{}\[\]]+)\}?"),
     re.compile(r"\blayer (?:named? )?[`'\"]([^`'\"]+)[`'\"]", re.IGNORECASE),
 )
 

@@ -127,9 +127,10 @@ class LanePool:
             self._idle.setdefault(lane.stream, []).append(lane)
 
     def take(self, stream: int, plan: BindPlan | None) -> Lane:
-        """A lane for the current stream, whose handle is ``stream``; give it back with `give`.
+        """A lane for the current stream; give it back with `give`.
 
         Args:
+            stream: the handle of the current stream.
             plan: what it is for; None where that is not known yet.
         """
         try:
@@ -198,5 +199,3 @@ class LanePool:
     def _join(self, lane: Lane, stream: int) -> None:
         lane.stream = stream
         lane.stream_object = torch.cuda.current_stream(self._device)
-
-

@@ -213,7 +213,7 @@ class TRTEngine:
                 # TensorRT computes shapes from it on the host: a GPU tensor has to be waited for.
                 value = value.detach().cpu().contiguous()
                 values.append(tuple(value.reshape(-1).tolist()))
-            elif i in self._aliases.values() and self._read_alone(value) is None:
+            elif i in self._aliases.values() and not self._is_bindable(value):
                 raise InputError(
                     f"input {binding.name!r} is written to by the engine: it has to be a contiguous tensor on "
                     f"{self.device}, aligned to {_MISALIGNED + 1} bytes"
@@ -228,7 +228,9 @@ class TRTEngine:
             raise InputError(f"input {binding.name!r} is a {type(value).__name__}, the engine takes a tensor")
         shape = tuple(1 if size == -1 else size for size in binding.shape)
         if math.prod(shape) != 1:
-            raise InputError(f"input {binding.name!r} is the number {value}, the engine takes shape {list(binding.shape)}")
+            raise InputError(f"input {binding.name!r} is a number, the engine takes shape {list(binding.shape)}")
+        if isinstance(value, float) and not binding.dtype.is_floating_point:
+            raise InputError(f"input {binding.name!r} is a float, the engine takes {binding.dtype}")
         # Filled by a kernel, not copied: the call must not wait for the GPU.
         return torch.full(shape, value, dtype=binding.dtype, device="cpu" if binding.host else self.device)
 
@@ -241,10 +243,8 @@ class TRTEngine:
         value = value.resolve_conj().resolve_neg().contiguous()
         return value.clone(memory_format=torch.contiguous_format) if value.data_ptr() & _MISALIGNED else value
 
-    def _read_alone(self, value: torch.Tensor) -> int | None:
-        if value.device != self.device or not value.is_contiguous() or value.data_ptr() & _MISALIGNED:
-            return None
-        return value.data_ptr()
+    def _is_bindable(self, value: torch.Tensor) -> bool:
+        return value.device == self.device and value.is_contiguous() and not value.data_ptr() & _MISALIGNED
 
     def _plan(self, shapes: tuple[Shape, ...], values: tuple[Shape, ...]) -> BindPlan:
         with self._plans_lock:
@@ -275,14 +275,16 @@ class TRTEngine:
                 if unset:
                     raise ExecutionError(self._refused(plan, [f"{', '.join(unset)} not set", *error_texts(messages)]))
             found = [tuple(lane.context.get_tensor_shape(binding.name)) for binding in self.outputs]
+            self._plan_outputs(plan, found)
+            self._set_allocators(lane, plan)
         except BaseException:
             lane.forget()
             raise
         finally:
             self._pool.give(lane)
-        return self._plan_outputs(plan, found)
+        return plan
 
-    def _plan_outputs(self, plan: BindPlan, found: Sequence[Shape]) -> BindPlan:
+    def _plan_outputs(self, plan: BindPlan, found: Sequence[Shape]) -> None:
         device = [i for i, binding in enumerate(self.outputs) if not binding.host and i not in self._aliases]
         plan.allocated = [i for i in device if self._allocate_all or min(found[i], default=0) < 0]
         plan.outputs = [
@@ -291,7 +293,6 @@ class TRTEngine:
         ]
         plan.plain = len(device) == len(self.outputs) and not plan.allocated
         plan.computes = any(output is None or math.prod(output[0]) for output in plan.outputs) or not self.outputs
-        return plan
 
     def _refused(self, plan: BindPlan, messages: Sequence[str]) -> str:
         given = ", ".join(
@@ -301,6 +302,9 @@ class TRTEngine:
 
     def _bind(self, lane: Lane, plan: BindPlan) -> None:
         lane.bind(plan, self.inputs, self._profiles)
+        self._set_allocators(lane, plan)
+
+    def _set_allocators(self, lane: Lane, plan: BindPlan) -> None:
         for i in plan.allocated:
             if i not in lane.allocators:
                 lane.allocators[i] = output_allocator(self._index)
@@ -312,7 +316,7 @@ class TRTEngine:
         for i, output in enumerate(plan.outputs):
             if i in self._aliases:
                 results.append(tensors[self._aliases[i]])
-            elif output is None or plan.computes and (i in plan.allocated or self.outputs[i].host):
+            elif output is None or (plan.computes and (i in plan.allocated or self.outputs[i].host)):
                 results.append(None)
             else:
                 device = torch.device("cpu") if self.outputs[i].host else self.device

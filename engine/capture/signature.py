@@ -1,4 +1,4 @@
-"""From the arguments of a call to the flat inputs of a captured graph, checked."""
+"""How a captured model is called: its arguments become flat graph inputs, its outputs the user's structure."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Argument:
 
     @property
     def is_constant(self) -> bool:
+        """Whether the graph has the value built in instead of taking it."""
         return self.placeholder is None
 
     def __str__(self) -> str:
@@ -43,8 +44,8 @@ class Argument:
 
 
 @dataclass
-class Binder:
-    """Maps calls to graph inputs.
+class Signature:
+    """Maps calls to graph inputs, and graph outputs to results.
 
     ``arguments`` are the leaves of ``in_spec`` in order.  ``parameters`` names the positional
     parameters of ``forward``, so that an argument may be passed by position or by keyword however it
@@ -52,6 +53,7 @@ class Binder:
     """
 
     in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
     arguments: tuple[Argument, ...]
     ranges: Mapping[sympy.Symbol, Range]
     parameters: tuple[str, ...] = ()
@@ -96,6 +98,10 @@ class Binder:
                 self._accepted.add(key)
         return list(leaves) if self._all_live else [leaves[i] for i in self._live]
 
+    def unflatten(self, outputs: Sequence[Any]) -> Any:
+        """The outputs of the graph in the structure that the model returns."""
+        return pytree.tree_unflatten(outputs, self.out_spec)
+
     def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         args, kwargs = self._arrange(tuple(args), dict(kwargs))
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -129,8 +135,7 @@ class Binder:
         for name, value in given.items():
             if name not in self.defaults or not _equal_constant(value, self.defaults[name]):
                 raise InputError(
-                    f"input {name!r} was not given when the model was captured; "
-                    "capture it again with this input"
+                    f"input {name!r} was not given when the model was captured; capture it again with this input"
                 )
         if extra:
             raise InputError(self._count_text(f"{len(args)} positional inputs were given"))
@@ -180,13 +185,9 @@ class Binder:
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{argument} is a tensor, not {_kind(value)}")
         if value.dtype != argument.dtype:
-            raise InputError(
-                f"{argument} has dtype {value.dtype}; the model was captured with {argument.dtype}"
-            )
+            raise InputError(f"{argument} has dtype {value.dtype}; the model was captured with {argument.dtype}")
         if argument.device is not None and value.device.type != argument.device:
-            raise InputError(
-                f"{argument} is on device {value.device}; the model was captured on {argument.device!r}"
-            )
+            raise InputError(f"{argument} is on device {value.device}; the model was captured on {argument.device!r}")
         assert argument.shape is not None
         if value.dim() != len(argument.shape):
             raise InputError(
@@ -198,7 +199,7 @@ class Binder:
         self,
         where: str,
         expected: Int,
-        size: int,
+        size: int | torch.SymInt,
         sizes: dict[sympy.Symbol, tuple[int, str]],
         later: list[tuple[str, sympy.Expr, int]],
     ) -> None:

@@ -1,0 +1,87 @@
+"""What capture yields: a canonical ATen graph and everything that is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
+
+from engine.capture.inputs import Profile, Range
+from engine.capture.signature import Argument, Signature
+
+
+@dataclass
+class Captured:
+    """A captured model.
+
+    Attributes:
+        graph: the canonical graph: placeholders are the user's tensors and symbolic ints, constants are
+            ``get_attr`` nodes, calls are in canonical form, the output is one flat tuple.
+        constants: target of a ``get_attr`` node -> parameter, buffer or constant; the model's own storage.
+        tied: other names of constants that share their tensor -> the name in ``constants``.
+        submodules: target of a ``get_attr`` node -> graph that a higher-order op runs.
+        in_spec, out_spec: pytrees of ``(args, kwargs)`` and of the result.
+        arguments: the leaves of a call; constants and None among them have no placeholder.
+        ranges: symbol of the input shapes -> the sizes it may take.
+        fake_mode, shape_env: of every ``meta["val"]`` of the graph.
+        model_class: name of the model's class.
+        notes: what was decided for the user, one sentence each.
+    """
+
+    graph: fx.Graph
+    constants: dict[str, torch.Tensor]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    arguments: tuple[Argument, ...]
+    ranges: dict[sympy.Symbol, Range]
+    fake_mode: FakeTensorMode
+    shape_env: ShapeEnv
+    model_class: str
+    parameters: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs of the graph, in order, as the user writes them: ``input_ids``, ``batch['image']``."""
+        return tuple(argument.name for argument in self.arguments if not argument.is_constant)
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """The names of the placeholder nodes, in order."""
+        return tuple(a.placeholder for a in self.arguments if a.placeholder is not None)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The ranges of every graph input, by placeholder name."""
+        shapes = {a.placeholder: a.shape for a in self.arguments if a.placeholder and a.shape is not None}
+        return Profile.of(shapes, self.ranges)
+
+    @cached_property
+    def _signature(self) -> Signature:
+        return Signature(
+            self.in_spec, self.out_spec, self.arguments, dict(self.ranges), self.parameters, dict(self.defaults)
+        )
+
+    def signature(self) -> Signature:
+        """How the model is called; holds neither the graph nor the constants."""
+        return self._signature
+
+    def bind(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+        """The graph's inputs for a call, in placeholder order; raises ``InputError``."""
+        return self._signature.bind(args, kwargs or {})
+
+    def module(self) -> fx.GraphModule:
+        """The graph as a module of flat inputs and a flat tuple of outputs, to run it in PyTorch."""
+        root: dict[str, Any] = {**self.constants, **self.submodules}
+        return fx.GraphModule(root, self.graph, class_name=self.model_class)

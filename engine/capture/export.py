@@ -1,0 +1,325 @@
+"""Capture: from a model to a canonical ATen graph, through torch.export."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+from torch.export.graph_signature import ConstantArgument
+from torch.utils import _pytree as pytree
+
+from engine.capture.captured import Captured
+from engine.capture.diagnosis import capture_error
+from engine.capture.doubles import truncate_doubles
+from engine.capture.examples import Examples, prepare
+from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
+from engine.capture.pytrees import register_from_message, register_inputs
+from engine.capture.ranges import find_ranges
+from engine.capture.signature import Argument
+from engine.errors import CaptureError
+from engine.settings import CompilationSettings
+from engine.sizes import normal
+
+# Relations between dims that torch.export asks for, one at a time, before we give up.
+_MOST_REFINEMENTS = 4
+
+
+def capture(
+    model: nn.Module | ExportedProgram | fx.GraphModule,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    settings: CompilationSettings | None = None,
+) -> Captured:
+    """Capture a model as a canonical graph of ATen ops, composites whole.
+
+    Args:
+        model: a module (exported here, unchanged by it), an ``ExportedProgram`` (any decomposition), or a
+            graph module of functional ATen ops with fake values (taken as it is; others are exported).
+        args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
+        dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
+        settings: of the compilation; ``truncate_double`` is seen to here.
+
+    Raises:
+        CaptureError: torch.export cannot take the model, or the model keeps state.
+        InputError: the example arguments do not describe a call.
+    """
+    captured = _capture(model, args, kwargs, dynamic_shapes)
+    if settings is not None and settings.truncate_double:
+        truncate_doubles(captured.graph, captured.constants, captured.fake_mode)
+    return captured
+
+
+def _capture(model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Captured:
+    if isinstance(model, ExportedProgram):
+        return _captured_program(_decomposed(model), None, _class_name(model))
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
+            "(a function can be wrapped in an nn.Module)"
+        )
+    if isinstance(model, fx.GraphModule) and is_importable(model):
+        return _captured_graph(model)
+    examples = prepare(model, args, kwargs, dynamic_shapes)
+    register_inputs((examples.args, examples.kwargs))
+    program, notes = _export(model, examples)
+    return _captured_program(program, examples, type(model).__name__, model, notes)
+
+
+# ------------------------------------------------------------------------------------ torch.export
+
+
+def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[str]]:
+    """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
+    notes: list[str] = []
+    try:
+        return _export_refined(model, examples, notes, strict=False), notes
+    except CaptureError:
+        raise
+    except Exception as error:
+        if not _strict_may_help(error):
+            raise capture_error(type(model).__name__, error) from error
+        try:
+            # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
+            program = _export_refined(model, examples, notes, strict=True)
+        except Exception as strict_error:
+            raise capture_error(type(model).__name__, error, strict_error) from error
+        notes.append("exported in strict mode, because the other mode failed")
+        return program, notes
+
+
+def _export_refined(model: nn.Module, examples: Examples, notes: list[str], *, strict: bool) -> ExportedProgram:
+    """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
+    for _ in range(_MOST_REFINEMENTS):
+        try:
+            return _decomposed(_export_once(model, examples, strict=strict))
+        except Exception as error:
+            message = str(error)
+            if register_from_message(message):
+                continue
+            refined = _refined(message, examples.dynamic_shapes, notes)
+            if refined is None:
+                raise
+            examples.dynamic_shapes = refined
+    return _decomposed(_export_once(model, examples, strict=strict))
+
+
+def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(
+            model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
+        )
+
+
+def _decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program made functional, with an empty table: composites stay whole.
+
+    Meanwhile the outputs are a flat tuple: building the containers that the model returns (a key-value
+    cache, say) while tracing may itself make tensors, which then are constants that nobody knows.
+    """
+    call = program.module_call_graph[0].signature
+    assert call is not None
+    out_spec = call.out_spec
+    call.out_spec = pytree.tree_structure(tuple(range(out_spec.num_leaves)))
+    try:
+        with torch.no_grad():
+            decomposed = program.run_decompositions({})
+    finally:
+        call.out_spec = out_spec
+    result = decomposed.module_call_graph[0].signature
+    assert result is not None
+    result.out_spec = out_spec
+    return decomposed
+
+
+def _strict_may_help(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}"
+    return not any(sign in text for sign in ("Constraints violated", "data-dependent", "conflicts between user"))
+
+
+def _refined(message: str, dynamic_shapes: Any, notes: list[str]) -> Any:
+    """``dynamic_shapes`` with torch.export's suggestions, None where they would take away what was asked.
+
+    Taken are relations between dims (``b = a``, ``b = 2*a``) and bounds for dims that have none.
+    """
+    if "Suggested fixes:" not in message or dynamic_shapes is None:
+        return None
+    suggestion = message.split("Suggested fixes:")[1].split("\n\n")[0]
+    fixes = [line.strip() for line in suggestion.splitlines() if " = " in line]
+    named = _named_dims(dynamic_shapes)
+    for fix in fixes:
+        name, _, value = fix.partition(" = ")
+        asked = named.get(name)
+        if re.fullmatch(r"-?\d+", value.strip()):
+            return None
+        if value.startswith("Dim(") and asked is not None:
+            bounded = {end: getattr(asked, end) for end in ("min", "max")}
+            if ("max=" in value and bounded["max"] < 1 << 31) or ("min=" in value and bounded["min"] > 1):
+                return None
+    try:
+        refined = refine_dynamic_shapes_from_suggested_fixes("Suggested fixes:\n" + "\n".join(fixes), dynamic_shapes)
+    except Exception:
+        # The suggestions name dims that the user wrote as hints: there is nothing to put them in.
+        return None
+    notes.extend(f"the model needs {fix}" for fix in fixes)
+    return refined
+
+
+def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
+    leaves = pytree.tree_leaves(dynamic_shapes)
+    return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def _captured_program(
+    program: ExportedProgram,
+    examples: Examples | None,
+    name: str,
+    model: nn.Module | None = None,
+    notes: list[str] | None = None,
+) -> Captured:
+    imported = import_program(program)
+    notes = list(notes or [])
+    in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+    assert in_spec is not None
+    assert out_spec is not None
+    parameters, defaults = _parameters(program, model)
+    names = _leaf_names(in_spec, imported, parameters)
+    arguments = _arguments(imported, names)
+    mode, shape_env = imported.environment()
+    leaves = _leaves(examples, program, in_spec)
+    ranges = find_ranges(
+        arguments, leaves, examples.wishes if examples else {}, program.range_constraints, shape_env, notes
+    )
+    return Captured(
+        graph=imported.graph,
+        constants=imported.constants,
+        in_spec=in_spec,
+        out_spec=out_spec,
+        arguments=arguments,
+        ranges=ranges,
+        fake_mode=mode,
+        shape_env=shape_env,
+        model_class=name,
+        parameters=parameters,
+        defaults=defaults,
+        tied=imported.tied,
+        submodules=imported.submodules,
+        notes=tuple(notes),
+    )
+
+
+def _captured_graph(module: fx.GraphModule) -> Captured:
+    imported = import_graph_module(module)
+    names = [entry.name for entry in imported.inputs]
+    _, in_spec = pytree.tree_flatten((tuple(names), {}))
+    result = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
+    out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
+    mode, shape_env = imported.environment()
+    arguments = _arguments(imported, names)
+    notes: list[str] = []
+    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, notes)
+    return Captured(
+        graph=imported.graph,
+        constants=imported.constants,
+        in_spec=in_spec,
+        out_spec=out_spec,
+        arguments=arguments,
+        ranges=ranges,
+        fake_mode=mode,
+        shape_env=shape_env,
+        model_class=_class_name(module),
+        parameters=tuple(names),
+        tied=imported.tied,
+        submodules=imported.submodules,
+        notes=tuple(notes),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """The output of a graph in plain containers: fx keeps its own immutable ones."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else tuple(map(_plain, value))
+    return value
+
+
+def _class_name(model: Any) -> str:
+    module = getattr(model, "graph_module", model)
+    return str(getattr(module, "_model_name", None) or type(model).__name__)
+
+
+def _parameters(program: ExportedProgram, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The positional parameters of ``forward``, and the defaults of all its parameters."""
+    if model is not None and not isinstance(model, fx.GraphModule):
+        signature = inspect.signature(model.forward).parameters.values()
+        if any(p.kind is p.VAR_POSITIONAL for p in signature):
+            return (), {}
+        positional = tuple(p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+        return positional, {p.name: p.default for p in signature if p.default is not p.empty}
+    entry = program.module_call_graph[0].signature if program.module_call_graph else None
+    return tuple(getattr(entry, "forward_arg_names", None) or ()), {}
+
+
+def _leaf_names(in_spec: pytree.TreeSpec, imported: Imported, parameters: tuple[str, ...]) -> list[str]:
+    """The leaves of a call as the user writes them: ``x``, ``batch['image']``, ``states[0]``."""
+    fallback = [entry.name for entry in imported.inputs]
+    try:
+        call = pytree.tree_unflatten(list(range(len(fallback))), in_spec)
+        paths, _ = pytree.tree_flatten_with_path(call)
+    except Exception:
+        # A container that does not take placeholders for its tensors has no paths to show.
+        return fallback
+    names = list(fallback)
+    for path, index in paths:
+        if not isinstance(index, int) or not 0 <= index < len(names) or len(path) < 2:
+            continue
+        top = path[1]
+        if isinstance(top, pytree.SequenceKey):
+            name = parameters[top.idx] if top.idx < len(parameters) else None
+        else:
+            name = str(getattr(top, "key", "")) or None
+        if len(path) == 2:
+            names[index] = name or fallback[index]
+        elif name:
+            names[index] = name + pytree.keystr(path[2:])
+    return names
+
+
+def _arguments(imported: Imported, names: list[str]) -> tuple[Argument, ...]:
+    arguments: list[Argument] = []
+    for entry, name in zip(imported.inputs, names, strict=True):
+        if isinstance(entry, ConstantArgument):
+            arguments.append(Argument(name, value=entry.value))
+            continue
+        value = entry.meta["val"]
+        if isinstance(value, torch.Tensor):
+            shape = tuple(map(normal, value.shape))
+            arguments.append(Argument(name, entry.name, shape, value.dtype, value.device.type))
+        elif isinstance(value, torch.SymInt | int):
+            arguments.append(Argument(name, entry.name, symbol=normal(value)))
+        else:
+            raise CaptureError(f"input {name!r} is a {type(value).__name__}, which cannot change from call to call")
+    return tuple(arguments)
+
+
+def _leaves(examples: Examples | None, program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[Any] | None:
+    """The example leaves in the order of the graph's inputs, None where there are none."""
+    if examples is not None:
+        args, kwargs = examples.args, examples.kwargs
+    elif program.example_inputs is not None:
+        args, kwargs = program.example_inputs
+    else:
+        return None
+    _, keyword = in_spec.children() if callable(getattr(in_spec, "children", None)) else in_spec.children_specs
+    order = keyword.context or []
+    leaves, spec = pytree.tree_flatten((tuple(args), {key: kwargs[key] for key in order if key in kwargs}))
+    return leaves if spec.num_leaves == in_spec.num_leaves else None

@@ -1,0 +1,241 @@
+"""From what torch.export (or another tracer) made to the canonical graph: one walk, nothing copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from engine.capture.canonical import canonicalise
+from engine.errors import CaptureError
+
+_PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
+
+
+@dataclass
+class Imported:
+    """A canonical graph with its constants; ``inputs`` has a placeholder, or a constant, per leaf of the call."""
+
+    graph: fx.Graph
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
+    inputs: list[fx.Node | ConstantArgument] = field(default_factory=list)
+
+    def environment(self) -> tuple[FakeTensorMode, ShapeEnv]:
+        """The mode of the graph's fake tensors and its shape environment."""
+        for node in self.graph.nodes:
+            values = node.meta.get("val")
+            for value in values if isinstance(values, list | tuple) else (values,):
+                if isinstance(value, FakeTensor):
+                    mode = value.fake_mode
+                    if mode.shape_env is None:
+                        mode.shape_env = ShapeEnv()
+                    return mode, mode.shape_env
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        assert mode.shape_env is not None
+        return mode, mode.shape_env
+
+
+def import_program(program: ExportedProgram) -> Imported:
+    """The canonical graph of an exported program; raises ``CaptureError`` where it has effects.
+
+    Its calls must be functional, as ``run_decompositions`` leaves them.
+    """
+    _check_outputs(program)
+    graph = fx.Graph()
+    imported = Imported(graph)
+    copies: dict[fx.Node, Any] = {}
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    lifted: list[tuple[fx.Node, str, torch.Tensor]] = []
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            node = nodes[spec.arg.name]
+            if isinstance(spec.arg, ConstantArgument):
+                copies[node] = spec.arg.value
+                imported.inputs.append(spec.arg)
+            else:
+                copies[node] = graph.node_copy(node)
+                imported.inputs.append(copies[node])
+        elif spec.kind in (*_PARAMETERS, InputKind.CONSTANT_TENSOR):
+            assert spec.target is not None
+            lifted.append((nodes[spec.arg.name], spec.target, _tensor(program, spec.target)))
+        else:
+            raise CaptureError(
+                f"input {spec.arg.name!r} of the exported program is a {spec.kind.name.lower().replace('_', ' ')}; "
+                "only tensors and Python scalars can be compiled"
+            )
+    _add_constants(imported, copies, lifted)
+    _copy_calls(imported, copies, program.graph, program.graph_module)
+    results = _output(program.graph).args[0]
+    specs = program.graph_signature.output_specs
+    graph.output(
+        tuple(
+            fx.node.map_arg(result, lambda node: copies[node])
+            for result, spec in zip(results, specs, strict=True)  # type: ignore[arg-type]
+            if spec.kind is OutputKind.USER_OUTPUT
+        )
+    )
+    return _finished(imported)
+
+
+def import_graph_module(module: fx.GraphModule) -> Imported:
+    """The canonical graph of a functional ATen graph module whose nodes have their fake values."""
+    graph = fx.Graph()
+    imported = Imported(graph)
+    copies: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor | torch.SymInt):
+                copies[node] = graph.node_copy(node)
+                imported.inputs.append(copies[node])
+            else:
+                copies[node] = value
+                imported.inputs.append(ConstantArgument(name=node.name, value=value))
+    _copy_calls(imported, copies, module.graph, module)
+    leaves = torch.utils._pytree.tree_leaves(_output(module.graph).args[0])
+    graph.output(tuple(copies[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves))
+    return _finished(imported)
+
+
+def is_importable(module: fx.GraphModule) -> bool:
+    """Whether ``import_graph_module`` can take a module as it is."""
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            functional = not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable
+            known = isinstance(node.target, OpOverload) or _is_symbolic(node)
+            if not functional or not known or "val" not in node.meta:
+                return False
+        elif (node.op == "placeholder" and "val" not in node.meta) or node.op in ("call_module", "call_method"):
+            return False
+    return True
+
+
+def _is_symbolic(node: fx.Node) -> bool:
+    """Whether a call that is no ATen op is a ``getitem`` or computes a size."""
+    module = getattr(node.target, "__module__", "")
+    return module in ("_operator", "math", "torch") and (
+        getattr(node.target, "__name__", "") == "getitem"
+        or not isinstance(node.meta.get("val"), torch.Tensor | list | tuple)
+    )
+
+
+def _check_outputs(program: ExportedProgram) -> None:
+    for spec in program.graph_signature.output_specs:
+        if spec.kind is OutputKind.USER_OUTPUT:
+            continue
+        if spec.kind in (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", None)):
+            raise CaptureError(
+                f"the model writes to {spec.target!r}, one of its own buffers or parameters, and an engine cannot keep "
+                "state. Call model.eval() first (batch normalisation updates its statistics in training mode), or "
+                "pass the tensor in and return the new one"
+            )
+        if spec.kind is OutputKind.USER_INPUT_MUTATION:
+            raise CaptureError(
+                f"the model changes its input {spec.target!r} in place, and an engine cannot write to its inputs. "
+                f"Let forward work on a copy ({spec.target}.clone()) and return the result"
+            )
+        raise CaptureError(
+            f"the exported program has a {spec.kind.name.lower().replace('_', ' ')} output ({spec.target}); "
+            "only inference programs can be compiled"
+        )
+
+
+def _tensor(program: ExportedProgram, target: str) -> torch.Tensor:
+    source: Mapping[str, Any] = program.state_dict if target in program.state_dict else program.constants
+    tensor = source[target]
+    if not isinstance(tensor, torch.Tensor):
+        raise CaptureError(f"constant {target!r} of the exported program is a {type(tensor).__name__}, not a tensor")
+    return tensor.detach()
+
+
+def _add_constants(
+    imported: Imported, copies: dict[fx.Node, Any], lifted: list[tuple[fx.Node, str, torch.Tensor]]
+) -> None:
+    by_storage: dict[Any, fx.Node] = {}
+    for node, target, tensor in lifted:
+        identity = _identity(tensor)
+        shared = by_storage.get(identity)
+        if shared is not None:
+            copies[node] = shared
+            imported.tied[target] = str(shared.target)
+            continue
+        constant = imported.graph.create_node("get_attr", target, name=node.name)
+        constant.meta = dict(node.meta)
+        copies[node] = by_storage[identity] = constant
+        imported.constants[target] = tensor
+
+
+def _identity(tensor: torch.Tensor) -> Any:
+    """Equal for tensors that are the same memory seen the same way (tied weights)."""
+    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.numel() == 0:
+        return id(tensor)
+    if isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0:
+        return id(tensor)
+    return (
+        tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device,
+        tensor.is_conj(), tensor.is_neg(),
+    )  # fmt: skip
+
+
+def _copy_calls(imported: Imported, copies: dict[fx.Node, Any], graph: fx.Graph, owner: torch.nn.Module) -> None:
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            copies[node] = imported.graph.node_copy(node)
+            _add_attribute(imported, copies[node], owner)
+        elif node.op == "call_function":
+            # Constant inputs are substituted by their values, which ``node_copy`` does not do for us.
+            copies[node] = imported.graph.create_node(
+                node.op,
+                node.target,
+                fx.node.map_arg(node.args, lambda n: copies[n]),
+                fx.node.map_arg(node.kwargs, lambda n: copies[n]),
+                name=node.name,
+            )
+            copies[node].meta = dict(node.meta)
+
+
+def _add_attribute(imported: Imported, node: fx.Node, owner: torch.nn.Module) -> None:
+    target = str(node.target)
+    value: Any = owner
+    for name in target.split("."):
+        value = getattr(value, name)
+    if isinstance(value, fx.GraphModule):
+        imported.submodules[target] = value
+    elif isinstance(value, torch.Tensor):
+        imported.constants[target] = value.detach()
+        if "val" not in node.meta:
+            mode, _ = imported.environment()
+            node.meta["val"] = mode.from_tensor(imported.constants[target], static_shapes=True)
+    else:
+        raise CaptureError(f"attribute {target!r} of the graph is a {type(value).__name__}, not a tensor or a graph")
+
+
+def _output(graph: fx.Graph) -> fx.Node:
+    return next(node for node in reversed(graph.nodes) if node.op == "output")
+
+
+def _finished(imported: Imported) -> Imported:
+    graph = imported.graph
+    for node in graph.nodes:
+        if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+            raise CaptureError(
+                f"{node.target} writes to its input in place; the graph must be functional "
+                "(torch.export and run_decompositions make it so)"
+            )
+    canonicalise(graph)
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    imported.constants = {name: tensor for name, tensor in imported.constants.items() if name in used}
+    imported.tied = {name: other for name, other in imported.tied.items() if other in used}
+    imported.submodules = {name: module for name, module in imported.submodules.items() if name in used}
+    graph.lint()
+    return imported

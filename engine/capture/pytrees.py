@@ -1,0 +1,71 @@
+"""Containers that PyTorch does not know yet: registered when a model takes or returns one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import sys
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+_UNKNOWN = (
+    # "Found <class 'm.C'> in output, which is not a known type"
+    re.compile(r"Found <class '([\w.]+)'> in output"),
+    # "Unsupported input type <class 'm.C'>"
+    re.compile(r"Unsupported input type <class '([\w.]+)'>"),
+    re.compile(r"is of type <class '([\w.]+)'>"),
+)
+
+
+def register_from_message(message: str) -> bool:
+    """Register the class that torch.export's error says it does not know; False where that is not possible."""
+    for pattern in _UNKNOWN:
+        match = pattern.search(message)
+        if match:
+            module, _, name = match[1].rpartition(".")
+            cls = getattr(sys.modules.get(module), name, None)
+            return isinstance(cls, type) and register(cls)
+    return False
+
+
+def register_inputs(values: Any) -> None:
+    """Register the containers among the arguments of a call, where that is possible."""
+    for leaf in pytree.tree_leaves(values):
+        if not isinstance(leaf, torch.Tensor | int | float | bool | str | complex | None):
+            register(type(leaf))
+
+
+def register(cls: type) -> bool:
+    """Make a dataclass, or a key-value cache of transformers, a pytree; False where that is not possible."""
+    if cls in pytree.SUPPORTED_NODES:
+        return False
+    if cls.__module__.partition(".")[0] == "transformers":
+        return _register_cache(cls)
+    if dataclasses.is_dataclass(cls):
+        torch.export.register_dataclass(cls, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}")
+        return True
+    return False
+
+
+def _register_cache(cls: type) -> bool:
+    """Through the functions that transformers has for it; which ones depends on its version."""
+    if cls.__name__ == "DynamicCache":
+        function = _find("transformers.integrations.executorch", "register_dynamic_cache_export_support")
+        arguments: tuple[Any, ...] = ()
+    else:
+        function = _find("transformers.exporters.exporter_dynamo", "register_pytree_node")
+        arguments = (cls,)
+    if function is None:
+        return False
+    function(*arguments)
+    return cls in pytree.SUPPORTED_NODES
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None

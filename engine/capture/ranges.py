@@ -1,0 +1,152 @@
+"""The sizes that the symbols of a captured graph may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from engine.capture.examples import Wish
+from engine.capture.inputs import Range, unbounded
+from engine.capture.signature import Argument
+from engine.errors import CaptureError
+from engine.sizes import Int
+
+# Larger bounds are torch.export's way of saying that there is none.
+_NO_BOUND = 1 << 31
+
+
+def find_ranges(
+    arguments: Sequence[Argument],
+    leaves: Sequence[Any] | None,
+    wishes: Mapping[tuple[int, int], Wish],
+    constraints: Mapping[Any, ValueRanges],
+    shape_env: ShapeEnv,
+    notes: list[str],
+) -> dict[sympy.Symbol, Range]:
+    """The range of every symbol of the inputs, from torch.export's constraints and the user's wishes.
+
+    torch.export lets a size be 0 or 1 wherever its lower bound is 2 (its way to say "not specialised"),
+    so such a bound means 1, unless the user gave a larger one.  Where several inputs share a symbol their
+    ranges are intersected.  A dim without an upper bound gets ``unbounded`` of its example.
+
+    Raises ``CaptureError`` where the model fixes or narrows a dim for which the user gave a range.
+    """
+    asked = _wishes_by_argument(arguments, leaves, wishes)
+    ranges: dict[sympy.Symbol, Range] = {}
+    for symbol in _symbols(arguments):
+        low, high = _bounds(constraints.get(symbol))
+        wanted = [(where, wish) for where, size, wish in asked if size == symbol]
+        opt = _opt(symbol, arguments, leaves, wanted, shape_env)
+        if wanted:
+            low, high = _intersected(symbol, low, high, wanted)
+        low = 1 if low <= 2 and not any(wish.min == 2 for _, wish in wanted) else low
+        if high is None:
+            high = max(unbounded(opt), low)
+            where = _first_place(symbol, arguments)
+            notes.append(f"{where} has no upper bound; compiled for up to {high} (give it a range to change that)")
+        ranges[symbol] = Range(low, min(max(opt, low), high), high)
+    _check_wishes(asked, ranges)
+    return ranges
+
+
+def _symbols(arguments: Sequence[Argument]) -> list[sympy.Symbol]:
+    found: dict[sympy.Symbol, None] = {}
+    for argument in arguments:
+        for size in (*(argument.shape or ()), argument.symbol):
+            if isinstance(size, sympy.Expr):
+                found.update(dict.fromkeys(sorted(size.free_symbols, key=str)))
+    return list(found)
+
+
+def _wishes_by_argument(
+    arguments: Sequence[Argument], leaves: Sequence[Any] | None, wishes: Mapping[tuple[int, int], Wish]
+) -> list[tuple[str, Int, Wish]]:
+    """``(place, size, wish)`` for every dim of which something was asked."""
+    found: list[tuple[str, Int, Wish]] = []
+    for argument, leaf in zip(arguments, leaves or (), strict=False):
+        for dim, size in enumerate(argument.shape or ()):
+            wish = wishes.get((id(leaf), dim))
+            if wish is not None:
+                found.append((f"dim {dim} of {argument}", size, wish))
+    return found
+
+
+def _bounds(constraint: ValueRanges | None) -> tuple[int, int | None]:
+    if constraint is None:
+        return 0, None
+    low = int(constraint.lower) if constraint.lower.is_finite else 0
+    high = constraint.upper
+    finite = bool(high.is_finite) and high < _NO_BOUND and not math.isinf(float(high))
+    return max(low, 0), int(high) if finite else None
+
+
+def _opt(
+    symbol: sympy.Symbol,
+    arguments: Sequence[Argument],
+    leaves: Sequence[Any] | None,
+    wanted: Sequence[tuple[str, Wish]],
+    shape_env: ShapeEnv,
+) -> int:
+    """The size to optimise for: what the user asked, what the example has, or what was traced with."""
+    if wanted:
+        return wanted[0][1].opt
+    for argument, leaf in zip(arguments, leaves or (), strict=False):
+        if argument.symbol == symbol and isinstance(leaf, int):
+            return leaf
+        if isinstance(leaf, torch.Tensor) and symbol in (argument.shape or ()):
+            return int(leaf.shape[argument.shape.index(symbol)])  # type: ignore[union-attr]
+    # The attribute was renamed in torch 2.12.
+    hints = getattr(shape_env, "backed_var_to_val", None) or getattr(shape_env, "var_to_val", {})
+    hint = hints.get(symbol)
+    return int(hint) if hint is not None else 2
+
+
+def _intersected(
+    symbol: sympy.Symbol, low: int, high: int | None, wanted: Sequence[tuple[str, Wish]]
+) -> tuple[int, int | None]:
+    lows = [wish.min for _, wish in wanted if wish.min is not None]
+    highs = [wish.max for _, wish in wanted if wish.max is not None]
+    least, most = max(lows, default=low), min(highs, default=high)  # type: ignore[type-var]
+    if least is not None and most is not None and least > most:
+        places = " and ".join(f"{where} ({wish.min}..{wish.max})" for where, wish in wanted)
+        raise CaptureError(f"the model needs {places} to be equal, and their ranges have no size in common")
+    # Bounds up to 2 say nothing: see ``find_ranges``.
+    if low > 2 and lows and low > least:
+        where, wish = next((w for w in wanted if w[1].min is not None), wanted[0])
+        raise CaptureError(_narrowed(where, wish, low, high))
+    if high is not None and highs and most is not None and high < most:
+        where, wish = next(w for w in wanted if w[1].max is not None)
+        raise CaptureError(_narrowed(where, wish, low, high))
+    return least if lows else low, most if highs else high
+
+
+def _narrowed(where: str, wish: Wish, low: int, high: int | None) -> str:
+    return (
+        f"{where} was given the range {1 if wish.min is None else wish.min}..{wish.max or ''}, but the model only "
+        f"holds for sizes from {low}{'' if high is None else f' to {high}'}: give it a range inside that"
+    )
+
+
+def _check_wishes(asked: Sequence[tuple[str, Int, Wish]], ranges: Mapping[sympy.Symbol, Range]) -> None:
+    for where, size, wish in asked:
+        if isinstance(size, int) and wish.dynamic and wish.min != wish.max:
+            raise CaptureError(
+                f"{where} was given the range {wish.min or 1}..{wish.max or ''}, but the model fixes it to {size}: "
+                "make it static, or look for a size that forward turns into a Python number"
+            )
+
+
+def _first_place(symbol: sympy.Symbol, arguments: Sequence[Argument]) -> str:
+    for argument in arguments:
+        for dim, size in enumerate(argument.shape or ()):
+            if isinstance(size, sympy.Expr) and symbol in size.free_symbols:
+                return f"dim {dim} of {argument}"
+        if isinstance(argument.symbol, sympy.Expr) and symbol in argument.symbol.free_symbols:
+            return str(argument)
+    return str(symbol)

@@ -1,0 +1,141 @@
+"""Engines from networks: the builder configuration that settings ask for, and the build."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from engine.conversion.network import BuiltNetwork
+from engine.conversion.scope import quote
+from engine.errors import BuildError, SettingsError
+from engine.tensorrt import capabilities, load
+
+
+class EngineRefused(BuildError):
+    """TensorRT refused to build an engine.
+
+    Attributes:
+        failed_layers: names of the layers that TensorRT's messages mention, in network order.
+    """
+
+    def __init__(self, message: str, failed_layers: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.failed_layers = failed_layers
+
+
+def build(built: BuiltNetwork) -> bytes:
+    """Build the engine of a network.
+
+    Returns:
+        The serialized engine.
+
+    Raises:
+        BuildError: TensorRT refused, with its messages and the layers that they name.
+        SettingsError: the installed TensorRT cannot honour a setting.
+    """
+    config = builder_config(built.builder, built.settings)
+    if built.profile is not None and config.add_optimization_profile(built.profile) < 0:
+        raise BuildError(f"{built.name}: TensorRT refused the optimization profile\n{_messages(built)}")
+    built.logger.clear()
+    plan = built.builder.build_serialized_network(built.network, config)
+    if plan is None:
+        text = _messages(built)
+        named = tuple(name for name in built.layer_names if _mentions(text, name))
+        where = "\n  layers named: " + ", ".join(named) if named else ""
+        raise EngineRefused(f"{built.name}: TensorRT could not build the engine\n{text}{where}", named)
+    return bytes(plan)
+
+
+def _messages(built: BuiltNetwork) -> str:
+    return quote(built.logger.messages) or "TensorRT gave no reason"
+
+
+def _mentions(text: str, name: str) -> bool:
+    return re.search(re.escape(name) + r"(?![\w#])", text) is not None
+
+
+def builder_config(builder: Any, settings: Any) -> Any:
+    """A builder configuration that does what ``settings`` say.
+
+    Raises:
+        SettingsError: the installed TensorRT cannot honour a setting.
+    """
+    trt = load()
+    config = builder.create_builder_config()
+    # Engine inspector and profiler then tell layers by the names that lead back to rules.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+        if config.builder_optimization_level != settings.optimization_level:
+            raise _unable("optimization_level", settings.optimization_level)
+    if settings.workspace_size:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_size)
+        if config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) != settings.workspace_size:
+            raise _unable("workspace_size", settings.workspace_size)
+    if settings.disable_tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    else:
+        config.set_flag(trt.BuilderFlag.TF32)
+    if settings.version_compatible:
+        if capabilities().rtx:
+            raise _unable("version_compatible", True, "TensorRT-RTX has no lean runtime")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    _set_target(config, settings)
+    return config
+
+
+def _set_target(config: Any, settings: Any) -> None:
+    trt, targets = load(), settings.target_compute_capabilities
+    if targets:
+        if not hasattr(config, "num_compute_capabilities"):
+            raise _unable("target_compute_capabilities", targets, "it builds for the GPU of this machine")
+        config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            member = getattr(trt.ComputeCapability, name, None)
+            if member is None:
+                known = [str(n) for n in trt.ComputeCapability.__members__ if n != "NONE"]
+                raise _unable("target_compute_capabilities", name, f"it knows {', '.join(known)}")
+            if not config.set_compute_capability(member, index):
+                raise _unable("target_compute_capabilities", name)
+    if not settings.hardware_compatible:
+        return
+    if capabilities().rtx:
+        # An engine of TensorRT-RTX runs on 8.0 and later unless it is told otherwise.
+        if targets:
+            raise _unable("hardware_compatible", True, "target_compute_capabilities narrows the engine")
+        return
+    level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    config.hardware_compatibility_level = level
+    if config.hardware_compatibility_level != level:
+        raise _unable("hardware_compatible", True)
+
+
+def _unable(name: str, value: object, why: str = "it does not take the value") -> SettingsError:
+    trt = load()
+    return SettingsError(f"{name}={value!r} cannot be honoured by {trt.__name__} {trt.__version__}: {why}")
+
+
+def compute_capabilities(settings: Any) -> tuple[str, ...]:
+    """Compute capabilities that engines built with ``settings`` serve, as TensorRT names them (``SM89``)."""
+    trt = load()
+    if settings.target_compute_capabilities:
+        return tuple(settings.target_compute_capabilities)
+    if capabilities().rtx:
+        # Without targets TensorRT-RTX serves 8.0 and everything after it.
+        members = trt.ComputeCapability.__members__.items()
+        return tuple(name for name, member in members if int(member) >= 80)
+    if not torch.cuda.is_available():
+        return ()
+    major, minor = torch.cuda.get_device_capability()
+    return (f"SM{major}{minor}", "SM80 and later") if settings.hardware_compatible else (f"SM{major}{minor}",)
+
+
+def describe_tensorrt() -> str:
+    """Name and version of the TensorRT that builds, e.g. ``TensorRT-RTX 1.6.1.120``."""
+    trt = load()
+    return f"{'TensorRT-RTX' if capabilities().rtx else 'TensorRT'} {trt.__version__}"
+
+
+__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "describe_tensorrt"]

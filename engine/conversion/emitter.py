@@ -1,0 +1,334 @@
+"""The emitter: replays the plans of tiles into a TensorRT network.
+
+It knows no layer by name.  What a call's values mean, and where they go (constructor, property or input slot), is
+what the layer's declaration in ``rules/layers.rules`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.conversion.constants import WrittenConstants
+from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
+from engine.conversion.scope import NetworkScope, Refused, mismatch
+from engine.conversion.shapes import ShapeTensors
+from engine.dsl import tree
+from engine.dsl.rule import EnumToken
+from engine.errors import ConversionError
+from engine.evaluator import Context, evaluate
+from engine.evaluator.builtins import Failed
+from engine.evaluator.evaluation import Env
+from engine.graph import provenance
+from engine.graph.mirror import Mirror, Value
+from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
+from engine.sizes import Int, is_known
+from engine.tensorrt import load
+
+if TYPE_CHECKING:
+    from engine.partitioner.tile import Tile
+
+
+class TileRefused(ConversionError):
+    """A tile cannot be in this network.
+
+    Attributes:
+        node: the root of the tile.
+        rule: the rule that made its plan.
+    """
+
+    def __init__(self, tile: Tile, what: str, reason: str) -> None:
+        self.node = tile.node
+        self.rule = tile.rule
+        line = provenance.model_line(tile.node)
+        super().__init__(
+            f"{reason}\n  in {what} of rule {tile.rule.id} ({tile.rule.where})"
+            f"\n  for node {tile.node.name}" + (f", from {line}" if line else "")
+        )
+
+
+class Emitter:
+    """Adds tiles to one network.
+
+    ``tensors`` maps values of the graph to network tensors; the caller enters the network's inputs before the
+    first tile and reads the outputs after the last.
+    """
+
+    def __init__(self, scope: NetworkScope, shapes: ShapeTensors, mirror: Mirror) -> None:
+        self.tensors: dict[Value, Any] = {}
+        self._scope = scope
+        self._shapes = shapes
+        self._mirror = mirror
+        self._context = Context(mirror, {}, {})
+        self._written = WrittenConstants(scope, shapes)
+
+    # ------------------------------------------------------------ tiles
+
+    def emit(self, tile: Tile) -> None:
+        """Add the layers of a tile and enter its outputs into ``tensors``.
+
+        Raises:
+            TileRefused: TensorRT does not take a layer, or infers another shape or dtype than was promised.
+        """
+        what = "the result"
+        made: dict[int, tuple[Any, ...]] = {}
+        written: dict[int, Any] = {}
+        try:
+            for call in tile.plan.calls:
+                assert isinstance(call, LayerCall)
+                what = f"{call.layer.name} at {call.span}"
+                made[id(call)] = _CallEmission(self, call, tile, made, written).add()
+            what = "the result"
+            for index, output in enumerate(tile.plan.outputs):
+                if output is not None:
+                    value = Value(tile.node, index)
+                    tensor = self._resolve(output, made, written)
+                    self._check_result(value, tensor)
+                    self.tensors[value] = tensor
+        except (Refused, Failed) as refused:
+            raise TileRefused(tile, what, str(refused)) from refused
+        except TileRefused:
+            raise
+        except ConversionError as error:
+            raise TileRefused(tile, what, str(error)) from error
+
+    def tensor(self, value: Value) -> Any:
+        """The network tensor of a value: computed before, or a constant.
+
+        Raises:
+            Refused: TensorRT does not take the constant.
+        """
+        tensor = self.tensors.get(value)
+        if tensor is None:
+            if not self._mirror.is_const(value):
+                raise ConversionError(f"{value!r} is neither computed by this network nor one of its inputs")
+            tensor = self._scope.constant(self._mirror.constant(value), value.node.name)
+            self.tensors[value] = tensor
+        return tensor
+
+    def _resolve(self, tensor: AbstractTensor, made: dict[int, tuple[Any, ...]], written: dict[int, Any]) -> Any:
+        if isinstance(tensor, CallOutput):
+            return made[id(tensor.call)][tensor.index]
+        if isinstance(tensor, Captured):
+            return self.tensor(tensor.value)
+        assert isinstance(tensor, ConstantTensor)
+        if id(tensor) not in written:
+            written[id(tensor)] = self._written.tensor(tensor)
+        return written[id(tensor)]
+
+    def weights(self, tensor: AbstractTensor) -> Any:
+        """``trt.Weights`` of a constant."""
+        if isinstance(tensor, Captured):
+            return self._scope.weights.weights(self._mirror.constant(tensor.value))
+        if isinstance(tensor, ConstantTensor):
+            return self._scope.weights.weights(self._written.host(tensor))
+        raise ConversionError("weights must be constant, not the output of a layer")
+
+    def _check_result(self, value: Value, tensor: Any) -> None:
+        fake = self._mirror.fake(value)
+        if not isinstance(fake, torch.Tensor):
+            return
+        shape = self._mirror.shape(value)
+        self.check(shape, fake.dtype, tuple(tensor.shape), tensor.dtype, "the graph")
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                self._shapes.define(size, tensor, axis)
+
+    def check(
+        self, shape: Sequence[Int] | None, dtype: torch.dtype | None, got: tuple[int, ...], data_type: Any, who: str
+    ) -> None:
+        """Compare what was promised with what TensorRT infers.
+
+        Raises:
+            Refused: they differ.
+        """
+        if dtype is not None and tensorrt_dtype(dtype) != data_type:
+            found = torch_dtype(data_type) or data_type
+            raise Refused(f"TensorRT gives {found}, {who} says {dtype}")
+        if shape is not None and mismatch(shape, got, self._agrees):
+            raise Refused(f"TensorRT gives shape {list(got)}, {who} says [{', '.join(map(str, shape))}]")
+
+    def _agrees(self, wanted: Int, got: int) -> bool:
+        return self._mirror.sizes.compare("==", wanted, got) is not False
+
+
+class _CallEmission:
+    """One call of a plan on its way to becoming a layer."""
+
+    def __init__(
+        self, emitter: Emitter, call: LayerCall, tile: Tile, made: dict[int, tuple[Any, ...]], written: dict[int, Any]
+    ) -> None:
+        self._emitter = emitter
+        self._call = call
+        self._tile = tile
+        self._made = made
+        self._written = written
+        self._slots: dict[int, Any] = {}  # inputs to be set once the layer exists
+        self._parameters = {parameter.name: parameter for parameter in call.layer.parameters}
+
+    def add(self) -> tuple[Any, ...]:
+        """Add the layer and return its checked output tensors."""
+        call, emitter = self._call, self._emitter
+        layer, scope = call.layer, emitter._scope
+        passed = [argument.name for argument in layer.via.arguments if isinstance(argument, tree.Name)]
+        arguments = [self._argument(argument) for argument in layer.via.arguments]
+        properties = [
+            (parameter.property or parameter.name, self._property(parameter))
+            for parameter in layer.parameters
+            if parameter.name not in passed and call.values.get(parameter.name) is not None
+        ]
+
+        def finish(made: Any) -> None:
+            for name, value in properties:
+                if value is not _IN_SLOT:
+                    setattr(made, name, value)
+            for slot, tensor in self._slots.items():
+                made.set_input(slot, tensor)
+
+        made = scope.add(_method(layer.via), arguments, self._name(), then=finish, metadata=self._metadata())
+        outputs = []
+        for index, promised in enumerate(call.outputs):
+            tensor, shape, data_type = scope.output(made, index)
+            emitter.check(promised.shape, promised.dtype, shape, data_type, "the layer's declaration")
+            outputs.append(tensor)
+        return tuple(outputs)
+
+    def _name(self) -> str:
+        return f"{self._tile.rule.id}/{self._tile.node.name}/{self._call.path}"
+
+    def _metadata(self) -> dict[str, str]:
+        node = self._tile.node
+        return {
+            "rule": self._tile.rule.id,
+            "where": str(self._call.span),
+            "node": node.name,
+            "module": provenance.module_path(node),
+            "source": provenance.model_line(node),
+        }
+
+    # ------------------------------------------------------------ values
+
+    def _argument(self, argument: Any) -> Any:
+        """A constructor argument: a parameter by name, or an expression over parameters."""
+        if isinstance(argument, tree.Name) and argument.name in self._parameters:
+            parameter = self._parameters[argument.name]
+            value = self._call.values.get(parameter.name)
+            return self._constructor_value(parameter, value)
+        value = evaluate(argument, Env(dict(self._call.values), self._emitter._context))
+        if isinstance(value, AbstractTensor):
+            return self._tensor(value)
+        if not is_known(value):
+            raise Refused(f"{value} must be known when the network is built")
+        return _plain(value)
+
+    def _constructor_value(self, parameter: tree.Parameter, value: Any) -> Any:
+        kind = _kind(parameter)
+        if kind == "weights":
+            return self._emitter._scope.weights.empty(self._weights_dtype()) if value is None else self._weights(value)
+        if kind == "tensor" and parameter.slot is not None:
+            if value is not None:
+                self._slots[parameter.slot] = self._tensor(value)
+            return self._emitter._scope.weights.empty(self._weights_dtype())
+        if parameter.attribute and not is_known(value):
+            self._deliver(parameter, value)
+            return (0,) * len(value) if isinstance(value, tuple) else 0
+        return self._converted(parameter, value)
+
+    def _property(self, parameter: tree.Parameter) -> Any:
+        value = self._call.values[parameter.name]
+        if not parameter.attribute:
+            if parameter.slot is not None:
+                self._slots[parameter.slot] = self._converted(parameter, value)
+                return _IN_SLOT
+            return self._converted(parameter, value)
+        if not is_known(value):
+            symbolic = [index for index, item in enumerate(value) if not isinstance(item, int)]
+            if parameter.wildcard and len(symbolic) == 1 and 0 not in value:
+                return tuple(-1 if index == symbolic[0] else item for index, item in enumerate(value))
+            self._deliver(parameter, value)
+            return _IN_SLOT
+        return self._converted(parameter, value)
+
+    def _deliver(self, parameter: tree.Parameter, value: Any) -> None:
+        """Send an attribute that is only known at run time through its input slot."""
+        if parameter.slot is None:
+            raise Refused(f"`{parameter.name}` is {value}, which must be known when the network is built")
+        shapes = self._emitter._shapes
+        # Lists are dims, which are INT64; single numbers (k of a top-k) are INT32 in TensorRT's documentation.
+        vector = isinstance(value, list | tuple)
+        self._slots[parameter.slot] = shapes.vector(value) if vector else shapes.scalar(value, torch.int32)
+
+    def _converted(self, parameter: tree.Parameter, value: Any) -> Any:
+        """A value as the Python bindings take it."""
+        kind = _kind(parameter)
+        if value is None:
+            return None
+        if kind == "tensor":
+            return self._tensor(value)
+        if kind == "tensors":
+            return [self._tensor(item) for item in value]
+        if kind == "weights":
+            return self._weights(value)
+        if kind in ("int", "ints") and not parameter.attribute:
+            shapes = self._emitter._shapes
+            return shapes.vector(value) if kind == "ints" else shapes.scalar(value, torch.int32)
+        if kind == "axes":
+            return sum(1 << axis for axis in set(value))
+        if isinstance(value, torch.dtype):
+            return tensorrt_dtype(value)
+        if isinstance(value, EnumToken):
+            return _member(kind, value.name)
+        return _plain(value)
+
+    def _tensor(self, value: AbstractTensor) -> Any:
+        return self._emitter._resolve(value, self._made, self._written)
+
+    def _weights(self, value: AbstractTensor) -> Any:
+        return self._emitter.weights(value)
+
+    def _weights_dtype(self) -> torch.dtype:
+        """The dtype of the layer's first tensor: empty weights must not contradict it."""
+        for value in self._call.values.values():
+            if isinstance(value, AbstractTensor) and value.dtype is not None:
+                return value.dtype
+        return torch.float32
+
+
+class _InSlot:
+    """Marks a parameter that travels through an input slot instead of a property."""
+
+
+_IN_SLOT = _InSlot()
+
+
+def _method(via: tree.Call) -> str:
+    assert isinstance(via.function, tree.Name)
+    return via.function.name
+
+
+def _kind(parameter: tree.Parameter) -> str:
+    """``tensor``, ``tensors``, ``weights``, ``int``, ``ints``, ``axes``, another sort, or the name of an enum class."""
+    kind = parameter.type
+    if kind is None:
+        return "tensor"
+    if kind.element is not None:
+        return kind.element.names[0] + "s"
+    return kind.names[0] if kind.names else "tensor"
+
+
+def _member(enum: str, name: str) -> Any:
+    trt = load()
+    members = getattr(trt, enum, None)
+    member = None if members is None else getattr(members, name, None)
+    if member is None:
+        raise Refused(f"{trt.__name__} {trt.__version__} has no {enum}.{name}")
+    return member
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+__all__ = ["Emitter", "TileRefused"]

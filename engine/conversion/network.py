@@ -1,0 +1,201 @@
+"""Networks: a segment's tiles as an ``INetworkDefinition`` with inputs, outputs and an optimization profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+
+from engine.conversion.dtypes import tensorrt_dtype
+from engine.conversion.emitter import Emitter, TileRefused
+from engine.conversion.profile import ProfileRanges, optimization_profile
+from engine.conversion.scope import NetworkScope, Refused, quote
+from engine.conversion.shapes import ShapeTensors
+from engine.conversion.weights import WeightStore
+from engine.errors import ConversionError
+from engine.graph.mirror import Mirror, Value
+from engine.logger import Logger, capturing_logger
+from engine.runtime.boundary import TensorSpec
+from engine.sizes import Int
+from engine.tensorrt import load
+
+if TYPE_CHECKING:
+    from engine.partitioner.tile import Tile
+
+
+@dataclass
+class BuiltNetwork:
+    """A finished network and what must live until its engine is built.
+
+    Attributes:
+        name: of the segment.
+        network, builder, profile: TensorRT objects; ``profile`` is None for static networks.
+        input_names: bindings of the segment's inputs, then of ``scalars``, in order.
+        output_names: bindings of the segment's outputs, in order.
+        input_specs, output_specs: shapes in staged ints, and dtypes; a size input is its staged int.
+        scalars: sizes that the network takes as extra inputs (0-d INT64 shape tensors).
+        weights: host memory that TensorRT reads while it builds.
+        layer_names: of every layer, in network order.
+        settings: of the compilation.
+    """
+
+    name: str
+    network: Any
+    builder: Any
+    profile: Any
+    logger: Logger
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    input_specs: tuple[TensorSpec | Int, ...]
+    output_specs: tuple[TensorSpec, ...]
+    scalars: tuple[sympy.Expr, ...]
+    weights: WeightStore
+    layer_names: tuple[str, ...]
+    settings: Any
+
+
+def emit_network(
+    mirror: Mirror,
+    tiles: Sequence[Tile],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    ranges: Mapping[sympy.Symbol, Sequence[int]],
+    settings: Any,
+    *,
+    name: str = "engine",
+) -> BuiltNetwork:
+    """Emit tiles into a new, strongly typed network.
+
+    Args:
+        tiles: in topological order.
+        inputs: values that the network gets from outside, in binding order.
+        outputs: values that it gives, in binding order.
+        ranges: symbol -> (min, opt, max) for the optimization profile.
+        settings: an :class:`engine.settings.CompilationSettings`.
+
+    Raises:
+        ConversionError: TensorRT refuses a layer or disagrees with the graph about a result.  An error about a
+            tile has ``node`` (its root) and ``rule``.
+    """
+    return _Segment(mirror, ranges, settings, name).emit(tiles, inputs, outputs)
+
+
+class _Segment:
+    def __init__(
+        self, mirror: Mirror, ranges: Mapping[sympy.Symbol, Sequence[int]], settings: Any, name: str
+    ) -> None:
+        trt = load()
+        self.mirror = mirror
+        self.settings = settings
+        self.ranges = ProfileRanges(mirror.sizes, ranges)
+        self.logger = capturing_logger()
+        self.builder = trt.Builder(self.logger)
+        self.network = self.builder.create_network(_creation_flags())
+        self.network.name = name
+        self.scope = NetworkScope(self.network, self.logger)
+        self.scalars: dict[sympy.Expr, str] = {}
+        self.shapes = ShapeTensors(self.scope, self._add_scalar)
+        self.emitter = Emitter(self.scope, self.shapes, mirror)
+        self.names: set[str] = set()
+
+    def emit(self, tiles: Sequence[Tile], inputs: Sequence[Value], outputs: Sequence[Value]) -> BuiltNetwork:
+        # Names of outputs are fixed, so they are taken before inputs look for theirs.
+        output_names = tuple(self._unique(f"output{index}") for index in range(len(outputs)))
+        input_names = tuple(self._add_input(value) for value in inputs)
+        for tile in tiles:
+            self.emitter.emit(tile)
+        origin = {Value(tile.node, index): tile for tile in tiles for index in range(len(tile.plan.outputs))}
+        for value, name in zip(outputs, output_names, strict=True):
+            self._mark(value, name, origin.get(value))
+        tensors = [(n, self.mirror.shape(value)) for n, value in zip(input_names, inputs, strict=True)]
+        profile = optimization_profile(
+            self.builder, tensors, [(n, expression) for expression, n in self.scalars.items()], self.ranges
+        )
+        return BuiltNetwork(
+            name=self.network.name,
+            network=self.network,
+            builder=self.builder,
+            profile=profile,
+            logger=self.logger,
+            input_names=input_names + tuple(self.scalars.values()),
+            output_names=output_names,
+            input_specs=(*map(self._spec, inputs), *self.scalars),
+            output_specs=tuple(map(self._spec, outputs)),
+            scalars=tuple(self.scalars),
+            weights=self.scope.weights,
+            layer_names=tuple(self.scope.layer_names),
+            settings=self.settings,
+        )
+
+    def _spec(self, value: Value) -> TensorSpec:
+        return TensorSpec(self.mirror.shape(value), self.mirror.dtype(value))
+
+    def _unique(self, name: str) -> str:
+        candidate, number = name, 1
+        while candidate in self.names:
+            number += 1
+            candidate = f"{name}_{number}"
+        self.names.add(candidate)
+        return candidate
+
+    def _add_input(self, value: Value) -> str:
+        name = value.node.name + (f"_{value.index}" if value.index else "")
+        name, shape = self._unique(name), self.mirror.shape(value)
+        tensor = self._network_input(name, self.mirror.dtype(value), shape)
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                # Dims of one name are equal, which TensorRT cannot know otherwise.
+                tensor.set_dimension_name(axis, str(size))
+                self.shapes.define(size, tensor, axis)
+        self.emitter.tensors[value] = tensor
+        return name
+
+    def _add_scalar(self, expression: sympy.Expr) -> Any:
+        """A size that no input tells, as an input of its own."""
+        name = self.scalars[expression] = self._unique(f"sym_{expression}".replace(" ", ""))
+        return self._network_input(name, torch.int64, ())
+
+    def _network_input(self, name: str, dtype: torch.dtype, shape: Sequence[Int]) -> Any:
+        dims = tuple(size if isinstance(size, int) else -1 for size in shape)
+        with self.logger.gather() as messages:
+            tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
+        if tensor is None:
+            raise ConversionError(f"TensorRT refused the input {name}: {quote(messages)}")
+        return tensor
+
+    def _mark(self, value: Value, name: str, tile: Tile | None) -> None:
+        try:
+            self._mark_output(value, name)
+        except (Refused, ConversionError) as error:
+            if tile is not None:
+                raise TileRefused(tile, f"output {name}", str(error)) from error
+            raise ConversionError(f"output {name} of {self.network.name}: {error}") from error
+
+    def _mark_output(self, value: Value, name: str) -> None:
+        tensor, dtype = self.emitter.tensor(value), self.mirror.dtype(value)
+        if tensor.dtype != tensorrt_dtype(dtype):
+            raise Refused(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
+        # A binding needs a tensor of its own, and only a few layers may give unsigned bytes.
+        if tensor.is_network_input or tensor.is_network_output or dtype == torch.uint8 or self._is_constant(value):
+            tensor = self.scope.add("add_identity", (tensor,), f"outputs/{name}").get_output(0)
+        tensor.name = name
+        with self.logger.gather() as messages:
+            self.network.mark_output(tensor)
+        if quote(messages):
+            raise Refused(quote(messages))
+
+    def _is_constant(self, value: Value) -> bool:
+        return self.mirror.is_const(value)
+
+
+def _creation_flags() -> int:
+    """Networks are strongly typed: by flag where there is one, always where there is none."""
+    flags = load().NetworkDefinitionCreationFlag
+    names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(flags, name)]
+    return sum(1 << int(getattr(flags, name)) for name in names)
+
+
+__all__ = ["BuiltNetwork", "emit_network"]

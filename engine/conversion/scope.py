@@ -1,0 +1,155 @@
+"""One network under construction: adding layers so that a refusal has a reason and every layer a unique name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from engine.conversion.dtypes import tensorrt_dtype
+from engine.conversion.weights import WeightStore
+from engine.errors import ConversionError
+from engine.logger import Logger, Message
+from engine.sizes import Int
+from engine.tensorrt import load
+
+# Printed after every other error on a machine without a GPU; it says nothing about the network.
+_NOISE = "checkMacros.cpp::catchCudaError"
+
+
+class Refused(Exception):
+    """TensorRT did not take a layer; the text is TensorRT's own."""
+
+
+class NetworkScope:
+    """An ``INetworkDefinition`` with its logger, its weights and the names given so far."""
+
+    def __init__(self, network: Any, logger: Logger) -> None:
+        self.network = network
+        self.logger = logger
+        self.weights = WeightStore()
+        self.layer_names: list[str] = []
+        self._taken: set[str] = set()
+        self._constants: dict[Any, Any] = {}
+
+    def add(
+        self,
+        method: str,
+        arguments: Sequence[Any],
+        name: str,
+        *,
+        then: Callable[[Any], None] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Add a layer with ``network.<method>(*arguments)``, finish it with ``then``, and name it.
+
+        Raises:
+            Refused: TensorRT has no such method, returned no layer, or logged an error.
+        """
+        function = getattr(self.network, method, None)
+        if function is None:
+            raise Refused(f"{load().__name__} {load().__version__} has no {method}")
+        with self.logger.gather() as messages:
+            try:
+                layer = function(*arguments)
+                if layer is not None and then is not None:
+                    then(layer)
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise Refused(quote(messages) or f"{type(error).__name__}: {error}") from error
+        if layer is None or quote(messages):
+            raise Refused(quote(messages) or f"{method} returned no layer")
+        layer.name = self.unique(name)
+        self.layer_names.append(layer.name)
+        if metadata is not None and hasattr(layer, "metadata"):
+            layer.metadata = json.dumps(metadata)
+        return layer
+
+    def output(self, layer: Any, index: int = 0) -> tuple[Any, tuple[int, ...], Any]:
+        """Output tensor ``index`` of a layer with its shape (-1: dynamic) and data type, as TensorRT infers them.
+
+        Raises:
+            Refused: TensorRT cannot infer them, because the inputs do not fit.
+        """
+        with self.logger.gather() as messages:
+            try:
+                tensor = layer.get_output(index)
+                shape, data_type = tuple(tensor.shape), tensor.dtype
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise Refused(quote(messages) or f"{type(error).__name__}: {error}") from error
+        return tensor, shape, data_type
+
+    def unique(self, name: str) -> str:
+        """``name``, with a number when it is taken."""
+        candidate, number = name, 1
+        while candidate in self._taken:
+            number += 1
+            candidate = f"{name}#{number}"
+        self._taken.add(candidate)
+        return candidate
+
+    def constant(self, tensor: torch.Tensor, name: str) -> Any:
+        """A constant with the elements of ``tensor``; equal addresses and layouts give one layer.
+
+        Raises:
+            ConversionError: TensorRT has no such dtype.
+            Refused: TensorRT does not take the constant.
+        """
+        key = self.weights.key(tensor)
+        held = self._constants.get(key)
+        if held is None:
+            # Constants of unsigned bytes do not exist, only casts to them.
+            wanted = tensor.dtype
+            stored = tensor.to(torch.int32) if wanted == torch.uint8 else tensor
+            if stored is not tensor:
+                self.weights.host(tensor)
+            weights = self.weights.weights(stored)
+            layer = self.add("add_constant", (tuple(tensor.shape), weights), f"constants/{name}")
+            if wanted == torch.uint8:
+                layer = self.add("add_cast", (layer.get_output(0), tensorrt_dtype(wanted)), f"constants/{name}/cast")
+            held = self._constants[key] = self.output(layer)[0]
+        return held
+
+    def numbers(self, values: Any, dtype: torch.dtype) -> Any:
+        """A constant written out by a rule or by shape arithmetic: a number (0-d) or a list of numbers (1-d)."""
+        key = (repr(values), dtype)
+        held = self._constants.get(key)
+        if held is None:
+            text = "_".join(map(str, values)) if isinstance(values, list | tuple) else str(values)
+            tensor = torch.tensor(values, dtype=dtype)
+            held = self._constants[key] = self.constant(tensor, text[:60] or "empty")
+        return held
+
+    def reshaped(self, tensor: Any, shape: Sequence[int], name: str) -> Any:
+        """``tensor`` in another known shape."""
+
+        def finish(layer: Any) -> None:
+            layer.reshape_dims = tuple(shape)
+
+        return self.add("add_shuffle", (tensor,), name, then=finish).get_output(0)
+
+    def cast(self, tensor: Any, dtype: torch.dtype, name: str) -> Any:
+        """``tensor`` as another dtype."""
+        data_type = tensorrt_dtype(dtype)
+        if tensor.dtype == data_type:
+            return tensor
+        return self.add("add_cast", (tensor, data_type), name).get_output(0)
+
+
+def quote(messages: Sequence[Message]) -> str:
+    """TensorRT's errors among ``messages``, each once, as one text."""
+    texts = [message.text for message in messages if message.level >= logging.ERROR]
+    texts = [text for text in dict.fromkeys(texts) if _NOISE not in text] or texts
+    return "\n".join(text.strip() for text in texts)
+
+
+def mismatch(expected: Sequence[Int], got: Sequence[int], agrees: Callable[[Int, int], bool]) -> bool:
+    """Whether TensorRT's shape contradicts the one that was promised; -1 agrees with everything."""
+    if len(expected) != len(got):
+        return True
+    return any(size != -1 and not agrees(wanted, size) for wanted, size in zip(expected, got, strict=True))
+
+
+__all__ = ["ConversionError", "NetworkScope", "Refused", "mismatch", "quote"]

@@ -1,0 +1,101 @@
+"""``needs``, ``since`` and ``until``: what a rule or a layer asks of the installed TensorRT."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+
+from engine.dsl import tree
+from engine.dsl.names import suggestion
+from engine.dsl.problems import Problems
+from engine.tensorrt import Capabilities
+
+_RELATIONS = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+# Features that are not layers; see `engine.tensorrt.capabilities`.
+FEATURES = frozenset({"data_dependent", "plugin"})
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """``"10.15"`` as ``(10, 15)``, so that it is later than 10.9; ``"11"`` is 11.0."""
+    major, _, minor = text.partition(".")
+    return int(major), int(minor.partition(".")[0] or 0)
+
+
+def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
+    """Whether the installed TensorRT is as one term of a ``needs`` clause asks."""
+    match term:
+        case tree.Binary(operator="and"):
+            return satisfied(term.left, capabilities) and satisfied(term.right, capabilities)
+        case tree.Binary(operator="or"):
+            return satisfied(term.left, capabilities) or satisfied(term.right, capabilities)
+        case tree.Unary():
+            return not satisfied(term.value, capabilities)
+        case tree.Binary(right=tree.Literal(value=str(version))):
+            wanted = parse_version(version)
+            installed = capabilities.version
+            # `trt == 10` is any 10.x.
+            return bool(_RELATIONS[term.operator](installed if "." in version else (installed[0], 0), wanted))
+        case tree.Name(name="rtx"):
+            return capabilities.rtx
+        case tree.Qualified():
+            return term.name.removeprefix("cap.") in capabilities.features
+    raise AssertionError(f"unchecked term of `needs`: {term}")
+
+
+def check(term: tree.Expr, features: Collection[str], problems: Problems) -> None:
+    """Report words that `satisfied` does not know.
+
+    Args:
+        features: what ``cap.`` may be followed by.
+    """
+    match term:
+        case tree.Binary(operator="and" | "or"):
+            check(term.left, features, problems)
+            check(term.right, features, problems)
+        case tree.Unary():
+            check(term.value, features, problems)
+        case tree.Binary():
+            if not (isinstance(term.left, tree.Name) and term.left.name == "trt"):
+                problems.report("only `trt` has a version", term.span, "needs trt >= 10.14")
+        case tree.Qualified():
+            prefix, _, feature = term.name.partition(".")
+            if prefix != "cap":
+                hint = "needs trt >= 10.14, not rtx, cap.attention"
+                problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
+            elif feature not in features:
+                hint = suggestion(feature, features, "features are the names of `add_..` methods, `data_dependent`, `plugin`")
+                problems.report(f"unknown feature `{term.name}`", term.span, hint)
+        case tree.Name(name="rtx"):
+            pass
+        case tree.Name(name="trt"):
+            problems.report("`trt` alone says nothing", term.span, "compare its version: `trt >= 10.14`")
+        case tree.Name():
+            hint = suggestion(term.name, ["rtx", "trt"], "needs trt >= 10.14, not rtx, cap.attention")
+            problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
+
+
+def show(term: tree.Expr) -> str:
+    """A term as it is written."""
+    match term:
+        case tree.Unary():
+            return f"not {show(term.value)}"
+        case tree.Binary():
+            return f"{show(term.left)} {term.operator} {show(term.right)}"
+        case tree.Literal():
+            return str(term.value)
+        case tree.Name() | tree.Qualified():
+            return term.name
+    return "?"
+
+
+def installed(capabilities: Capabilities) -> str:
+    """The installed TensorRT in a sentence."""
+    version = ".".join(map(str, capabilities.version))
+    return f"TensorRT-RTX with the API of {version}" if capabilities.rtx else f"TensorRT {version}"

@@ -1,0 +1,128 @@
+"""Ops as rules name them, looked up in the installed PyTorch."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+
+# Op libraries of PyTorch itself that exist only after an import.
+_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed"}
+# Namespaces that every process has; ops of others belong to packages that may or may not be imported.
+OWN = frozenset({"aten", "prims", "prim", *_LIBRARIES})
+
+# Integer arguments that number the dims of a tensor.
+_DIMS = frozenset("dim dims dim0 dim1 dim2 axis axes axis0 axis1 dimension start_dim end_dim".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a schema.
+
+    Attributes:
+        kind: PyTorch's name of its type without ``Optional``: ``Tensor``, ``List[int]``, ``ScalarType``.
+        default: canonical default, lists as tuples of full length; ``...`` if it must be given.
+        is_dim: a number, or numbers, of dims.
+    """
+
+    name: str
+    kind: str
+    optional: bool
+    keyword_only: bool
+    default: Any
+    is_dim: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An overload: its full name, its arguments in schema order, and the types it returns."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    returns: tuple[str, ...]
+    schema: str
+    positions: Mapping[str, int]
+
+
+@functools.cache
+def find(name: str) -> Operator | None:
+    """The overload that ``aten.linear`` or ``aten.add.Tensor`` names, None if there is none."""
+    namespace, _, rest = name.partition(".")
+    packet_name, _, overload = rest.partition(".")
+    packet = _packet(namespace, packet_name)
+    op = getattr(packet, overload or "default", None) if packet is not None else None
+    return _describe(op) if isinstance(op, OpOverload) else None
+
+
+def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
+    if not name:
+        return None
+    library = _LIBRARIES.get(namespace)
+    if library is not None:
+        try:
+            importlib.import_module(library)
+        except ImportError:
+            return None
+    packet = getattr(getattr(torch.ops, namespace), name, None)
+    return packet if isinstance(packet, OpOverloadPacket) else None
+
+
+def _describe(op: OpOverload) -> Operator:
+    schema = op._schema
+    arguments = tuple(map(_argument, schema.arguments))
+    name = f"{schema.name.replace('::', '.')}.{op._overloadname}"
+    returns = tuple(str(result.real_type) for result in schema.returns)
+    positions = {argument.name: index for index, argument in enumerate(arguments)}
+    return Operator(name, arguments, returns, str(schema), positions)
+
+
+def _argument(argument: Any) -> Argument:
+    kind = str(argument.real_type)
+    optional = kind.startswith("Optional[")
+    if optional:
+        kind = kind[len("Optional[") : -1]
+    default: Any = ...
+    if argument.has_default_value():
+        default = argument.default_value
+        length = argument.N
+        if length and type(default) in (int, float):
+            default = [default] * length
+        elif length and isinstance(default, list) and len(default) == 1 and argument.name not in _DIMS:
+            default = default * length
+        if isinstance(default, list):
+            default = tuple(default)
+        elif kind == "float" and type(default) is int:
+            default = float(default)
+    is_dim = argument.name in _DIMS and kind in ("int", "SymInt", "List[int]", "List[SymInt]")
+    return Argument(argument.name, kind, optional, bool(argument.kwarg_only), default, is_dim)
+
+
+@functools.cache
+def _names(namespace: str) -> tuple[str, ...]:
+    prefix = f"{namespace}::"
+    names = (name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())
+    return tuple(sorted({name.removeprefix(prefix) for name in names if name.startswith(prefix)}))
+
+
+def loaded(namespace: str) -> bool:
+    """Whether any op of a namespace exists in this process."""
+    return namespace in OWN or bool(_names(namespace))
+
+
+def suggestion(name: str) -> str | None:
+    """Advice for a name that is no op: the overloads that there are, or names like it."""
+    namespace, _, rest = name.partition(".")
+    packet_name, _, overload = rest.partition(".")
+    packet = _packet(namespace, packet_name)
+    if packet is not None:
+        overloads = sorted(packet.overloads())
+        listed = ", ".join(f"`{namespace}.{packet_name}{'' if o == 'default' else '.' + o}`" for o in overloads)
+        return f"there are {listed}" if len(overloads) > 1 else f"there is only {listed}"
+    near = difflib.get_close_matches(packet_name, _names(namespace), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(f'`{namespace}.{other}`' for other in near)}?" if near else None

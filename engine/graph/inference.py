@@ -1,0 +1,89 @@
+"""Fake inference: what an op would give, without running it and without assuming anything new about sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from engine.errors import EngineError
+from engine.graph.arguments import is_symbolic, map_values
+
+
+def infer(
+    mode: FakeTensorMode,
+    shape_env: ShapeEnv | None,
+    op: OpOverload,
+    positional: Sequence[Any],
+    keywords: dict[str, Any],
+) -> Any:
+    """The fake outputs of ``op``; FX nodes among the arguments stand for their fake values.
+
+    Raises:
+        EngineError: PyTorch refuses the arguments, or accepts them for some sizes only.
+    """
+
+    def faked(item: Any) -> Any:
+        return item.meta["val"] if isinstance(item, fx.Node) else item
+
+    positional = [map_values(item, faked) for item in positional]
+    keywords = {name: map_values(item, faked) for name, item in keywords.items()}
+    try:
+        with _nothing_assumed(shape_env), mode, torch.no_grad():
+            return op(*positional, **keywords)
+    except Exception as error:
+        raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error
+
+
+@contextmanager
+def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
+    """Undo what tracing an op makes a ``ShapeEnv`` believe about symbols that it knew before.
+
+    A guard on a symbolic size takes the example's side and records it as a fact.  Nothing enforces such a
+    fact when the compiled model runs, so a rewrite must not rely on it.
+
+    Raises:
+        EngineError: two sizes, or a size and a number, were taken to be equal, so the result is wrong for others.
+    """
+    if shape_env is None:
+        yield
+        return
+    guards, replacements = len(shape_env.guards), dict(shape_env.replacements)
+    ranges, axioms = dict(shape_env.var_to_range), dict(shape_env.axioms)
+    divisible = set(shape_env.divisible)
+    try:
+        yield
+    finally:
+        assumed = [s for s in ranges if s in shape_env.replacements and s not in replacements]
+        equalities = ", ".join(f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed)
+        if assumed or len(shape_env.guards) > guards:
+            del shape_env.guards[guards:]
+            for symbol in assumed:
+                del shape_env.replacements[symbol]
+            shape_env.replacements.update(replacements)
+            shape_env.var_to_range.update(ranges)
+            shape_env.axioms.clear()
+            shape_env.axioms.update(axioms)
+            shape_env.divisible.intersection_update(divisible)
+            for counter in ("_version_counter", "_replacements_version_counter"):
+                if hasattr(shape_env, counter):
+                    setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+    if assumed:
+        raise EngineError(f"it would need {equalities}")
+
+
+def _show(positional: Sequence[Any], keywords: dict[str, Any]) -> str:
+    def one(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            return f"{str(item.dtype).removeprefix('torch.')}[{', '.join(map(str, item.shape))}]"
+        return str(item) if is_symbolic(item) else item
+
+    texts = [str(map_values(item, one)) for item in positional]
+    texts += [f"{name}={map_values(item, one)}" for name, item in keywords.items() if item is not None]
+    return f"({', '.join(texts)})"

@@ -1,0 +1,203 @@
+"""Element by element: activation, unary, element-wise, scale, select, cast; and matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.interpreter.dtypes import NARROW_FLOATS
+from engine.interpreter.layers.common import Evaluator, by_bits, in_float32, output_dtype
+from engine.interpreter.step import Step
+
+_ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "RELU": lambda x, a, b: F.relu(x),
+    "SIGMOID": lambda x, a, b: torch.sigmoid(x),
+    "TANH": lambda x, a, b: torch.tanh(x),
+    "LEAKY_RELU": lambda x, a, b: F.leaky_relu(x, a),
+    "ELU": lambda x, a, b: F.elu(x, a),
+    "SELU": lambda x, a, b: torch.where(x > 0, b * x, b * a * torch.expm1(x)),
+    "SOFTSIGN": lambda x, a, b: x / (1 + x.abs()),
+    # alpha * log(exp(beta * x) + 1), written so that exp cannot overflow.
+    "SOFTPLUS": lambda x, a, b: a * torch.logaddexp(b * x, torch.zeros((), dtype=x.dtype)),
+    "CLIP": lambda x, a, b: torch.clamp(torch.clamp(x, max=b), min=a),
+    "HARD_SIGMOID": lambda x, a, b: torch.clamp(a * x + b, 0, 1),
+    "SCALED_TANH": lambda x, a, b: a * torch.tanh(b * x),
+    "THRESHOLDED_RELU": lambda x, a, b: torch.where(x > a, x, torch.zeros((), dtype=x.dtype)),
+    "GELU_ERF": lambda x, a, b: F.gelu(x),
+    "GELU_TANH": lambda x, a, b: F.gelu(x, approximate="tanh"),
+}
+
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "EXP": torch.exp,
+    "LOG": torch.log,
+    "SQRT": torch.sqrt,
+    "RECIP": torch.reciprocal,
+    "ABS": torch.abs,
+    "NEG": torch.neg,
+    "SIN": torch.sin,
+    "COS": torch.cos,
+    "TAN": torch.tan,
+    "SINH": torch.sinh,
+    "COSH": torch.cosh,
+    "ASIN": torch.asin,
+    "ACOS": torch.acos,
+    "ATAN": torch.atan,
+    "ASINH": torch.asinh,
+    "ACOSH": torch.acosh,
+    "ATANH": torch.atanh,
+    "CEIL": torch.ceil,
+    "FLOOR": torch.floor,
+    "ERF": torch.erf,
+    "NOT": torch.logical_not,
+    "SIGN": torch.sign,
+    "ROUND": torch.round,
+    "ISINF": torch.isinf,
+    "ISNAN": torch.isnan,
+}
+
+
+def _divide(x: Tensor, y: Tensor) -> Tensor:
+    return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+
+
+def _floor_divide(x: Tensor, y: Tensor) -> Tensor:
+    # The floor of the quotient; ``torch.div(..., rounding_mode="floor")`` corrects by the remainder.
+    return torch.floor(x / y) if x.is_floating_point() else torch.div(x, y, rounding_mode="floor")
+
+
+_ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "SUM": torch.add,
+    "PROD": torch.mul,
+    "MAX": torch.maximum,
+    "MIN": torch.minimum,
+    "SUB": torch.sub,
+    "DIV": _divide,
+    "POW": torch.pow,
+    "FLOOR_DIV": _floor_divide,
+    "AND": torch.logical_and,
+    "OR": torch.logical_or,
+    "XOR": torch.logical_xor,
+    "EQUAL": torch.eq,
+    "GREATER": torch.gt,
+    "LESS": torch.lt,
+}
+
+
+@in_float32
+def activation(step: Step, x: Tensor) -> Tensor:
+    return _ACTIVATIONS[step["type"]](x, step["alpha"], step["beta"])
+
+
+@in_float32
+def unary(step: Step, x: Tensor) -> Tensor:
+    return _UNARY[step["op"]](x)
+
+
+def elementwise(step: Step, x: Tensor, y: Tensor) -> Tensor:
+    return _ELEMENTWISE[step["op"]](x, y)
+
+
+@in_float32
+def scale(step: Step, x: Tensor) -> Tensor:
+    """(x * scale + shift) ** power, missing coefficients being 1, 0 and 1."""
+    factor, shift, power = (_coefficient(step, name, x) for name in ("scale", "shift", "power"))
+    if factor is not None:
+        x = x * factor
+    if shift is not None:
+        x = x + shift
+    return x if power is None else x**power
+
+
+def _coefficient(step: Step, name: str, x: Tensor) -> Tensor | None:
+    values: Tensor | None = step[name]
+    if values is None:
+        return None
+    values = values.to(x.dtype)
+    axis = step["channel_axis"]
+    if step["mode"] == "UNIFORM":
+        return values.reshape(())
+    if step["mode"] == "CHANNEL":
+        return values.reshape([-1] + [1] * (x.dim() - axis - 1))
+    whole = values.numel() == x.numel()
+    return values.reshape(x.shape if whole else x.shape[axis:])
+
+
+@in_float32
+def parametric_relu(step: Step, x: Tensor, slopes: Tensor) -> Tensor:
+    return torch.where(x < 0, x * slopes, x)
+
+
+@by_bits
+def select(step: Step, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(condition, x, y)
+
+
+def cast(step: Step, x: Tensor) -> Tensor:
+    """Convert as CUDA does: to integers towards zero, saturating, NaN to zero; to bool, is it not zero."""
+    dtype = output_dtype(step)
+    if x.dtype in NARROW_FLOATS:
+        x = x.float()
+    if dtype == torch.bool:
+        return x != 0
+    if x.is_floating_point() and not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        whole = torch.nan_to_num(x.double(), nan=0.0).trunc()
+        # The largest int64 is not a double, so it is reached by comparison and not by conversion.
+        above = whole >= float(limits.max)
+        inside = torch.where(above, 0.0, whole.clamp(min=limits.min)).to(dtype)
+        return inside.masked_fill(above, limits.max)
+    if dtype == torch.float8_e4m3fn:
+        return x.float().clamp(-448, 448).to(dtype)
+    return x.to(dtype)
+
+
+def identity(step: Step, x: Tensor) -> Tensor:
+    return x if x.dtype == output_dtype(step) else cast(step, x)
+
+
+@in_float32
+def matrix_multiply(step: Step, x: Tensor, y: Tensor) -> Tensor:
+    """Batched product; ``VECTOR`` operands are rows on the left and columns on the right."""
+    x = _operand(x, step["op0"], -2)
+    y = _operand(y, step["op1"], -1)
+    product = torch.matmul(x, y)
+    if step["op1"] == "VECTOR":
+        product = product.squeeze(-1)
+    if step["op0"] == "VECTOR":
+        product = product.squeeze(-1 if step["op1"] == "VECTOR" else -2)
+    return product
+
+
+def _operand(x: Tensor, operation: str, axis: int) -> Tensor:
+    if operation == "VECTOR":
+        return x.unsqueeze(axis)
+    return x.mT if operation == "TRANSPOSE" else x
+
+
+@in_float32
+def einsum(step: Step, *inputs: Tensor) -> Tensor:
+    return torch.einsum(step["equation"], *inputs)
+
+
+@in_float32
+def lrn(step: Step, x: Tensor) -> Tensor:
+    """x / (k + alpha / window * (sum of squares over neighbouring channels)) ** beta."""
+    return F.local_response_norm(x, step["window_size"], step["alpha"], step["beta"], step["k"])
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "ACTIVATION": activation,
+    "CAST": cast,
+    "EINSUM": einsum,
+    "ELEMENTWISE": elementwise,
+    "IDENTITY": identity,
+    "LRN": lrn,
+    "MATRIX_MULTIPLY": matrix_multiply,
+    "PARAMETRIC_RELU": parametric_relu,
+    "SCALE": scale,
+    "SELECT": select,
+    "UNARY": unary,
+}

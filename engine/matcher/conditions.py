@@ -1,0 +1,473 @@
+"""Conditions: what a pattern asks of the places its paths lead to.
+
+A condition is a value.  Equal conditions of different rules are one step of the automaton.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import sympy
+import torch
+
+from engine.dsl import tree
+from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
+from engine.graph.mirror import Mirror, Value
+from engine.matcher.paths import MISSING, Frame, Kind
+from engine.sizes import Sizes, is_known, is_staged
+
+_RELATIVE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Base of all conditions; ``path`` is the place a near miss is reported at."""
+
+    path: int
+    cost: ClassVar[int] = 0  # conditions of lower cost are checked first
+
+    def holds(self, frame: Frame) -> bool:
+        """Whether the graph satisfies it."""
+        raise NotImplementedError
+
+    def expected(self, frame: Frame) -> str:
+        """What the rule asks for."""
+        raise NotImplementedError
+
+    def actual(self, frame: Frame) -> str:
+        """What the graph has."""
+        return show(frame.mirror, frame.get(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class IsOp(Condition):
+    """The place holds output ``output`` of an ``op`` node (any output if None)."""
+
+    op: str
+    output: int | None
+    cost: ClassVar[int] = 0
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.get(self.path)
+        return (
+            isinstance(value, Value)
+            and frame.mirror.op(value.node) == self.op
+            and (self.output is None or value.index == self.output)
+        )
+
+    def expected(self, frame: Frame) -> str:
+        return f"{self.op}.{self.output}" if self.output else self.op
+
+
+@dataclass(frozen=True, slots=True)
+class Length(Condition):
+    """The place holds a list of exactly, or at least, ``count`` elements."""
+
+    count: int
+    exact: bool
+    cost: ClassVar[int] = 1
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.get(self.path)
+        if not isinstance(value, tuple) or isinstance(value, Value):
+            return False
+        return len(value) == self.count if self.exact else len(value) >= self.count
+
+    def expected(self, frame: Frame) -> str:
+        return f"a list of {'' if self.exact else 'at least '}{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class IsLiteral(Condition):
+    """The place holds a number, string, dtype or None; ``sort`` keeps ``1``, ``1.0`` and ``true`` apart."""
+
+    value: Any
+    sort: type
+    approximate: bool
+    cost: ClassVar[int] = 2
+
+    def holds(self, frame: Frame) -> bool:
+        actual, expected = frame.get(self.path), self.value
+        if actual is MISSING:
+            return False
+        if isinstance(expected, bool) or isinstance(actual, bool):
+            return expected is actual
+        if isinstance(expected, int | float):
+            if isinstance(actual, int | float):
+                if self.approximate:
+                    return bool(abs(actual - expected) <= _RELATIVE * abs(expected))
+                return bool(actual == expected)
+            return isinstance(actual, sympy.Expr) and frame.mirror.sizes.equal(actual, expected)
+        return type(expected) is type(actual) and bool(expected == actual)
+
+    def expected(self, frame: Frame) -> str:
+        return ("~" if self.approximate else "") + show(frame.mirror, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class HasType(Condition):
+    """The place holds a tensor of one of the dtypes, or a scalar of one of the sorts."""
+
+    names: tuple[str, ...]
+    tensor: bool  # a shape was ascribed, so scalars do not fit
+    static: bool
+    optional: bool
+    cost: ClassVar[int] = 3
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.get(self.path)
+        if value is None:
+            return self.optional
+        if value is MISSING or (self.static and not is_known(value)):
+            return False
+        return fits(frame.mirror, value, self.names, self.tensor)
+
+    def expected(self, frame: Frame) -> str:
+        text = ("static " if self.static else "") + "|".join(self.names)
+        return f"{text} tensor" if self.tensor and self.names != ("tensor",) else text
+
+
+@dataclass(frozen=True, slots=True)
+class HasRank(Condition):
+    """The tensor has exactly, or at least, ``count`` dims."""
+
+    count: int
+    exact: bool
+    optional: bool
+    cost: ClassVar[int] = 4
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.get(self.path)
+        if not isinstance(value, Value):
+            return value is None and self.optional
+        rank = frame.mirror.rank(value)
+        return rank == self.count if self.exact else rank >= self.count
+
+    def expected(self, frame: Frame) -> str:
+        return f"rank {self.count}" + ("" if self.exact else " or more")
+
+
+@dataclass(frozen=True, slots=True)
+class DimWithin(Condition):
+    """A dim is certainly between ``low`` and ``high``, both included."""
+
+    low: int
+    high: int
+    optional: bool
+    cost: ClassVar[int] = 5
+
+    def holds(self, frame: Frame) -> bool:
+        size = frame.get(self.path)
+        if size is MISSING:
+            return self.optional  # the rank was checked, so the tensor itself is absent
+        if isinstance(size, int):
+            return self.low <= size <= self.high
+        low, high = frame.mirror.sizes.range(size)
+        if low is not None and high is not None and self.low <= low and high <= self.high:
+            return True
+        return self.low == self.high and frame.mirror.sizes.equal(size, self.low)
+
+    def expected(self, frame: Frame) -> str:
+        return str(self.low) if self.low == self.high else f"a size in {self.low}..{self.high}"
+
+
+@dataclass(frozen=True, slots=True)
+class HasListType(Condition):
+    """The place holds a list whose elements have a type."""
+
+    type: tree.Type
+    cost: ClassVar[int] = 6
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.get(self.path)
+        return value is not MISSING and conforms(frame.mirror, value, self.type)
+
+    def expected(self, frame: Frame) -> str:
+        return show_type(self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class AllSame(Condition):
+    """All places hold the same value; with ``partial``, places that lead nowhere do not count."""
+
+    others: tuple[int, ...]
+    partial: bool
+    cost: ClassVar[int] = 7
+
+    def holds(self, frame: Frame) -> bool:
+        first = frame.get(self.path)
+        for path in self.others:
+            other = frame.get(path)
+            if self.partial and (first is MISSING or other is MISSING):
+                first = other if first is MISSING else first
+            elif not same(frame.mirror, first, other):
+                return False
+        return True
+
+    def expected(self, frame: Frame) -> str:
+        places = ", ".join(show(frame.mirror, frame.get(path)) for path in self.others)
+        return f"the same as {places}"
+
+
+@dataclass(frozen=True, slots=True)
+class IsConst(Condition):
+    """The tensor is known at compile time; numbers are."""
+
+    optional: bool
+    cost: ClassVar[int] = 8
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.get(self.path)
+        if isinstance(value, Value):
+            return frame.mirror.is_const(value)
+        return self.optional if value is None else is_known(value)
+
+    def expected(self, frame: Frame) -> str:
+        return "a constant"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlyOutput(Condition):
+    """No output of the node at ``path`` other than ``output`` is used."""
+
+    output: int
+    cost: ClassVar[int] = 9
+
+    def _used(self, frame: Frame) -> list[Value]:
+        mirror, node = frame.mirror, frame.node_value(self.path).node
+        return [v for v in mirror.outputs(node) if v.index != self.output and not mirror.unused(v)]
+
+    def holds(self, frame: Frame) -> bool:
+        return not self._used(frame)
+
+    def expected(self, frame: Frame) -> str:
+        return f"only output {self.output} in use"
+
+    def actual(self, frame: Frame) -> str:
+        return ", ".join(f"output {value.index} is used" for value in self._used(frame))
+
+
+@dataclass(frozen=True, slots=True)
+class IsExclusive(Condition):
+    """Every user of the interior node at ``path`` is inside the match; constants are shared freely."""
+
+    nodes: tuple[int, ...]  # paths of all op patterns
+    roots: tuple[int, ...]
+    cost: ClassVar[int] = 10
+
+    def _outside(self, frame: Frame) -> Any:
+        node = frame.node_value(self.path).node
+        inside = [frame.node_value(path).node for path in self.nodes]
+        for user in frame.mirror.each_user(node):
+            if user not in inside:
+                return user
+        return None
+
+    def holds(self, frame: Frame) -> bool:
+        value = frame.node_value(self.path)
+        return (
+            self._outside(frame) is None
+            or any(value.node is frame.node_value(root).node for root in self.roots)
+            or frame.mirror.is_const(value)
+        )
+
+    def expected(self, frame: Frame) -> str:
+        return "no other user (write & before the op to allow them)"
+
+    def actual(self, frame: Frame) -> str:
+        return f"{frame.node_value(self.path).node.name} is also used by {self._outside(frame).name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AreDistinct(Condition):
+    """The roots are different nodes."""
+
+    roots: tuple[int, ...]
+    cost: ClassVar[int] = 11
+
+    def holds(self, frame: Frame) -> bool:
+        return len({frame.node_value(path).node for path in self.roots}) == len(self.roots)
+
+    def expected(self, frame: Frame) -> str:
+        return "different nodes for the roots"
+
+    def actual(self, frame: Frame) -> str:
+        return ", ".join(frame.node_value(path).node.name for path in self.roots)
+
+
+@dataclass(frozen=True, slots=True)
+class IsBefore(Condition):
+    """Of two interchangeable roots the one at ``path`` comes first, so that a match is found once."""
+
+    other: int
+    cost: ClassVar[int] = 12
+
+    def holds(self, frame: Frame) -> bool:
+        return bool(frame.node_value(self.path).node < frame.node_value(self.other).node)
+
+    def expected(self, frame: Frame) -> str:
+        return "roots in graph order"
+
+
+@dataclass(frozen=True, slots=True)
+class IsConvex(Condition):
+    """No path leaves the replaced nodes and comes back; needed when there are several roots."""
+
+    nodes: tuple[int, ...]  # roots and exclusive interior nodes
+    cost: ClassVar[int] = 13
+
+    def holds(self, frame: Frame) -> bool:
+        mirror = frame.mirror
+        values = [frame.node_value(path) for path in self.nodes]
+        return mirror.convex([value.node for value in values if not mirror.is_const(value)])
+
+    def expected(self, frame: Frame) -> str:
+        return "roots that do not depend on each other through other nodes"
+
+    def actual(self, frame: Frame) -> str:
+        return "a path leaves the match and returns to it"
+
+
+# ---------------------------------------------------------------- questions about arguments
+
+
+def same(mirror: Mirror, a: Any, b: Any) -> bool:
+    """Whether two arguments are certainly the same value; one constant may be read by several nodes."""
+    if a is MISSING or b is MISSING:
+        return False
+    if isinstance(a, Value) or isinstance(b, Value):
+        if not (isinstance(a, Value) and isinstance(b, Value)):
+            return False
+        return a == b or (a.node.op == b.node.op == "get_attr" and a.node.target == b.node.target)
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(same(mirror, x, y) for x, y in zip(a, b, strict=True))
+    if is_staged(a) and is_staged(b):
+        return mirror.sizes.equal(a, b)
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def fits(mirror: Mirror, value: Any, names: tuple[str, ...], tensor: bool) -> bool:
+    """Whether an argument that is not None has one of the named dtypes, dtype classes or scalar sorts."""
+    if isinstance(value, Value):
+        fake = mirror.fake(value)
+        if not isinstance(fake, torch.Tensor):
+            return False
+        return any(_is_dtype(fake.dtype, name) for name in names)
+    return not tensor and any(_is_sort(value, name) for name in names)
+
+
+def _is_dtype(dtype: torch.dtype, name: str) -> bool:
+    return name == "tensor" or dtype is DTYPES.get(name) or dtype in CLASSES.get(name, ())
+
+
+def _is_sort(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return name in ("bool", "scalar")
+    if isinstance(value, int):
+        return name in ("int", "scalar")
+    if isinstance(value, float):
+        return name in ("float", "scalar")
+    if isinstance(value, sympy.Expr):
+        return name == "scalar" or name == ("int" if value.is_integer is not False else "float")
+    if isinstance(value, str):
+        return name == "str"
+    return isinstance(value, torch.dtype) and name == "dtype"
+
+
+def conforms(mirror: Mirror, value: Any, type_: tree.Type) -> bool:
+    """Whether an argument has a type, elements of lists and tuples included; named dims are not compared."""
+    if value is None:
+        return type_.optional
+    if type_.element is not None or type_.items is not None:
+        if not isinstance(value, tuple) or isinstance(value, Value):
+            return False
+        types = type_.items if type_.items is not None else (type_.element,) * len(value)
+        if len(types) != len(value):
+            return False
+        return all(t is None or conforms(mirror, v, t) for v, t in zip(value, types, strict=True))
+    if type_.modifier == "static" and not is_known(value):
+        return False
+    if type_.modifier == "const" and isinstance(value, Value) and not mirror.is_const(value):
+        return False
+    if not fits(mirror, value, type_.names, type_.dims is not None):
+        return False
+    return type_.dims is None or _has_dims(mirror.sizes, mirror.shape(value), type_.dims)
+
+
+def _has_dims(sizes: Sizes, shape: tuple[Any, ...], dims: tuple[tree.Dim, ...]) -> bool:
+    rest = next((i for i, dim in enumerate(dims) if dim.rest), None)
+    if rest is None:
+        pairs = list(zip(shape, dims, strict=False))
+        fitting = len(shape) == len(dims)
+    else:
+        after = len(dims) - rest - 1
+        tail = shape[len(shape) - after :] if after else ()
+        pairs = [*zip(shape, dims[:rest], strict=False), *zip(tail, dims[rest + 1 :], strict=False)]
+        fitting = len(shape) >= len(dims) - 1
+    return fitting and all(dim.size is None or sizes.equal(size, dim.size) for size, dim in pairs)
+
+
+# ---------------------------------------------------------------- messages
+
+
+def show(mirror: Mirror, value: Any) -> str:
+    """An argument for a message, e.g. ``%relu: f32[s27, 8]`` or ``dim s27 in [2, 99]``."""
+    if isinstance(value, Value):
+        fake = mirror.fake(value) if value.node.op != "output" else None
+        text = f"{value!r} = {mirror.op(value.node)}" if value.node.op == "call_function" else repr(value)
+        if not isinstance(fake, torch.Tensor):
+            return text
+        dtype = DTYPE_NAMES.get(fake.dtype, str(fake.dtype).removeprefix("torch."))
+        kind = "const " if value.node.op == "get_attr" else ""
+        return f"{text}: {kind}{dtype}[{', '.join(map(str, mirror.shape(value)))}]"
+    if isinstance(value, tuple):
+        return f"[{', '.join(show(mirror, item) for item in value)}]"
+    if isinstance(value, sympy.Expr):
+        return mirror.sizes.describe(value)
+    if isinstance(value, torch.dtype):
+        return DTYPE_NAMES.get(value, str(value))
+    if isinstance(value, str):
+        return f'"{value}"'
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else str(value).lower()
+    return str(value)
+
+
+def show_type(type_: tree.Type) -> str:
+    """A type as a rule writes it."""
+    if type_.element is not None:
+        text = f"[{show_type(type_.element)}]"
+    elif type_.items is not None:
+        text = f"({', '.join(map(show_type, type_.items))})"
+    else:
+        text = "|".join(type_.names)
+    if type_.dims is not None:
+        text += f"[{', '.join('..' if d.rest else str(d.name or d.size or '_') for d in type_.dims)}]"
+    return (f"{type_.modifier} " if type_.modifier else "") + text + ("?" if type_.optional else "")
+
+
+def place(frame: Frame, path: int) -> str:
+    """Where a path leads, in words: ``dim 1 of argument 'weight' of linear_2``."""
+    kind, parent, index = frame.table.entries[path]
+    if kind is Kind.ROOT:
+        value = frame.get(path)
+        return value.node.name if isinstance(value, Value) else "another root"
+    if kind is Kind.DIM:
+        return f"dim {index} of {place(frame, parent)}"
+    if kind is Kind.ELEMENT:
+        return f"element {index} of {place(frame, parent)}"
+    if kind is Kind.OUTPUT:
+        return f"output {index} of {place(frame, parent)}"
+    owner = frame.get(parent)
+    if not isinstance(owner, Value):
+        return place(frame, parent)
+    if kind is Kind.ARGUMENT:
+        schema: Any = getattr(owner.node.target, "_schema", None)
+        known = schema is not None and index < len(schema.arguments)
+        return (
+            f"argument '{schema.arguments[index].name}' of {owner.node.name}"
+            if known
+            else (f"argument {index} of {owner.node.name}")
+        )
+    return f"arguments of {owner.node.name}"

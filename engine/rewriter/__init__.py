@@ -1,0 +1,21 @@
+"""Rewriting of ATen graphs: rules, PyTorch's decompositions, and constant folding."""
+
+from engine.rewriter.decomposition import decompose
+from engine.rewriter.folding import Folded, fold_constants
+from engine.rewriter.lowering import lower_all
+from engine.rewriter.recipe import Recipe
+from engine.rewriter.rewriter import RewriteStats, Rewriter, rewrite
+from engine.rewriter.trace import Application, Trace
+
+__all__ = [
+    "Application",
+    "Folded",
+    "Recipe",
+    "RewriteStats",
+    "Rewriter",
+    "Trace",
+    "decompose",
+    "fold_constants",
+    "lower_all",
+    "rewrite",
+]

@@ -1,0 +1,149 @@
+"""Constant folding: what does not depend on the inputs is computed once, when compiling.
+
+Only the frontier is evaluated and kept: constant values that something at run time, or the output, reads.
+Values on the way to it never become constants of the compiled model.
+
+A value that is much larger than what it is made of stays an op if a rule can convert the op (``expand`` of one
+row to 64 MiB, ``full``): TensorRT then makes it when the engine runs, and only its operands are folded.  A value
+counts as such above :data:`LARGE` bytes and :data:`GROWTH` times the size of its operands.  Where no rule can
+convert the op, it is folded whatever its size, because a constant is the only thing left to be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from engine.graph import provenance
+from engine.graph.mirror import Mirror, Value
+from engine.graph.provenance import Provenance
+from engine.rewriter.recipe import Recipe, recipe
+
+LARGE = 16 << 20
+GROWTH = 4
+# Constants up to this many bytes are compared by content.
+SMALL = 64 << 10
+
+NAME = "constant folding"
+_WHERE = "engine.rewriter.folding"
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """One constant that took the place of nodes.
+
+    Attributes:
+        name: its key among the mirror's constants.
+        values: names of the nodes whose value it is; several when their recipes are the same.
+        recipe: how to compute it from the constants of the model; also ``meta["recipe"]`` of the node.
+        bytes: its size.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    recipe: Recipe
+    bytes: int
+
+
+def fold_constants(
+    mirror: Mirror,
+    *,
+    convertible: Callable[[fx.Node], bool] | None = None,
+) -> tuple[Folded, ...]:
+    """Replace constant values at the frontier by ``get_attr`` constants.
+
+    Constants with equal recipes are made once.  Constants that depend on no weights are also shared when they
+    are small and hold the same numbers; with weights that would be wrong after a refit.
+
+    Args:
+        convertible: whether a rule can convert a node; without it every constant value is folded.
+
+    Returns:
+        The constants made, in graph order.
+
+    Raises:
+        EngineError: PyTorch could not evaluate an op.
+    """
+    frontier = _frontier(mirror, convertible)
+    # Before any edit: a recipe leads back to the model's constants, not to other folded ones.
+    recipes = {value: recipe(mirror, value) for value in frontier}
+    made: dict[str, fx.Node] = {}
+    by_content: dict[object, fx.Node] = {}
+    folded: dict[fx.Node, list[str]] = {}
+    for value in frontier:
+        how = recipes[value]
+        constant = made.get(how.key)
+        if constant is None:
+            tensor = mirror.constant(value)
+            content = None if how.sources else _content(tensor)
+            constant = by_content.get(content) if content is not None else None
+            if constant is None:
+                constant = _insert(mirror, value, tensor, how)
+                if content is not None:
+                    by_content[content] = constant
+            made[how.key] = constant
+        folded.setdefault(constant, []).append(_name(mirror, value))
+        mirror.replace(value, Value(constant, 0))
+    mirror.erase_dead(value.node for value in frontier if not value.node._erased)
+    return tuple(
+        Folded(str(node.target), tuple(names), node.meta["recipe"], _bytes(node.meta["val"]))
+        for node, names in folded.items()
+    )
+
+
+def _frontier(mirror: Mirror, convertible: Callable[[fx.Node], bool] | None) -> list[Value]:
+    """Constant values to be evaluated, in graph order."""
+    found: dict[Value, None] = {}
+    kept: set[fx.Node] = set()
+
+    def visit(consumer: fx.Node) -> None:
+        for value in mirror.inputs(consumer):
+            node = value.node
+            if node.op != "call_function" or value in found or node in kept:
+                continue
+            if not mirror.is_tensor(value) or not mirror.is_const(value):
+                continue
+            if convertible is not None and grows(mirror, node) and convertible(node):
+                kept.add(node)
+                visit(node)
+            else:
+                found[value] = None
+
+    for node in mirror.graph.nodes:
+        if node.op == "output" or node.op == "call_function" and not mirror.is_const(Value(node, 0)):
+            visit(node)
+    return sorted(found)
+
+
+def grows(mirror: Mirror, node: fx.Node) -> bool:
+    """Whether a constant node makes something large out of something much smaller."""
+    size = sum(_bytes(mirror.fake(value)) for value in mirror.outputs(node))
+    return size > LARGE and size > GROWTH * sum(_bytes(mirror.fake(value)) for value in mirror.inputs(node))
+
+
+def _bytes(fake: object) -> int:
+    return fake.numel() * fake.element_size() if isinstance(fake, torch.Tensor) else 0
+
+
+def _name(mirror: Mirror, value: Value) -> str:
+    return f"{value.node.name}.{value.index}" if len(mirror.outputs(value.node)) > 1 else value.node.name
+
+
+def _content(tensor: torch.Tensor) -> object | None:
+    """Equal for small tensors that hold the same bits."""
+    if _bytes(tensor) > SMALL or tensor.layout != torch.strided:
+        return None
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.dtype, tuple(tensor.shape), str(tensor.device), hashlib.sha256(raw).hexdigest()
+
+
+def _insert(mirror: Mirror, value: Value, tensor: torch.Tensor, how: Recipe) -> fx.Node:
+    hint = f"{value.node.name}_folded" + (f"_{value.index}" if value.index else "")
+    node = mirror.constant_node(tensor, hint, value.node)
+    provenance.inherit(node, (value.node,), Provenance(NAME, _WHERE, how.nodes))
+    node.meta["recipe"] = how
+    return node

@@ -1,0 +1,324 @@
+"""The rewriter: applies ``simplify`` and ``lower`` rules until none applies.
+
+The two kinds take turns.  ``simplify`` runs to quiescence first, because it looks for composites that ``lower``
+takes apart, then ``lower`` does, and what each of them changed goes back to the other.  Each kind has its own
+worklist, so a turn costs what changed and not the size of the graph.
+
+Rewrites happen where something is computed at run time.  Constant subgraphs are left alone: they are evaluated
+as they stand when constants are folded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from torch import fx
+
+from engine.dsl.rule import Rule
+from engine.errors import EngineError
+from engine.evaluator import Context, Failure, apply, decreasing
+from engine.evaluator.builtins import Failed
+from engine.graph.mirror import Mirror, Value
+from engine.graph.provenance import describe
+from engine.matcher.match import Match
+from engine.matcher.matcher import Matcher
+from engine.rewriter.change import Change, counts
+from engine.rewriter.commitment import Committer, Replacement, prepare, shrinkage
+from engine.rewriter.fuel import Fuel, OpOrder
+from engine.rewriter.reach import Reach
+from engine.rewriter.trace import Application, Trace, listed
+from engine.rewriter.worklist import Worklist
+
+# Turns of `simplify` and `lower`; each needs one turn per level of composites, of which models have a handful.
+LARGEST_TURNS = 64
+
+
+@dataclass(slots=True)
+class RewriteStats:
+    """What a run of the rewriter did.
+
+    Attributes:
+        visited: nodes looked at, counting repeats.
+        applications: rewrites by rules.
+        decompositions: nodes expanded by PyTorch's decompositions.
+        turns: times the rewriter switched between ``simplify`` and ``lower``.
+        seconds: time in all.
+    """
+
+    visited: int = 0
+    applications: int = 0
+    decompositions: int = 0
+    turns: int = 0
+    seconds: float = 0.0
+
+
+class _Phase:
+    """The rules of one kind and the nodes they have yet to look at."""
+
+    def __init__(self, kind: str, rules: Sequence[Rule], mirror: Mirror) -> None:
+        self.kind = kind
+        self.rules = tuple(rule for rule in rules if rule.kind == kind)
+        self.matcher = Matcher(self.rules, mirror)
+        self.reach = Reach(self.rules)
+        self.worklist = Worklist()
+
+
+class Rewriter:
+    """Rewriting of one graph.
+
+    Args:
+        rules: ``simplify`` and ``lower`` rules in precedence order; rules of other kinds are ignored.
+        trace: where applications are recorded; only the newest are kept when there is none.
+        check: verify every application by inferring the new nodes again, and quiescence by a full scan;
+            by default what the environment variable ``ENGINE_CHECK`` says.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        rules: Sequence[Rule],
+        context: Context,
+        *,
+        trace: Trace | None = None,
+        check: bool | None = None,
+    ) -> None:
+        self.mirror = mirror
+        self.context = context
+        self.trace = trace if trace is not None else Trace(limit=20)
+        self.check = os.environ.get("ENGINE_CHECK", "0") not in ("", "0") if check is None else check
+        self.stats = RewriteStats()
+        self._simplify = _Phase("simplify", rules, mirror)
+        self._lower = _Phase("lower", rules, mirror)
+        self._phases = (self._simplify, self._lower)
+        self._fuel = Fuel(OpOrder(self._lower.rules, context.macros))
+        self._committer = Committer(mirror, check=self.check)
+        nodes = [node for node in mirror.graph.nodes if self._rewritable(node)]
+        self._fuel.grant(map(mirror.op, nodes))
+        for phase in self._phases:
+            phase.worklist = Worklist(node for node in nodes if phase.reach.of(mirror.op(node)) >= 0)
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> RewriteStats:
+        """Rewrite until no rule applies anywhere.
+
+        Raises:
+            EngineError: a rule breaks its promise: it gives another dtype or shape, a ``simplify`` rule does not
+                simplify, ``lower`` rules do not end, or the two kinds undo each other.
+        """
+        started = perf_counter()
+        turns = 0
+        while any(phase.worklist for phase in self._phases):
+            for phase in self._phases:
+                self._exhaust(phase)
+            turns += 1
+            if turns > LARGEST_TURNS:
+                raise EngineError(
+                    f"`simplify` and `lower` rules undo each other: {LARGEST_TURNS} turns did not come to an end.  "
+                    f"The last applications were\n{listed(self.trace.last(20))}"
+                )
+        self.stats.turns += turns
+        self.stats.seconds += perf_counter() - started
+        if self.check:
+            self._assert_quiescent()
+        return self.stats
+
+    def _exhaust(self, phase: _Phase) -> None:
+        while (node := phase.worklist.pop()) is not None:
+            self.stats.visited += 1
+            self.trace.visited += 1
+            if not self._rewritable(node):
+                continue
+            found = self._first(phase, node)
+            if found is not None:
+                self._apply(phase, *found)
+
+    def _rewritable(self, node: fx.Node) -> bool:
+        return counts(self.mirror, node)
+
+    def _first(self, phase: _Phase, node: fx.Node) -> tuple[Match, Replacement] | None:
+        """The first rule in precedence order that applies at a node, with its plan."""
+        for match in phase.matcher.matches(node):
+            rule = match.rule
+            counter = self.trace.counter(rule.id)
+            counter.matches += 1
+            started = perf_counter()
+            replacement = self._replacement(match)
+            counter.seconds += perf_counter() - started
+            if not isinstance(replacement, Failure):
+                return match, replacement
+            counter.failures[replacement.reason] = counter.failures.get(replacement.reason, 0) + 1
+        return None
+
+    def _replacement(self, match: Match) -> Replacement | Failure:
+        rule = match.rule
+        plan = apply(rule, match, self.context)
+        if isinstance(plan, Failure):
+            return plan
+        replacement = prepare(self.mirror, rule, match.roots, match.nodes, plan)
+        if isinstance(replacement, Failure) or rule.kind != "simplify":
+            return replacement
+        saved, survives = shrinkage(self.mirror, replacement)
+        if saved > 0:
+            return replacement
+        if survives:
+            return Failure("matched nodes stay for other users, so the graph would not get smaller")
+        more = f"{-saved} nodes more than" if saved else "as many nodes as"
+        raise EngineError(
+            f"{rule.where}: {rule.id} is a `simplify` rule, but at {describe(match.roots[0])} it leaves {more} it "
+            "removes, where it must leave fewer; make it a `lower` rule, or match more"
+        )
+
+    def _apply(self, phase: _Phase, match: Match, replacement: Replacement) -> None:
+        rule = match.rule
+        started = perf_counter()
+        roots = tuple(node.name for node in match.roots)
+        matched = tuple(node.name for node in replacement.nodes)
+        # Measured before the edit: the matched nodes are gone after it.
+        measure = self._measure(match) if rule.decreases is not None else None
+        root_ops = [self.mirror.op(node) for node in match.roots]
+        change = self._committer.commit(replacement)
+        self.stats.applications += 1
+        self.trace.applied(
+            Application(rule.id, rule.where, rule.kind, roots, matched, tuple(node.name for node in change.new))
+        )
+        ops = [self.mirror.op(node) for node in change.new if self._rewritable(node)]
+        if phase is self._lower:
+            if measure is not None:
+                self._assert_decreased(match, measure, root_ops, change)
+            if not self._fuel.spend(rule, ops):
+                raise EngineError(
+                    f"`lower` rules did more rewrites than their op order allows; {rule.id} ({rule.where}) did the "
+                    f"last one.  The last applications were\n{listed(self.trace.last(20))}"
+                )
+        else:
+            self._fuel.grant(ops)
+        self.absorb(change)
+        self.trace.counter(rule.id).seconds += perf_counter() - started
+
+    # ------------------------------------------------------------ what to look at again
+
+    def absorb(self, change: Change) -> None:
+        """Look again at everything that a change can give a match.
+
+        Those are the new nodes; users of the new values as far down as patterns reach; nodes that lost a use,
+        and their users likewise, because an interior that had other users may have become exclusive.
+        """
+        for node in change.new:
+            self._push(node, 0)
+        self._push_down(dict.fromkeys(change.users))
+        if change.became_const:
+            constant = self._constant_from(change.users)
+            self._push_down(dict.fromkeys(user for node in constant for user in self.mirror.node_users(node)))
+        lonely: list[fx.Node] = []
+        for node in change.fell:
+            self._push(node, 0)
+            if node.op == "call_function" and self._few_users(node):
+                lonely.append(node)
+        self._push_down(dict.fromkeys(user for node in lonely for user in self.mirror.node_users(node)))
+
+    def decomposed(self, change: Change, application: Application) -> None:
+        """Take in an expansion by PyTorch."""
+        self.stats.decompositions += 1
+        self.trace.applied(application)
+        self._fuel.grant(self.mirror.op(node) for node in change.new if self._rewritable(node))
+        self.absorb(change)
+
+    def _push(self, node: fx.Node, distance: int) -> None:
+        if node._erased or node.op != "call_function":
+            return
+        op = self.mirror.op(node)
+        for phase in self._phases:
+            if phase.reach.of(op) >= distance:
+                phase.worklist.push(node)
+
+    def _push_down(self, users: dict[fx.Node, None]) -> None:
+        """Push nodes that use something that changed, and their users as far down as patterns reach."""
+        seen = dict(users)
+        level = list(users)
+        for distance in range(1, max(phase.reach.depth for phase in self._phases) + 1):
+            below: dict[fx.Node, None] = {}
+            for node in level:
+                self._push(node, distance)
+                below.update((user, None) for user in self.mirror.node_users(node) if user not in seen)
+            seen.update(below)
+            level = list(below)
+
+    def _constant_from(self, users: Iterable[fx.Node]) -> list[fx.Node]:
+        """Nodes that are constant now because an operand is: constness reaches further than patterns."""
+        found: dict[fx.Node, None] = {}
+        stack = list(users)
+        while stack:
+            node = stack.pop()
+            if node not in found and node.op == "call_function" and self.mirror.is_const(Value(node, 0)):
+                found[node] = None
+                stack.extend(self.mirror.node_users(node))
+        return list(found)
+
+    def _few_users(self, node: fx.Node) -> bool:
+        """Whether a node has so few users that all of them can be inside one match."""
+        limit = max(phase.reach.size for phase in self._phases)
+        for count, _ in enumerate(self.mirror.each_user(node), start=1):
+            if count > limit:
+                return False
+        return True
+
+    # ------------------------------------------------------------ assertions
+
+    def _measure(self, match: Match) -> int:
+        rule = match.rule
+        try:
+            measure = decreasing(rule, match, self.context)
+        except Failed as failed:
+            raise EngineError(f"{rule.where}: the `decreases` of {rule.id} has no value here: {failed}") from failed
+        assert measure is not None
+        if measure < 0:
+            raise EngineError(f"{rule.where}: the `decreases` of {rule.id} is {measure}; it must not be negative")
+        return measure
+
+    def _assert_decreased(self, match: Match, measure: int, root_ops: Sequence[str], change: Change) -> None:
+        """New ops that can lead back to the root must have a smaller measure, in every rule that fits them."""
+        rule, order = match.rule, self._fuel.order
+        for node in change.new:
+            op = self.mirror.op(node)
+            if not any(order.cyclic(root, op) for root in root_ops):
+                continue
+            for again in self._lower.matcher.matches(node):
+                if again.rule.decreases is None:
+                    continue
+                after = self._measure(again)
+                if after >= measure:
+                    raise EngineError(
+                        f"{rule.where}: the `decreases` of {rule.id} went from {measure} to {after} at {node.name}, "
+                        f"where {again.rule.id} ({again.rule.where}) fits again; it must get smaller at every step"
+                    )
+
+    def _assert_quiescent(self) -> None:
+        for phase in self._phases:
+            for node in self.mirror.graph.nodes:
+                if not self._rewritable(node):
+                    continue
+                found = self._first(phase, node)
+                if found is not None:
+                    raise EngineError(
+                        f"internal error: {found[0].rule.id} ({found[0].rule.where}) still applies at {describe(node)} "
+                        "after rewriting came to an end"
+                    )
+
+
+def rewrite(
+    mirror: Mirror,
+    rules: Sequence[Rule],
+    context: Context,
+    *,
+    trace: Trace | None = None,
+    check: bool | None = None,
+) -> RewriteStats:
+    """Apply ``simplify`` and ``lower`` rules to a graph until none applies; see :class:`Rewriter`."""
+    return Rewriter(mirror, rules, context, trace=trace, check=check).run()
+
+
+__all__ = ["RewriteStats", "Rewriter", "rewrite"]

@@ -1,0 +1,289 @@
+"""``TorchTensorRTModule``: a TensorRT engine as a PyTorch module."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from engine.errors import EngineError, RuntimeUnavailable
+from engine.runtime import operator
+from engine.runtime.boundary import Boundary, Size, TensorSpec, check_count
+from engine.runtime.interpreted_engine import InterpretedEngine, Program
+from engine.runtime.python_engine import TRTEngine
+from engine.runtime.selection import select_runtime
+from engine.sizes import Int, normal
+
+if TYPE_CHECKING:
+    from engine.settings import CompilationSettings
+
+_PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})
+_modes_active: Callable[[], int] = torch._C._len_torch_dispatch_stack
+
+
+class TorchTensorRTModule(nn.Module):
+    """Runs a serialized TensorRT engine.
+
+    Inputs come in the order of ``input_binding_names``.  The result is the output tensor itself
+    where there is one output binding, and else a tuple in the order of ``output_binding_names``,
+    as Torch-TensorRT has it.  The engine runs on the device of its inputs, on PyTorch's current
+    stream; it is loaded at the first call (or by `load`), once per device.  Calls may come from
+    several threads.  There is no gradient through it.
+
+    Inputs on the GPU are used where they lie; one that is not contiguous is copied.  An input that
+    TensorRT reads on the host (to compute shapes) is a CPU tensor or a number; a CUDA tensor in its
+    place is copied, which waits for the GPU.
+
+    A call can be captured into a CUDA graph after a call with inputs of the same shapes; the graph
+    uses the module's memory, so the module must outlive it.
+
+    The serialized engine is kept after loading: for further devices, and for copies of the module.
+
+    Args:
+        serialized_engine: the plan, from whatever built it.
+        input_binding_names: names of the engine's inputs, in calling order.
+        output_binding_names: names of the engine's outputs, in the order of the results.
+        name: the engine's name in messages.
+        settings: the settings it was compiled with; None means the defaults.
+        weight_name_map: the name that each of the engine's weights has in the model.
+        requires_output_allocator: some output's size is known only while the engine runs.
+        runtime: ``"python"`` (TensorRT on a GPU), ``"interpreter"`` (``program`` on the CPU), or
+            ``"auto"``: Python where TensorRT and a GPU are there, else the interpreter where there is
+            a program.
+        program: the engine's network, as the interpreter runs it (`engine.interpreter.Program`).
+        output_specs: per output its shape and dtype, with staged ints over the symbols of ``input_specs``;
+            they make the module traceable on any machine and with symbolic shapes.
+        input_specs: per input its shape and dtype; a staged int for an input that is a size.
+
+    Raises:
+        RuntimeUnavailable: the runtime asked for can run on no machine.
+    """
+
+    def __init__(
+        self,
+        serialized_engine: bytes,
+        input_binding_names: Sequence[str],
+        output_binding_names: Sequence[str],
+        *,
+        name: str = "",
+        settings: CompilationSettings | None = None,
+        weight_name_map: Mapping[str, Any] | None = None,
+        requires_output_allocator: bool = False,
+        runtime: str = "auto",
+        program: Program | None = None,
+        output_specs: Sequence[Any] | None = None,
+        input_specs: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if settings is None:
+            from engine.settings import CompilationSettings
+
+            settings = CompilationSettings()
+        if not isinstance(serialized_engine, bytes):
+            # TensorRT's builder returns an IHostMemory, which cannot be shared or copied.
+            serialized_engine = bytes(serialized_engine)
+        self.name = name
+        self.serialized_engine = serialized_engine
+        self.input_binding_names = list(input_binding_names)
+        self.output_binding_names = list(output_binding_names)
+        self.settings = settings
+        self.weight_name_map = weight_name_map
+        self.requires_output_allocator = requires_output_allocator
+        self.device: torch.device | None = None
+        self.input_specs = None if input_specs is None else tuple(map(_input_spec, input_specs))
+        self.output_specs = None if output_specs is None else tuple(map(_spec, output_specs))
+        self._boundary = None if self.output_specs is None else Boundary(self.input_specs, self.output_specs)
+        self._program = program
+        self._selection = select_runtime(runtime, has_program=program is not None)
+        self._single = len(self.output_binding_names) == 1
+        self._engines: dict[int, TRTEngine] = {}
+        self._interpreted: InterpretedEngine | None = None
+        if self._selection.runtime == "interpreter" and program is not None:
+            self._interpreted = InterpretedEngine(
+                program, self.input_binding_names, self.output_binding_names, self._boundary
+            )
+        self._loading = threading.Lock()
+        self._handle = operator.register(self)
+
+    @property
+    def runtime(self) -> str:
+        """How the engine is run: ``"python"``, ``"interpreter"``, or ``"unavailable"``."""
+        return self._selection.runtime
+
+    @property
+    def runtime_reason(self) -> str:
+        """Why it is run that way; where it cannot run here, what is missing and what to do."""
+        return self._selection.reason
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the engine once; waits neither for the GPU nor for another call.
+
+        Returns:
+            The output, or a tuple of several.
+
+        Raises:
+            InputError: inputs of the wrong number, dtype, device or shape.
+            RuntimeUnavailable: the engine cannot run on this machine.
+            EngineLoadError: TensorRT does not load the engine (first call).
+        """
+        if torch.compiler.is_compiling() or _modes_active():
+            results = operator.execute(inputs, self.input_binding_names, self._handle)
+        else:
+            for value in inputs:
+                if type(value) not in _PLAIN:
+                    results = operator.execute(inputs, self.input_binding_names, self._handle)
+                    break
+            else:
+                results = self.run_engine(inputs)
+        return results[0] if self._single else tuple(results)
+
+    def run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
+        """Run the engine on real tensors, without regard to tracing; always a list of outputs."""
+        if self._interpreted is not None:
+            return self._interpreted(inputs)
+        for value in inputs:
+            if isinstance(value, torch.Tensor) and (index := value.get_device()) >= 0:
+                break
+        else:
+            index = -1
+        engine = self._engines.get(index)
+        return (engine or self._load(index))(inputs)
+
+    def load(self, device: torch.device | str | int | None = None) -> None:
+        """Load the engine now, and prepare it to run; does nothing where it is interpreted.
+
+        Args:
+            device: CUDA device; by default the one that `to` was told, or the current one.
+
+        Raises:
+            EngineLoadError: TensorRT does not load the engine; ``failed_layers`` names layers where it says which.
+            RuntimeUnavailable: the engine cannot run on this machine.
+        """
+        if self._interpreted is None:
+            if isinstance(device, int):
+                device = torch.device("cuda", device)
+            self._load(-1 if device is None else _index(torch.device(device)))
+
+    def _load(self, index: int) -> TRTEngine:
+        if not self._selection.usable:
+            raise RuntimeUnavailable(f"engine {self.name!r} cannot run: {self._selection.reason}")
+        if index < 0:
+            index = _index(self.device)
+        with self._loading:
+            engine = self._engines.get(index)
+            if engine is None:
+                engine = self._engines[index] = TRTEngine(
+                    self.serialized_engine,
+                    index,
+                    self.input_binding_names,
+                    self.output_binding_names,
+                    name=self.name,
+                    requires_output_allocator=self.requires_output_allocator,
+                )
+        return engine
+
+    def fake_outputs(self, inputs: Sequence[Any], unknown: Callable[[], Size]) -> list[torch.Tensor]:
+        """Empty tensors of the shapes that a run would give, made under the active fake mode.
+
+        Shapes come from the recorded specs; without them from the engine itself, which takes a GPU
+        and known input shapes.
+
+        Args:
+            inputs: fake tensors and ints, in binding order.
+            unknown: makes a size that the input sizes do not determine.
+        """
+        check_count(inputs, self.input_binding_names)
+        device = next((x.device for x in inputs if isinstance(x, torch.Tensor) and (x.ndim or x.is_cuda)), None)
+        if device is None:
+            device = torch.device("cpu") if self._interpreted is not None else torch.device("cuda", _index(self.device))
+        if self._boundary is not None:
+            shapes: Sequence[Any] = self._boundary.output_shapes(inputs, unknown)
+            dtypes = [output.dtype for output in self._boundary.outputs]
+        else:
+            shapes, dtypes = self._engine_outputs(inputs, device)
+        return [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in zip(shapes, dtypes, strict=True)]
+
+    def _engine_outputs(
+        self, inputs: Sequence[Any], device: torch.device
+    ) -> tuple[list[tuple[int, ...]], list[torch.dtype]]:
+        sizes = [size for value in inputs for size in (value.shape if isinstance(value, torch.Tensor) else (value,))]
+        if self._interpreted is not None or any(isinstance(size, torch.SymInt) for size in sizes):
+            raise RuntimeUnavailable(
+                f"engine {self.name!r} cannot be traced: it was made without output_specs, and an engine tells output "
+                "shapes only on a GPU and for known input shapes"
+            )
+        with _disable_current_modes():
+            engine = self._load(_index(device))
+            shapes = engine.output_shapes([tuple(value.shape) for value in inputs])
+        found = [shape for shape in shapes if shape is not None]
+        if len(found) < len(shapes):
+            raise RuntimeUnavailable(f"engine {self.name!r} cannot be traced: its output sizes depend on values")
+        return found, [binding.dtype for binding in engine.outputs]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> TorchTensorRTModule:
+        # An engine has no tensors to move.  Which device `to` means shows on a tensor of our own.
+        super()._apply(fn, recurse)
+        moved = fn(torch.empty(0)).device
+        if moved.type == "cuda":
+            self.device = moved
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TorchTensorRTModule:
+        """A module with the same plan (shared) and program, and execution contexts of its own."""
+        clone = TorchTensorRTModule(
+            self.serialized_engine,
+            self.input_binding_names,
+            self.output_binding_names,
+            name=self.name,
+            settings=self.settings,
+            weight_name_map=copy.deepcopy(self.weight_name_map, memo),
+            requires_output_allocator=self.requires_output_allocator,
+            program=self._program,
+            output_specs=self.output_specs,
+            input_specs=self.input_specs,
+        )
+        clone._selection = self._selection
+        clone._interpreted = self._interpreted
+        clone.device = self.device
+        clone.training = self.training
+        memo[id(self)] = clone
+        return clone
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused: a pickle would tie the plan to this process's classes, and run code when read."""
+        raise EngineError(
+            "compiled modules cannot be pickled (torch.save, multiprocessing): in this version a compiled model is "
+            "kept by compiling it again where it is used; a bare plan is module.serialized_engine"
+        )
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows of it."""
+        size = f"{len(self.serialized_engine) / 2**20:.1f} MiB"
+        return (
+            f"{self.name!r}, inputs={self.input_binding_names}, outputs={self.output_binding_names}, "
+            f"engine={size}, runtime={self.runtime!r}"
+        )
+
+
+def _index(device: torch.device | None) -> int:
+    """The index of a CUDA device; the current one where that is not said."""
+    if device is None or device.type != "cuda" or device.index is None:
+        return torch.cuda.current_device()
+    return device.index
+
+
+def _input_spec(value: Any) -> TensorSpec | Int:
+    return normal(value) if isinstance(value, int | torch.SymInt | sympy.Expr) else _spec(value)
+
+
+def _spec(value: Any) -> TensorSpec:
+    if isinstance(value, TensorSpec):
+        return value
+    shape, dtype = (value.shape, value.dtype) if hasattr(value, "dtype") else value
+    return TensorSpec(tuple(map(normal, shape)), dtype)

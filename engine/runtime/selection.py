@@ -1,0 +1,82 @@
+"""Which of the ways to run an engine a module takes, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.errors import RuntimeUnavailable, SettingsError, TensorRTNotFound
+from engine.tensorrt import load
+
+RUNTIMES = ("auto", "cpp", "python", "interpreter")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A way to run engines.
+
+    Attributes:
+        runtime: ``"python"``, ``"interpreter"``, or ``"unavailable"``.
+        reason: why this one; of ``"unavailable"``, what is missing and what to do.
+        usable: whether it can run here.
+    """
+
+    runtime: str
+    reason: str
+    usable: bool = True
+
+
+def select_runtime(wanted: str, *, has_program: bool) -> Selection:
+    """Choose how to run an engine on this machine.
+
+    Args:
+        wanted: one of ``RUNTIMES``.
+        has_program: whether the engine's network is there in a form that the interpreter runs.
+
+    Returns:
+        A selection.  A GPU that is missing makes it unusable and is no error yet: engines are also
+        built on one machine to run on another.
+
+    Raises:
+        RuntimeUnavailable: ``wanted`` can run on no machine.
+        SettingsError: ``wanted`` is not one of ``RUNTIMES``.
+    """
+    if wanted not in RUNTIMES:
+        raise SettingsError(f"runtime={wanted!r} is not one of {', '.join(RUNTIMES)}")
+    if wanted == "cpp":
+        raise RuntimeUnavailable('runtime="cpp" is not part of this version: use runtime="python" or "auto"')
+    if wanted == "interpreter":
+        if not has_program:
+            raise RuntimeUnavailable(
+                'runtime="interpreter" runs a network, and this module was made from a serialized engine alone, '
+                "which cannot be read back into one: compile the model with "
+                'engine.compile(..., runtime="interpreter"), or pass program='
+            )
+        return Selection("interpreter", 'runtime="interpreter" was asked for')
+    missing = _missing_for_python()
+    if wanted == "python":
+        if missing is None:
+            return Selection("python", 'runtime="python" was asked for')
+        return Selection("python", f'runtime="python" was asked for and cannot run here: {missing}', usable=False)
+    if missing is None:
+        return Selection("python", "a CUDA device and TensorRT are there")
+    if has_program:
+        return Selection("interpreter", missing)
+    return Selection(
+        "unavailable", f'{missing}; pass runtime="interpreter" to engine.compile to run on the CPU', usable=False
+    )
+
+
+def _missing_for_python() -> str | None:
+    try:
+        trt = load()
+    except TensorRTNotFound as error:
+        return str(error)
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        why = f"this PyTorch ({torch.__version__}) is built without CUDA"
+    else:
+        why = "PyTorch finds no CUDA device"
+    return f"{trt.__name__} {trt.__version__} is installed but no GPU can be used: {why}"

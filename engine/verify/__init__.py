@@ -1,0 +1,1 @@
+"""Checking rules: instances of their patterns, and both sides run against each other."""

@@ -1,0 +1,302 @@
+"""Instances of rules: the graph that a rule's pattern describes, filled in from one of its ``test`` lines.
+
+An instance is a canonical graph whose only nodes are those of the pattern, inputs for what the test line calls
+tensors, and constants for those it calls ``const``.  Dims with a range are symbolic.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch._dynamo.source import ConstantSource
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from engine.capture.canonical import canonical_arguments
+from engine.dsl import tree
+from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
+from engine.errors import EngineError
+from engine.evaluator.builtins import DTYPES
+from engine.evaluator.calls import resolve
+from engine.evaluator.evaluation import Context, Env, evaluate
+from engine.graph.mirror import Mirror, Value
+
+
+class Inapplicable(EngineError):
+    """A test line does not describe an instance of this rule: the ops of its pattern refuse the inputs."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """A graph made from a rule's pattern and a test line.
+
+    Attributes:
+        mirror: the graph.
+        roots: the nodes that the roots of the pattern stand for.
+        outputs: values that the graph gives, in order: all outputs of the roots but those that a guard
+            wants unused.
+        specs: what the test line says of each input, by placeholder, in order.
+        symbols: name of a symbolic dim -> its symbol.
+        ranges: symbol -> least and greatest size.
+    """
+
+    rule: Rule
+    mirror: Mirror
+    roots: tuple[fx.Node, ...]
+    outputs: tuple[Value, ...]
+    specs: dict[fx.Node, tree.TensorSpec]
+    symbols: dict[str, sympy.Symbol]
+    ranges: dict[sympy.Symbol, tuple[int, int]]
+
+    def sizes(self) -> Iterator[dict[sympy.Symbol, int]]:
+        """Sizes to run with: all least, then all greatest; once if nothing is symbolic."""
+        for end in (0, 1) if self.ranges else (0,):
+            yield {symbol: bounds[end] for symbol, bounds in self.ranges.items()}
+
+    def inputs(self, sizes: Mapping[sympy.Symbol, int], generator: torch.Generator) -> list[torch.Tensor]:
+        """Random inputs of the given sizes, in the order of the placeholders."""
+        named = {name: sizes[symbol] for name, symbol in self.symbols.items()}
+        return [contents(spec, _sizes(spec, named), generator) for spec in self.specs.values()]
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs of the graph as it is now, computed eagerly."""
+        return execute(self.mirror, inputs)
+
+
+def contents(spec: tree.TensorSpec, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Random contents: normal floats, ints in ``0..below`` or ``-4..4``, bools."""
+    dtype = DTYPES[spec.dtype]
+    if dtype == torch.bool:
+        return torch.randint(0, 2, shape, generator=generator).bool()
+    if dtype.is_floating_point and spec.below is None:
+        return torch.randn(shape, generator=generator).to(dtype)
+    if spec.below is not None:
+        return torch.randint(0, spec.below, shape, generator=generator).to(dtype)
+    return torch.randint(0 if dtype == torch.uint8 else -4, 5, shape, generator=generator).to(dtype)
+
+
+def execute(mirror: Mirror, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Run a graph eagerly, node by node."""
+    values: dict[fx.Node, Any] = dict(zip(mirror.placeholders, inputs, strict=True))
+
+    def read(node: fx.Node) -> Any:
+        return values[node]
+
+    with torch.no_grad():
+        for node in mirror.graph.nodes:
+            if node.op == "get_attr":
+                values[node] = mirror.constants[str(node.target)]
+            elif node.op == "call_function":
+                args, kwargs = fx.map_arg((node.args, node.kwargs), read)
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            elif node.op == "output":
+                return [values[item] for item in node.args[0]]  # type: ignore[union-attr, index]
+    raise EngineError("the graph has no output")
+
+
+def instance(rule: Rule, test: tree.Test, seed: int = 0) -> Instance:
+    """The instance of a rule that a test line describes.
+
+    Raises:
+        Inapplicable: the ops of the pattern refuse what the line says, e.g. a rank that one member of a family
+            does not take, or the line leaves something open.
+    """
+    return _Synthesis(rule, test, seed).build()
+
+
+def _sizes(spec: tree.TensorSpec, named: Mapping[str, Any]) -> list[Any]:
+    return [dim.size if dim.name is None else named[dim.name] for dim in spec.dims]
+
+
+_GUESSES: dict[str, Any] = {"float": 0.125, "bool": False, "int": 1, "SymInt": 1, "number": 1}
+
+
+@dataclass
+class _Synthesis:
+    rule: Rule
+    test: tree.Test
+    seed: int
+    shape_env: ShapeEnv = field(default_factory=ShapeEnv)
+    bound: dict[str, Any] = field(default_factory=dict)
+    symbols: dict[str, sympy.Symbol] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[sympy.Symbol, tuple[int, int]] = field(default_factory=dict)
+    specs: dict[fx.Node, tree.TensorSpec] = field(default_factory=dict)
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def build(self) -> Instance:
+        self.mode = FakeTensorMode(shape_env=self.shape_env, allow_non_fake_inputs=False)
+        self.graph = fx.Graph()
+        self.generator = torch.Generator().manual_seed(self.seed)
+        for binding in self.test.bindings:
+            self._declare(binding.value)
+        for binding in self.test.bindings:
+            self.bound[binding.name] = self._binding(binding.name, binding.value)
+        roots = tuple(map(self._op, self.rule.roots))
+        outputs = [value for root, node in zip(self.rule.roots, roots, strict=True) for value in self._outputs(root, node)]
+        self.graph.output(tuple(self._node(value) for value in outputs))
+        mirror = Mirror(self.graph, self.constants, self.mode, self.shape_env)
+        return Instance(self.rule, mirror, roots, tuple(outputs), self.specs, self.symbols, self.ranges)
+
+    # ------------------------------------------------------------ what the test line says
+
+    def _declare(self, value: Any) -> None:
+        """Make the symbols of a test line before anything uses them."""
+        if isinstance(value, tree.ListSpec):
+            for item in value.items:
+                self._declare(item)
+        if not isinstance(value, tree.TensorSpec):
+            return
+        for dim in value.dims:
+            if dim.name is None or dim.name in self.sizes or dim.range is None:
+                continue
+            low, high = dim.range
+            source = ConstantSource(dim.name)
+            symbol = self.shape_env.create_symbol(
+                high,
+                source=source,
+                dynamic_dim=DimDynamic.DYNAMIC,
+                constraint_dim=StrictMinMaxConstraint(vr=ValueRanges(low, high), warn_only=False),
+            )
+            assert isinstance(symbol, sympy.Symbol)
+            self.symbols[dim.name] = symbol
+            self.ranges[symbol] = dim.range
+            self.sizes[dim.name] = self.shape_env.create_symintnode(symbol, hint=high, source=source)
+
+    def _binding(self, name: str, value: Any) -> Any:
+        if isinstance(value, tree.TensorSpec):
+            return self._tensor(name, value)
+        if isinstance(value, tree.ListSpec):
+            return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
+        context = Context(None, {}, {})  # type: ignore[arg-type]
+        return evaluate(value, Env(dict(self.sizes), context))
+
+    def _tensor(self, name: str, spec: tree.TensorSpec) -> fx.Node:
+        if any(dim.name is not None and dim.name not in self.sizes for dim in spec.dims):
+            raise Inapplicable(f"{name}: a named dim has no range; write it as N=2..4 where it first occurs")
+        if spec.const:
+            tensor = contents(spec, [int(size) for size in _sizes(spec, {})], self.generator)
+            self.constants[name] = tensor
+            node = self.graph.get_attr(name)
+        else:
+            node = self.graph.placeholder(name)
+            self.specs[node] = spec
+        with self.mode:
+            node.meta["val"] = torch.empty(_sizes(spec, self.sizes), dtype=DTYPES[spec.dtype])
+        return node
+
+    # ------------------------------------------------------------ the pattern
+
+    def _op(self, pattern: OpMatch) -> fx.Node:
+        name, op = resolve(pattern.op)
+        given = dict(pattern.arguments)
+        rest = self.bound.get(pattern.rest) if pattern.rest else None
+        spare = iter(rest or ())
+        arguments: list[Any] = []
+        for position, argument in enumerate(op._schema.arguments):
+            if position in given:
+                arguments.append(self._argument(given[position], argument))
+            elif rest is not None:
+                arguments.append(next(spare, _default(argument)))
+            else:
+                arguments.append(_default(argument))
+        count = sum(not argument.kwarg_only for argument in op._schema.arguments)
+        keywords = {a.name: v for a, v in zip(op._schema.arguments[count:], arguments[count:], strict=True)}
+        try:
+            args, kwargs = canonical_arguments(op, arguments[:count], keywords)
+            fake = self._infer(op, args, kwargs)
+        except Exception as error:
+            raise Inapplicable(f"{name} refuses {arguments}: {error}") from error
+        node = self.graph.call_function(op, args, kwargs)
+        node.meta["val"] = fake
+        return node
+
+    def _infer(self, op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        fakes = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
+        with self.mode, torch.no_grad():
+            return op(*fakes[0], **fakes[1])
+
+    def _argument(self, pattern: ArgumentPattern, argument: Any) -> Any:
+        if isinstance(pattern, OpMatch):
+            node = self._op(pattern)
+            return self._node(Value(node, pattern.output))
+        if isinstance(pattern, ListMatch):
+            rest = list(self.bound.get(pattern.rest_name, ())) if pattern.rest_name else []
+            before = [self._argument(item, argument) for item in pattern.before]
+            return [*before, *rest, *(self._argument(item, argument) for item in pattern.after)]
+        if isinstance(pattern, Equals):
+            return pattern.value
+        if isinstance(pattern, Anything):
+            return _default(argument)
+        assert isinstance(pattern, Bind)
+        if pattern.name not in self.bound:
+            if argument.has_default_value():
+                return argument.default_value
+            raise Inapplicable(f"the test line does not say what `{pattern.name}` is")
+        value = self.bound[pattern.name]
+        if isinstance(value, torch.Tensor) or (isinstance(value, fx.Node) and not _takes_tensors(argument)):
+            raise Inapplicable(f"`{argument.name}` is no tensor")
+        return value
+
+    def _outputs(self, pattern: OpMatch, node: fx.Node) -> list[Value]:
+        fakes = node.meta["val"]
+        if not isinstance(fakes, tuple | list):
+            return [Value(node, 0)]
+        if pattern.outputs is None:
+            single = any(str(item.type) != "Tensor[]" for item in _schema(node).returns)
+            wanted = [pattern.output] if single else range(len(fakes))
+        else:
+            unused = _wanted_unused(self.rule)
+            wanted = [index for index, name in enumerate(pattern.outputs) if name not in unused]
+        return [Value(node, index) for index in wanted]
+
+    def _node(self, value: Value) -> fx.Node:
+        fakes = value.node.meta["val"]
+        if not isinstance(fakes, tuple | list):
+            return value.node
+        node = self.graph.call_function(operator.getitem, (value.node, value.index))
+        node.meta["val"] = fakes[value.index]
+        return node
+
+
+def _schema(node: fx.Node) -> Any:
+    assert isinstance(node.target, OpOverload)
+    return node.target._schema
+
+
+def _default(argument: Any) -> Any:
+    """The schema default of an argument, or something of its type where there is none."""
+    if argument.has_default_value():
+        return argument.default_value
+    kind = str(argument.real_type)
+    if kind.startswith("Optional"):
+        return None
+    if kind in _GUESSES:
+        return _GUESSES[kind]
+    raise Inapplicable(f"nothing says what `{argument.name}` is")
+
+
+def _takes_tensors(argument: Any) -> bool:
+    return "Tensor" in str(argument.real_type)
+
+
+def _wanted_unused(rule: Rule) -> set[str]:
+    """Names of outputs that the guards of a rule want unused."""
+    found = set()
+    for step in rule.steps:
+        if isinstance(step, tree.Guard) and isinstance(step.value, tree.Call):
+            function, arguments = step.value.function, step.value.arguments
+            if isinstance(function, tree.Name) and function.name == "unused" and isinstance(arguments[0], tree.Name):
+                found.add(arguments[0].name)
+    return found
+
+
+__all__ = ["Inapplicable", "Instance", "contents", "execute", "instance"]

@@ -1,0 +1,31 @@
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from engine.capture import Range, capture
+from tests.models import CACHED, ZOO
+
+
+@pytest.mark.parametrize("name", [*ZOO, *CACHED])
+def test_models_are_captured_with_a_dynamic_batch(name):
+    entry = {**ZOO, **CACHED}[name]
+    built = entry.build("small")
+    captured = capture(built.model, built.args, built.kwargs, dynamic_shapes=built.dynamic_shapes)
+    assert list(captured.ranges.values()) == [Range(1, 2, 8)]
+    module = captured.module()
+    for batch in (1, 3):
+        other = entry.build("small", batch=batch)
+        with torch.no_grad():
+            expected = built.model(*other.args, **other.kwargs)
+            outputs = module(*captured.bind(other.args, other.kwargs))
+        found = captured.signature().unflatten(outputs)
+        assert type(found) is type(expected)
+        for want, got in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_building_twice_gives_the_same_model():
+    first, second = (ZOO["resnet50"].build("small") for _ in range(2))
+    for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(first.args[0], second.args[0])
