@@ -185,9 +185,7 @@ def main() -> None:
     programs = sum(len(trie.programs) for trie in map(automaton.trie, automaton.by_op) if trie is not None)
     print(f"{len(rules)} rules, {programs} patterns compiled in {1e3 * (time.perf_counter() - start):.0f} ms")
     compiled(graph_of(200), rules)  # compiles the automaton that the runs below share
-    print(
-        f"{'nodes':>7} {'matches':>8} {'automaton us/node':>18} {'growth':>7} {'naive us/node':>14} {'growth':>7}"
-    )
+    print(f"{'nodes':>7} {'matches':>8} {'automaton':>14} {'growth':>5} {'naive':>14} {'growth':>5}")
     first: tuple[float, float] | None = None
     for size in options.sizes:
         fast, found = seconds(lambda mirror: compiled(mirror, rules), size, 3)
@@ -196,9 +194,8 @@ def main() -> None:
             raise SystemExit(f"the matchers disagree at {size} nodes: {found} and {expected} matches")
         fast, slow = 1e6 * fast / size, 1e6 * slow / size
         first = first or (fast, slow)
-        print(
-            f"{size:>7} {found:>8} {fast:>18.1f} {fast / first[0]:>7.2f} {slow:>14.1f} {slow / first[1]:>7.2f}"
-        )
+        row = f"{size:>7} {found:>8} {fast:>6.1f} us/node {fast / first[0]:>5.2f}"
+        print(f"{row} {slow:>6.0f} us/node {slow / first[1]:>5.2f}")
 
 
 if __name__ == "__main__":

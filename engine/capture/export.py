@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
-from torch.export.graph_signature import ConstantArgument
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from engine.capture.captured import Captured
@@ -121,22 +121,41 @@ def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> Expor
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
     """The program made functional, with an empty table: composites stay whole.
 
-    Meanwhile the outputs are a flat tuple: building the containers that the model returns (a key-value
-    cache, say) while tracing may itself make tensors, which then are constants that nobody knows.
+    Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
+    takes and returns (key-value caches, say) may itself make tensors, which tracing would then take for
+    constants that nobody knows.
     """
     call = program.module_call_graph[0].signature
     assert call is not None
-    out_spec = call.out_spec
-    call.out_spec = pytree.tree_structure(tuple(range(out_spec.num_leaves)))
+    specs, names, inputs = (call.in_spec, call.out_spec), call.forward_arg_names, program.example_inputs
+    call.out_spec = _flat(call.out_spec)
+    # Without example inputs no guards are generated, which nobody would run.
+    program.example_inputs = None
+    if not _is_plain(call.in_spec):
+        call.in_spec = pytree.tree_structure((tuple(range(call.in_spec.num_leaves)), {}))
+        specs_of_inputs = program.graph_signature.input_specs
+        call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
         with torch.no_grad():
             decomposed = program.run_decompositions({})
     finally:
-        call.out_spec = out_spec
+        (call.in_spec, call.out_spec), call.forward_arg_names = specs, names
+        program.example_inputs = inputs
     result = decomposed.module_call_graph[0].signature
     assert result is not None
-    result.out_spec = out_spec
+    (result.in_spec, result.out_spec), result.forward_arg_names = specs, names
+    decomposed.example_inputs = inputs
     return decomposed
+
+
+def _flat(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    return pytree.tree_structure(tuple(range(spec.num_leaves)))
+
+
+def _is_plain(spec: pytree.TreeSpec) -> bool:
+    """Whether a structure is made of tuples, lists and dicts alone."""
+    children = spec.children() if callable(getattr(spec, "children", None)) else spec.children_specs
+    return spec.type in (None, tuple, list, dict) and all(map(_is_plain, children))
 
 
 def _strict_may_help(error: Exception) -> bool:

@@ -84,10 +84,8 @@ class WrittenConstants:
     def _repeated(self, constant: ConstantTensor) -> Any:
         """One number read again and again by a slice of stride 0."""
         shape, dtype = constant.shape or (), constant.dtype or torch.float32
-        # Slices refuse unsigned bytes.
-        carried = torch.int32 if dtype == torch.uint8 else dtype
         rank, name = len(shape), f"constants/{constant.number}[{', '.join(map(str, shape))}]"
-        element = self._element(constant.number, carried)
+        element = self._element(constant.number, dtype)
         if rank != 1:
             element = self._scope.reshaped(element, (1,) * rank, f"{name}/element")
         if any(size != 1 for size in shape):
@@ -100,7 +98,7 @@ class WrittenConstants:
 
             arguments = (element, zeros, zeros if runtime is not None else tuple(shape), zeros)
             element = self._scope.add("add_slice", arguments, name, then=finish).get_output(0)
-        return self._scope.cast(element, dtype, f"{name}/cast")
+        return element
 
 
 def _host(constant: ConstantTensor) -> torch.Tensor:

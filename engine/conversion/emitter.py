@@ -272,6 +272,8 @@ class _CallEmission:
         if kind == "weights":
             return self._weights(value)
         if kind in ("int", "ints") and not parameter.attribute:
+            if _is_static(parameter) and not is_known(value):
+                raise Refused(f"`{parameter.name}` is {value}, which must be known when the network is built")
             shapes = self._emitter._shapes
             return shapes.vector(value) if kind == "ints" else shapes.scalar(value, torch.int32)
         if kind == "axes":
@@ -316,6 +318,10 @@ def _kind(parameter: tree.Parameter) -> str:
     if kind.element is not None:
         return kind.element.names[0] + "s"
     return kind.names[0] if kind.names else "tensor"
+
+
+def _is_static(parameter: tree.Parameter) -> bool:
+    return parameter.type is not None and parameter.type.modifier == "static"
 
 
 def _member(enum: str, name: str) -> Any:

@@ -178,17 +178,14 @@ class _Segment:
         tensor, dtype = self.emitter.tensor(value), self.mirror.dtype(value)
         if tensor.dtype != tensorrt_dtype(dtype):
             raise Refused(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
-        # A binding needs a tensor of its own, and only a few layers may give unsigned bytes.
-        if tensor.is_network_input or tensor.is_network_output or dtype == torch.uint8 or self._is_constant(value):
+        # A binding needs a tensor of its own.
+        if tensor.is_network_input or tensor.is_network_output or self.mirror.is_const(value):
             tensor = self.scope.add("add_identity", (tensor,), f"outputs/{name}").get_output(0)
         tensor.name = name
         with self.logger.gather() as messages:
             self.network.mark_output(tensor)
         if quote(messages):
             raise Refused(quote(messages))
-
-    def _is_constant(self, value: Value) -> bool:
-        return self.mirror.is_const(value)
 
 
 def _creation_flags() -> int:

@@ -100,15 +100,8 @@ class NetworkScope:
         key = self.weights.key(tensor)
         held = self._constants.get(key)
         if held is None:
-            # Constants of unsigned bytes do not exist, only casts to them.
-            wanted = tensor.dtype
-            stored = tensor.to(torch.int32) if wanted == torch.uint8 else tensor
-            if stored is not tensor:
-                self.weights.host(tensor)
-            weights = self.weights.weights(stored)
-            layer = self.add("add_constant", (tuple(tensor.shape), weights), f"constants/{name}")
-            if wanted == torch.uint8:
-                layer = self.add("add_cast", (layer.get_output(0), tensorrt_dtype(wanted)), f"constants/{name}/cast")
+            arguments = (tuple(tensor.shape), self.weights.weights(tensor))
+            layer = self.add("add_constant", arguments, f"constants/{name}")
             held = self._constants[key] = self.output(layer)[0]
         return held
 

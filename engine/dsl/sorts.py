@@ -64,7 +64,7 @@ def _of_name(name: str, kind: tree.Type) -> frozenset[str]:
         return _DECLARED[name]
     if name in dtypes() or name in dtype_classes():
         return frozenset({"tensor", "tensors"})
-    return frozenset({"enum"})
+    return frozenset({"enum", "dtype"}) if name == "DataType" else frozenset({"enum"})
 
 
 _DECLARED = {

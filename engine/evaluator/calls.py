@@ -171,7 +171,8 @@ def _canonical(
         raise Failed(f"{op} takes {len(schema)} arguments, got {len(positional)}", span)
     count = sum(not argument.kwarg_only for argument in schema)
     keywords = keywords | {schema[i].name: positional[i] for i in range(count, len(positional))}
-    return canonical_arguments(op, tuple(positional[:count]), keywords, rank=_rank)
+    args, kwargs = canonical_arguments(op, tuple(positional[:count]), keywords, rank=_rank)
+    return (*args, *kwargs.values())
 
 
 def _rank(value: Any) -> int | None:

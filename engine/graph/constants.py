@@ -38,6 +38,7 @@ class Constants:
         self._results: dict[fx.Node, Any] = {}
 
     def is_const(self, node: fx.Node) -> bool:
+        """Whether a node gives the same in every run."""
         known = self._const.get(node)
         if known is not None:
             return known
@@ -95,6 +96,7 @@ class Constants:
             stack.extend(self._mirror.node_users(node))
 
     def forget(self, node: fx.Node) -> None:
+        """Called when ``node`` is erased."""
         self._const.pop(node, None)
         self._results.pop(node, None)
 

@@ -49,7 +49,7 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
     fact when the compiled model runs, so a rewrite must not rely on it.
 
     Raises:
-        EngineError: two sizes, or a size and a number, were taken to be equal, so the result is wrong for others.
+        EngineError: two sizes, or a size and a number, were taken to be equal.
     """
     if shape_env is None:
         yield
@@ -71,11 +71,21 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
             shape_env.axioms.clear()
             shape_env.axioms.update(axioms)
             shape_env.divisible.intersection_update(divisible)
-            for counter in ("_version_counter", "_replacements_version_counter"):
-                if hasattr(shape_env, counter):
-                    setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+            _forget_answers(shape_env)
     if assumed:
+        FakeTensorMode.cache_clear()  # it now holds a result that is right for one size only
         raise EngineError(f"it would need {equalities}")
+
+
+def _forget_answers(shape_env: ShapeEnv) -> None:
+    """Drop answers that a ``ShapeEnv`` has memoised; it would give them again without noting the guard."""
+    for counter in ("_version_counter", "_replacements_version_counter"):
+        if hasattr(shape_env, counter):
+            setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+    for method in vars(type(shape_env)).values():
+        clear = getattr(method, "cache_clear", None)
+        if clear is not None:
+            clear()
 
 
 def _show(positional: Sequence[Any], keywords: dict[str, Any]) -> str:

@@ -251,7 +251,8 @@ class Mirror:
             fake: its fake value, when the caller knows it; otherwise it is inferred.
 
         Raises:
-            EngineError: PyTorch refuses the arguments for some sizes, or a size cannot be computed before ``before``.
+            EngineError: PyTorch refuses the arguments, or accepts them for some sizes only; or a size cannot
+                be computed before ``before``.
         """
         positional, keywords = args.split(op, arguments)
 

@@ -246,6 +246,7 @@ class SizeNodes:
         return self._place(target, (source, axis), fake, [] if source.op == "placeholder" else [source])
 
     def _unbacked_leaf(self, symbol: sympy.Symbol) -> fx.Node | None:
+        node: fx.Node
         for node in self._mirror.graph.nodes:
             value = node.meta.get("val")
             if node.op == "placeholder" or value is None:

@@ -245,7 +245,7 @@ class _Reader:
         for tensor in tensors:
             try:
                 shapes.append(tuple(tensor.shape))
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
                 raise InterpreterError(
                     f"TensorRT refused layer {layer.name!r} ({kind}): {error} Its logger holds the reason."
                 ) from error

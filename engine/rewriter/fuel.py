@@ -78,8 +78,10 @@ class OpOrder:
         for rule in rules:
             for op in dict.fromkeys(root.op for root in rule.roots):
                 by_root.setdefault(op, []).append(rule)
-        # Components come in reverse topological order: what an op is lowered to is known before the op.
-        for number, component in enumerate(networkx.strongly_connected_components(graph)):
+        condensed = networkx.condensation(graph)
+        # What an op is lowered to is known before the op.
+        for number in reversed(list(networkx.topological_sort(condensed))):
+            component = condensed.nodes[number]["members"]
             for op in component:
                 self._component[op] = number
             members = [rule for op in sorted(component) for rule in by_root.get(op, ())]

@@ -24,7 +24,7 @@ from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
-from engine.verify.instance import Instance, instance
+from engine.verify.instance import Inapplicable, Instance, execute, instance
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
@@ -69,14 +69,14 @@ def check(
     context = Context(made.mirror, rules.layers, rules.macros, getattr(rules, "hosts", {}))
     generator = torch.Generator().manual_seed(seed)
     samples = [made.inputs(sizes, generator) for sizes in made.sizes()]
-    expected = [made.run(inputs) for inputs in samples]
+    expected = [_left(made, inputs) for inputs in samples]
     if test.rejects:
         if _fires(rule, made, context):
             raise Disagreement(f"{rule.id} fires on a graph that it must reject")
         return Verdict(0)
     if rule.kind == "convert":
         network = _network(rule, made, context)
-        program = Program.from_network(network.network, network.weights.tensors())
+        program = Program.from_network(network.network, network.weights.tensors)
         sizes = list(made.sizes())
         actual = [
             list(program(*inputs, *_scalars(network, size)))
@@ -86,10 +86,17 @@ def check(
             build(network)
     else:
         _rewrite(rule, made, context)
-        actual = [made.run(inputs) for inputs in samples]
+        actual = [execute(made.mirror, inputs) for inputs in samples]
     for wanted, got in zip(expected, actual, strict=True):
         _compare(rule, wanted, got)
     return Verdict(len(samples))
+
+
+def _left(made: Instance, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    try:
+        return execute(made.mirror, inputs)
+    except (RuntimeError, IndexError) as error:  # fake kernels accept what real ones refuse
+        raise Inapplicable(f"PyTorch refuses the left side: {error}") from error
 
 
 def _scalars(network: BuiltNetwork, sizes: Mapping[Any, int]) -> list[torch.Tensor]:

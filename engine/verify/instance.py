@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -65,10 +66,6 @@ class Instance:
         """Random inputs of the given sizes, in the order of the placeholders."""
         named = {name: sizes[symbol] for name, symbol in self.symbols.items()}
         return [contents(spec, _sizes(spec, named), generator) for spec in self.specs.values()]
-
-    def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The outputs of the graph as it is now, computed eagerly."""
-        return execute(self.mirror, inputs)
 
 
 def contents(spec: tree.TensorSpec, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
@@ -221,7 +218,8 @@ class _Synthesis:
 
     def _infer(self, op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         fakes = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
-        with self.mode, torch.no_grad():
+        # The dispatcher's Python kernels keep sizes symbolic where the C++ ones of composite ops would fix them.
+        with enable_python_dispatcher(), self.mode, torch.no_grad():
             return op(*fakes[0], **fakes[1])
 
     def _argument(self, pattern: ArgumentPattern, argument: Any) -> Any:

@@ -29,3 +29,24 @@ def test_building_twice_gives_the_same_model():
     for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(first.args[0], second.args[0])
+
+
+def test_key_value_caches_are_inputs_too():
+    import copy
+
+    built = CACHED["LlamaForCausalLM+cache"].build("small")
+    with torch.no_grad():
+        cache = built.model(**built.kwargs).past_key_values
+    token = torch.tensor([[3], [5]])
+    call = {"input_ids": token, "past_key_values": copy.deepcopy(cache)}
+    captured = capture(built.model, kwargs=call)
+    assert len(captured.input_names) == 5
+    assert captured.input_names[0] == "input_ids"
+    assert all("past_key_values" in name for name in captured.input_names[1:])
+    with torch.no_grad():
+        expected = built.model(input_ids=token, past_key_values=copy.deepcopy(cache))
+        found = captured.signature().unflatten(captured.module()(*captured.bind((), call)))
+    torch.testing.assert_close(found.logits, expected.logits)
+    for want, got in zip(expected.past_key_values.layers, found.past_key_values.layers, strict=True):
+        torch.testing.assert_close(got.keys, want.keys)
+        torch.testing.assert_close(got.values, want.values)

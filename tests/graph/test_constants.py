@@ -45,9 +45,7 @@ def test_random_ops_are_not_constant() -> None:
 
 
 def test_symbolic_sizes_are_not_constant() -> None:
-    mirror = mirror_of(
-        lambda x: x + torch.ones(x.shape[0]), [torch.randn(3)], ({0: Dim("n", min=2, max=5)},)
-    )
+    mirror = mirror_of(lambda x: x + torch.ones(x.shape[0]), [torch.randn(3)], ({0: Dim("n", min=2, max=5)},))
     assert not mirror.is_const(Value(find(mirror, "aten.ones.default")))
 
 

@@ -47,14 +47,20 @@ def test_getitem_is_folded_into_values() -> None:
     output = find(mirror, "output")
     assert mirror.users(Value(top, 0)) == (find(mirror, "aten.add.Tensor"), output)
     assert mirror.users(Value(top, 1)) == (find(mirror, "aten.mul.Tensor"),)
-    assert mirror.node_users(top) == (find(mirror, "aten.add.Tensor"), find(mirror, "aten.mul.Tensor"), output)
+    assert mirror.node_users(top) == (
+        find(mirror, "aten.add.Tensor"),
+        find(mirror, "aten.mul.Tensor"),
+        output,
+    )
     assert mirror.dtype(Value(top, 1)) == torch.int64
     assert mirror.outputs(top) == (Value(top, 0), Value(top, 1))
     assert mirror.arguments(find(mirror, "aten.mul.Tensor")) == (Value(top, 1), 2)
 
 
 def test_sizes_are_staged_ints() -> None:
-    mirror = mirror_of(lambda x: x.view(x.shape[0] * 2, 3), [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},))
+    mirror = mirror_of(
+        lambda x: x.view(x.shape[0] * 2, 3), [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},)
+    )
     (batch, six) = mirror.shape_of(find(mirror, "placeholder"))
     assert six == 6
     assert mirror.arguments(find(mirror, "aten.view.default"))[1] == (2 * batch, 3)
@@ -126,7 +132,9 @@ def test_symbolic_arguments_become_shared_nodes_at_the_top() -> None:
         return torch.relu(x).reshape(-1)
 
     mirror = mirror_of(function, [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},))
-    view = next(node for node in mirror.graph.nodes if "shape" in str(node.target) or "view" in str(node.target))
+    view = next(
+        node for node in mirror.graph.nodes if "shape" in str(node.target) or "view" in str(node.target)
+    )
     (operand,) = mirror.inputs(view)
     size = mirror.shape_of(view)[0]
     one = mirror.insert(aten.view.default, (operand, (size,)), view)
@@ -188,7 +196,7 @@ def test_refused_arguments_name_the_op() -> None:
     mirror = mirror_of(lambda x: torch.relu(x), [torch.randn(2, 3)])
     relu = find(mirror, "aten.relu.default")
     x = Value(find(mirror, "placeholder"))
-    with pytest.raises(EngineError, match="aten.view.default does not accept"):
+    with pytest.raises(EngineError, match=r"aten.view.default does not accept"):
         mirror.insert(aten.view.default, (x, (5,)), relu)
     with pytest.raises(EngineError, match="needs the argument 'size'"):
         mirror.insert(aten.view.default, (x,), relu)
@@ -253,7 +261,7 @@ def test_inference_assumes_nothing_about_sizes() -> None:
     batch, other = mirror.shape(x)[0], mirror.shape(y)[0]
     assert mirror.infer(aten.view.default, (x, (2 * batch, 3))).shape == (2 * mirror.fake(x).shape[0], 3)
     for wrong in ((aten.view.default, (x, (4, 6))), (aten.add.Tensor, (x, y, 1))):
-        with pytest.raises(EngineError, match="does not accept .* it would need"):
+        with pytest.raises(EngineError, match=r"does not accept .* it would need"):
             mirror.infer(*wrong)
     relu = find(mirror, "aten.relu.default")
     with pytest.raises(EngineError, match="it would need"):

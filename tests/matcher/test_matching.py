@@ -39,16 +39,16 @@ def test_captures_bind_values_sizes_lists_and_none() -> None:
     (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", items(rest="xs"), "d")))
     x, relu = Value(find(mirror, "placeholder")), Value(find(mirror, RELU))
     assert match.bindings == {"xs": (relu, x), "d": 1}
-    (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", ["a", op(RELU, "y"), "b"], "d"))) or (None,)
+    (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", ["a", op(RELU, "y"), "b"], "d"))) or (
+        None,
+    )
     assert match is None  # three elements are asked for
     (match,) = all_matches(
         mirror, rule("cat", op("aten.cat.default", items(op(RELU, "y"), rest="more"), "d"))
     )
     assert match.bindings == {"y": x, "more": (x,), "d": 1}
     assert names(match.nodes) == ["relu", "cat"]
-    (match,) = all_matches(
-        mirror, rule("cat", op("aten.cat.default", items(rest="more", after=("z",)), "d"))
-    )
+    (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", items(rest="more", after=("z",)), "d")))
     assert match.bindings == {"more": (relu,), "z": x, "d": 1}
     mirror = mirror_of(lambda x: F.linear(x, torch.ones(3, 6)), [X])
     (match,) = all_matches(mirror, rule("linear", op(LINEAR, "x", "w", "b")))
@@ -132,7 +132,14 @@ def test_symbolic_sizes_must_be_certainly_equal() -> None:
     def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, y], 0)
 
-    same = rule("c", op("aten.cat.default", [bind("a", ty("tensor", dims="N, K")), bind("b", ty("tensor", dims="N, K"))], 0))
+    same = rule(
+        "c",
+        op(
+            "aten.cat.default",
+            [bind("a", ty("tensor", dims="N, K")), bind("b", ty("tensor", dims="N, K"))],
+            0,
+        ),
+    )
     dim = Dim("n", min=2, max=9)
     shapes = ({0: dim}, {0: dim})
     assert all_matches(mirror_of(function, [X, X], shapes), same)
@@ -283,11 +290,16 @@ def test_unordered_operands_match_in_either_order() -> None:
     for function in (lambda x: torch.relu(x) + x, lambda x: x + torch.relu(x)):
         mirror = mirror_of(function, [X])
         (match,) = all_matches(mirror, pattern)
-        assert match.bindings == {"x": Value(find(mirror, "placeholder")), "y": Value(find(mirror, "placeholder"))}
+        assert match.bindings == {
+            "x": Value(find(mirror, "placeholder")),
+            "y": Value(find(mirror, "placeholder")),
+        }
 
 
 def test_optional_ops() -> None:
-    pattern = rule("o", op("aten.exp.default", op("aten.clamp.default", op(RELU, "x"), "low", "high", optional=True)))
+    pattern = rule(
+        "o", op("aten.exp.default", op("aten.clamp.default", op(RELU, "x"), "low", "high", optional=True))
+    )
     (match,) = all_matches(mirror_of(lambda x: torch.exp(torch.clamp(torch.relu(x), 0, 6)), [X]), pattern)
     assert (match.bindings["low"], match.bindings["high"], match.expansion) == (0, 6, 0)
     (match,) = all_matches(mirror_of(lambda x: torch.exp(torch.relu(x)), [X]), pattern)
@@ -322,7 +334,11 @@ def test_rules_come_in_precedence_order() -> None:
 
 def test_stats_and_roots() -> None:
     mirror = mirror_of(lambda x: torch.relu(x) * 2 * 3, [X])
-    rules = (rule("two", op(MUL, "x", 2)), rule("relu", op(RELU, "x"), rank=1), rule("none", op(ADD, "x", "y"), rank=2))
+    rules = (
+        rule("two", op(MUL, "x", 2)),
+        rule("relu", op(RELU, "x"), rank=1),
+        rule("none", op(ADD, "x", "y"), rank=2),
+    )
     matcher = Matcher(rules, mirror)
     for node in mirror.graph.nodes:
         list(matcher.matches(node))

@@ -62,7 +62,10 @@ def test_types_constness_and_ranks() -> None:
     assert why(torch.relu, RELU, r).expected == "a constant"
     r = rule("r", op(RELU, bind("x", ty("tensor", dims="_, _, _"))))
     miss = why(torch.relu, RELU, r)
-    assert (miss.expected, miss.actual) == ("rank 3", "%x: f32[4, 6]".replace("%x", miss.actual.split(":")[0]))
+    assert (miss.expected, miss.actual) == (
+        "rank 3",
+        "%x: f32[4, 6]".replace("%x", miss.actual.split(":")[0]),
+    )
 
 
 def test_missing_second_root() -> None:

@@ -18,7 +18,9 @@ X = torch.randn(4, 6)
 WEIGHTS = [torch.randn(n, 6) for n in (2, 3, 5)]
 
 
-def projections(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def projections(
+    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     return F.linear(x, a), torch.relu(F.linear(x, b)), F.linear(x, c)
 
 
@@ -29,7 +31,9 @@ def linears(*weights: str) -> tuple:  # type: ignore[type-arg]
 def test_roots_are_found_through_a_shared_operand() -> None:
     mirror = mirror_of(projections, [X, *WEIGHTS])
     matches = all_matches(mirror, rule("qkv", *linears("A", "B", "C")))
-    assert [names(match.roots) for match in matches] == [["linear", "linear_1", "linear_2"]] * 3  # once per root
+    assert [names(match.roots) for match in matches] == [
+        ["linear", "linear_1", "linear_2"]
+    ] * 3  # once per root
     assert [matches[0].bindings[n] for n in "ABCK"] == [2, 3, 5, 6]
     assert matches[0].bindings == matches[1].bindings == matches[2].bindings
 
@@ -76,7 +80,9 @@ def test_roots_are_found_through_interior_ops() -> None:
         return torch.exp(torch.relu(x)), torch.neg(torch.tanh(x))
 
     mirror = mirror_of(function, [X])
-    pattern = rule("deep", op("aten.exp.default", op(RELU, "x")), op("aten.neg.default", op("aten.tanh.default", "x")))
+    pattern = rule(
+        "deep", op("aten.exp.default", op(RELU, "x")), op("aten.neg.default", op("aten.tanh.default", "x"))
+    )
     for match in all_matches(mirror, pattern):
         assert names(match.roots) == ["exp", "neg"]
         assert names(match.nodes) == ["relu", "exp", "tanh", "neg"]
@@ -88,7 +94,10 @@ def test_a_root_inside_another_root() -> None:
     mirror2 = mirror_of(_residual, [X])
     pattern = rule("residual", op(ADD, op(RELU, "x"), "x"), op(RELU, "x"))
     assert {tuple(names(match.roots)) for match in all_matches(mirror2, pattern)} == {("add", "relu")}
-    assert {tuple(names(match.roots)) for match in all_matches(mirror, pattern)} == {("add", "relu"), ("add", "relu_1")}
+    assert {tuple(names(match.roots)) for match in all_matches(mirror, pattern)} == {
+        ("add", "relu"),
+        ("add", "relu_1"),
+    }
 
 
 def _residual(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ The rank of a rule is its place in the text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from textwrap import dedent
 from typing import Any
@@ -105,7 +106,10 @@ def same(mirror: Mirror, model: Callable[..., Any], inputs: Sequence[Any]) -> No
 
 def show(mirror: Mirror) -> str:
     """The graph as text: one node per line with op, operands, shape and rewrites."""
-    return "\n".join(_line(mirror, node) for node in mirror.graph.nodes)
+    text = "\n".join(_line(mirror, node) for node in mirror.graph.nodes)
+    # PyTorch names symbols by a hash that differs between its versions.
+    symbols = {name: f"s{number}" for number, name in enumerate(dict.fromkeys(re.findall(r"\bs\d+\b", text)))}
+    return re.sub(r"\bs\d+\b", lambda found: symbols[found[0]], text)
 
 
 def _line(mirror: Mirror, node: fx.Node) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from syrupy.assertion import SnapshotAssertion
@@ -30,7 +32,7 @@ def test_a_lowering_keeps_the_graph_equal(snapshot: SnapshotAssertion) -> None:
     assert show(mirror) == snapshot
 
 
-CHAIN = """
+CHAIN = """\
 lower a
   match aten.square(x)
   emit  aten.pow.Tensor_Scalar(x, 2)
@@ -50,8 +52,8 @@ def test_provenance_lists_every_rewrite() -> None:
     mirror, _ = rewritten(CHAIN, lambda x: x.square() + 1, (torch.randn(3),))
     node = find(mirror, "aten.mul.Tensor")
     assert [(step.rule_id, step.where, step.nodes) for step in history(node)] == [
-        ("test.a", "test.rules:2", ("square",)),
-        ("test.b", "test.rules:5", ("pow_1",)),
+        ("test.a", "test.rules:1", ("square",)),
+        ("test.b", "test.rules:4", ("pow_tensor_scalar",)),
     ]
     assert "stack_trace" in node.meta
 
@@ -94,58 +96,30 @@ def test_a_fusion_waits_for_exclusive_use() -> None:
     assert stats.applications == 0
 
 
-def test_a_fall_of_the_use_count_makes_a_match() -> None:
-    text = (
-        FUSION
-        + """
-lower drop
-  match aten.mul.Tensor(x, 0)
-  emit  aten.zeros_like(x)
-simplify same
-  match aten.sub.Tensor(x, x)
-  emit  aten.zeros_like(x)
-"""
-    )
-
-    def model(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        s = x.sigmoid()
-        y = x * s
-        return y, (s + 1) - (s + 1)
-
-    text += """
-simplify common
-  match (aten.add.Tensor(x, 1), aten.add.Tensor(x, 1))
-  let   y = aten.add.Tensor(x, 1)
-  emit  (y, y)
-"""
-
-    def by_shape(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        s = x.sigmoid()
-        y = x * s
-        return y, torch.zeros_like(s)
-
-    only_shape = """
-simplify shape_only
-  match aten.zeros_like(x: floating[..], ..)
-  when  not is_const(x)
+SHAPE_ONLY = """
+lower shape_only
+  match aten.zeros_like(x: tensor, ..)
   emit  aten.full(shape(x), 0, dtype(x))
 """
-    del model, text
-    mirror, stats = rewritten(FUSION + only_shape.replace("simplify", "lower"), by_shape, (torch.randn(3),))
+
+
+def test_a_fall_of_the_use_count_makes_a_match() -> None:
+    def model(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        s = x.sigmoid()
+        return x * s, torch.zeros_like(s)
+
+    mirror, stats = rewritten(FUSION + SHAPE_ONLY, model, (torch.randn(3),))
     assert ops(mirror) == ["aten.silu.default", "aten.full.default"]
     assert stats.applications == 2
 
 
 def test_unused_outputs_are_looked_at_again() -> None:
-    text = """
-    lower pool
-      match aten.max_pool2d_with_indices(x, k, s, p, d, ceil) -> (y, idx)
-      when  unused(idx)
-      emit  (aten.max_pool2d(x, k, s, p, d, ceil), none)
-    lower shape_only
-      match aten.zeros_like(x: tensor, ..)
-      emit  aten.full(shape(x), 0, dtype(x))
-    """
+    text = SHAPE_ONLY + """
+lower pool
+  match aten.max_pool2d_with_indices(x, k, s, p, d, ceil) -> (y, idx)
+  when  unused(idx)
+  emit  (aten.max_pool2d(x, k, s, p, d, ceil), none)
+"""
 
     def model(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y, i = torch.ops.aten.max_pool2d_with_indices(x, [2, 2], [2, 2], [0, 0], [1, 1], False)
@@ -224,7 +198,7 @@ def test_literals_become_constants_or_ops(dynamic: object, snapshot: SnapshotAss
       emit  filled(0.0, shape(x), dtype(x))
     lower two
       match aten.add.Tensor(x: tensor, 2)
-      emit  aten.add.Tensor(x, full(2.0, x))
+      emit  aten.sub.Tensor(x, full(-2.0, x))
     """
     mirror, _ = rewritten(text, lambda x: (x * 0, x + 2, x.exp() + 2), (torch.randn(4, 3),), dynamic)
     assert show(mirror) == snapshot
@@ -233,10 +207,11 @@ def test_literals_become_constants_or_ops(dynamic: object, snapshot: SnapshotAss
 def test_sizes_computed_by_rules_are_symbolic(snapshot: SnapshotAssertion) -> None:
     text = """
     lower flat
-      match aten.flatten.using_ints(x: tensor, 0, 1)
-      emit  aten.view(x, [dim(x, 0) * dim(x, 1), ..shape(x)[2:]])
+      match aten.square(x)
+      let   y = aten.view(x, [dim(x, 0) * dim(x, 1), dim(x, 2)])
+      emit  aten.view(aten.mul.Tensor(y, y), shape(x))
     """
-    mirror, _ = rewritten(text, lambda x: x.flatten(0, 1), (torch.randn(4, 3, 5),), BATCH)
+    mirror, _ = rewritten(text, lambda x: x.square(), (torch.randn(4, 3, 5),), BATCH)
     assert show(mirror) == snapshot
 
 
@@ -261,13 +236,12 @@ def test_values_that_become_constant_are_looked_at_again() -> None:
       emit  filled(0.0, shape(x), dtype(x))
     lower constant
       match aten.mul.Tensor(x, c: const tensor)
-      emit  aten.mul.Tensor(c, x)
-      decreases is_const(c) * 1
+      emit  aten.div.Tensor(x, aten.reciprocal(c))
     """
-    text = text.replace("emit  aten.mul.Tensor(c, x)\n", "emit  aten.div.Tensor(x, aten.reciprocal(c))\n").replace(
-        "      decreases is_const(c) * 1\n", ""
-    )
-    model = lambda x: x * (torch.zeros_like(x).exp().neg().sin() + 1).neg()  # noqa: E731
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return x * (torch.zeros_like(x).exp().neg().sin() + 1).neg()
+
     mirror, stats = rewritten(text, model, (torch.randn(3),))
     assert "aten.div.Tensor" in ops(mirror)
     assert stats.applications == 2
@@ -275,20 +249,13 @@ def test_values_that_become_constant_are_looked_at_again() -> None:
 
 def test_simplify_and_lower_take_turns() -> None:
     text = FUSION + """
-    lower special
-      match aten.special_expit(x)
-      emit  aten.sigmoid(x)
-    lower act
-      match aten.silu(x)
-      emit  aten.hardswish(x)
-      decreases 1
-    """
-    text = text[: text.index("    lower act")]
-    mirror, stats = rewritten(
-        text.replace("\n    ", "\n"), lambda x: x * torch.ops.aten.special_expit(x), (torch.randn(3),)
-    )
+lower special
+  match aten.special_expit(x)
+  emit  aten.sigmoid(x)
+"""
+    mirror, stats = rewritten(text, lambda x: x * torch.ops.aten.special_expit(x), (torch.randn(3),))
     assert ops(mirror) == ["aten.silu.default"]
-    assert stats.turns >= 2
+    assert stats.turns == 2
 
 
 def test_precedence_decides() -> None:
@@ -331,7 +298,8 @@ def test_a_rule_that_changes_the_dtype_is_named(snapshot: SnapshotAssertion) -> 
       match aten.square(x)
       emit  aten.gt.Scalar(x, 0)
     """
-    assert refused(text, lambda x: x.square(), (torch.randn(2),)).partition("square (")[0] == snapshot
+    message = refused(text, lambda x: x.square(), (torch.randn(2),))
+    assert re.sub(r"/\S+/(\w+\.py):\d+", r"\1", message) == snapshot
 
 
 def test_a_rule_that_changes_the_shape_is_named() -> None:
@@ -341,7 +309,7 @@ def test_a_rule_that_changes_the_shape_is_named() -> None:
       emit  aten.unsqueeze(x, 0)
     """
     message = refused(text, lambda x: x.square(), (torch.randn(2),))
-    assert message.startswith("test.rules:2: test.wrong replaces square")
+    assert message.startswith("test.rules:1: test.wrong replaces square")
     assert "float32[2]" in message
     assert "float32[1, 2]" in message
     assert "the rank becomes 2 instead of 1" in message

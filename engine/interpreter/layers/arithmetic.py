@@ -116,13 +116,11 @@ def _coefficient(step: Step, name: str, x: Tensor) -> Tensor | None:
     if values is None:
         return None
     values = values.to(x.dtype)
-    axis = step["channel_axis"]
     if step["mode"] == "UNIFORM":
         return values.reshape(())
     if step["mode"] == "CHANNEL":
-        return values.reshape([-1] + [1] * (x.dim() - axis - 1))
-    whole = values.numel() == x.numel()
-    return values.reshape(x.shape if whole else x.shape[axis:])
+        return values.reshape([-1] + [1] * (x.dim() - step["channel_axis"] - 1))
+    return values.reshape(x.shape[1:])  # one coefficient per element of a batch item
 
 
 @in_float32

@@ -151,8 +151,8 @@ def elementwise() -> Iterator[LayerCase]:
 
 
 def scale() -> Iterator[LayerCase]:
-    counts = {"UNIFORM": 1, "CHANNEL": 3, "ELEMENTWISE": 2 * 3 * 4 * 5}
-    shapes = {"UNIFORM": (), "CHANNEL": (3, 1, 1), "ELEMENTWISE": (2, 3, 4, 5)}
+    counts = {"UNIFORM": 1, "CHANNEL": 3, "ELEMENTWISE": 3 * 4 * 5}
+    shapes = {"UNIFORM": (), "CHANNEL": (3, 1, 1), "ELEMENTWISE": (3, 4, 5)}
     for mode, count in counts.items():
         for used in ((1, 1, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1)):
             values = [rand(count, seed=s, low=0.5) if on else None for s, on in enumerate(used)]

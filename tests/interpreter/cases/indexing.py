@@ -114,9 +114,14 @@ def suppressions() -> Iterator[LayerCase]:
             yield LayerCase(name("nms", form, limit, classes), build, {"boxes": boxes, "scores": rand(2, 12, classes, low=0, high=1, seed=3)}, lambda b, s, limit=limit, form=form: _nms(b, s, limit, form))
 
 
-def _nms(boxes: Tensor, scores: Tensor, limit: int, form: str) -> Any:
-    import torchvision
+def _overlap(a: Tensor, b: Tensor) -> float:
+    ax, ay, bx, by = a.tolist()
+    cx, cy, dx, dy = b.tolist()
+    shared = max(min(bx, dx) - max(ax, cx), 0) * max(min(by, dy) - max(ay, cy), 0)
+    return shared / ((bx - ax) * (by - ay) + (dx - cx) * (dy - cy) - shared)
 
+
+def _nms(boxes: Tensor, scores: Tensor, limit: int, form: str) -> Any:
     if form == "CENTER_SIZES":
         corners = torch.cat((boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2), -1)
     else:
@@ -127,8 +132,11 @@ def _nms(boxes: Tensor, scores: Tensor, limit: int, form: str) -> Any:
         for label in range(scores.shape[2]):
             s = scores[batch, :, label]
             candidates = (s > 0.2).nonzero().flatten()
-            kept = candidates[torchvision.ops.nms(corners[batch][candidates], s[candidates], 0.3)][:limit]
-            found += [(float(s[box]), (batch, label, int(box))) for box in kept]
+            kept: list[int] = []
+            for box in sorted(candidates.tolist(), key=lambda i: -float(s[i])):
+                if all(_overlap(corners[batch, box], corners[batch, other]) <= 0.3 for other in kept):
+                    kept.append(box)
+            found += [(float(s[box]), (batch, label, box)) for box in kept[:limit]]
         rows += [row for _, row in sorted(found, key=lambda entry: -entry[0])]
     return torch.tensor(rows, dtype=torch.int32), torch.tensor(len(rows), dtype=torch.int32)
 

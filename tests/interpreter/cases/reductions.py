@@ -69,8 +69,8 @@ def softmaxes() -> Iterator[LayerCase]:
     yield LayerCase(
         "ragged-softmax",
         lambda net, x, b: net.network.add_ragged_softmax(x, b),
-        {"x": rand(3, 7), "b": torch.tensor([[7], [3], [1]], dtype=torch.int32)},
-        lambda x, b: torch.stack([torch.cat((row[:n].softmax(0), torch.zeros(7 - n))) for row, n in zip(x, b[:, 0].tolist(), strict=True)]),
+        {"x": rand(1, 3, 7), "b": torch.tensor([[[7], [3], [1]]], dtype=torch.int32)},
+        lambda x, b: torch.stack([torch.cat((row[:n].softmax(0), torch.zeros(7 - n))) for row, n in zip(x[0], b[0, :, 0].tolist(), strict=True)])[None],
     )
 
 

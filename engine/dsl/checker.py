@@ -1,0 +1,517 @@
+"""From syntax trees to checked rules, with every mistake at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engine.dsl import needs, operators, precedence, sorts, termination, tree
+from engine.dsl.bindings import bindings_for
+from engine.dsl.definitions import Definitions, Effects
+from engine.dsl.expressions import ExpressionChecker
+from engine.dsl.layers import LayerTable
+from engine.dsl.names import RELAXATIONS, SORTS, constants, dtype_classes, dtypes, functions, nearest, suggestion
+from engine.dsl.patterns import PatternResolver, find_operator
+from engine.dsl.problems import Problems
+from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.errors import Diagnostic, Span
+from engine.tensorrt import Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a set of files means.
+
+    Attributes:
+        rules: active rules in precedence order.
+        inactive: rules that the installed TensorRT or the loaded packages cannot serve, with the reason.
+        overridden: pairs of a rule's id and the id of a lower-level rule that it takes precedence over.
+        foreign: ops of other packages that rules name, with their schema, None where they are not loaded.
+    """
+
+    rules: tuple[Rule, ...]
+    inactive: tuple[tuple[Rule, str], ...]
+    layers: Mapping[str, Layer]
+    macros: Mapping[str, tree.Macro]
+    externs: Mapping[str, tree.Extern]
+    overridden: tuple[tuple[str, str], ...]
+    foreign: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def check(
+    files: Sequence[tuple[tree.File, int]],
+    capabilities: Capabilities | None,
+    hosts: Mapping[str, Callable[..., Any]],
+    syntax_errors: Sequence[Diagnostic] = (),
+) -> Checked:
+    """Check parsed files, each with its level (0 built-in, 1 user).
+
+    Args:
+        capabilities: of the TensorRT to convert for; None: of none in particular, so nothing is inactive.
+        hosts: registered host functions by full name.
+        syntax_errors: mistakes that the parser found in these files.
+
+    Raises:
+        RuleError: with every mistake.
+    """
+    return _Checker(files, capabilities, hosts).run(syntax_errors)
+
+
+class _Checker:
+    def __init__(
+        self,
+        files: Sequence[tuple[tree.File, int]],
+        capabilities: Capabilities | None,
+        hosts: Mapping[str, Callable[..., Any]],
+    ) -> None:
+        self.files = files
+        self.capabilities = capabilities
+        self.hosts = hosts
+        self.problems = Problems({file.path: file.text for file, _ in files})
+        macros = self._unique("macro", ((m.name, m) for file, _ in files for m in file.macros))
+        externs = self._unique("host function", ((e.name, e) for file, _ in files for e in file.externs))
+        layers = LayerTable(
+            [layer for file, _ in files for layer in file.layers],
+            capabilities,
+            bindings_for(capabilities),
+            self.problems,
+        )
+        self.definitions = Definitions(macros, externs, layers)
+        self.emitted: dict[str, Mapping[str, Span]] = {}
+        self.reasons: dict[str, str] = {}
+        self.foreign: dict[str, str | None] = {}
+
+    def run(self, syntax_errors: Sequence[Diagnostic]) -> Checked:
+        self.problems.add(syntax_errors)
+        for extern in self.definitions.externs.values():
+            self._check_extern(extern)
+        self._check_macros()
+        self._check_layers()
+        rules = [rule for file, level in self.files for item in file.rules for rule in self._rules(file, item, level)]
+        rules = self._replaced(rules)
+        self._check_over(rules)
+        termination.check(rules, self.emitted, self.problems)
+        active = [rule for rule in rules if rule.id not in self.reasons]
+        ordered, overridden = precedence.order(active, self.problems)
+        self.problems.raise_if_any()
+        return Checked(
+            tuple(ordered),
+            tuple((rule, self.reasons[rule.id]) for rule in rules if rule.id in self.reasons),
+            self.definitions.layers.active,
+            self.definitions.macros,
+            self.definitions.externs,
+            tuple(overridden),
+            self.foreign,
+        )
+
+    # ------------------------------------------------------------------------------------ definitions
+
+    def _unique(self, what: str, items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, item in items:
+            if name in found:
+                first = found[name]
+                self.problems.report(
+                    f"{what} `{name}` is defined twice", item.span, "rename one", (first.span, "the other definition")
+                )
+            else:
+                found[name] = item
+        return found
+
+    def _check_extern(self, extern: tree.Extern) -> None:
+        report = self.problems.report
+        if not extern.name.startswith("host."):
+            report(f"`{extern.name}` is not the name of a host function", extern.span, "they are called `host.name`")
+            return
+        for parameter in extern.parameters:
+            if parameter.type is not None:
+                self._check_value_type(parameter.type)
+        self._check_value_type(extern.result)
+        function = self.hosts.get(extern.name)
+        short = extern.name.removeprefix("host.")
+        if function is None:
+            near = nearest(extern.name, self.hosts)
+            report(
+                f"`{extern.name}` is not registered",
+                extern.span,
+                f"did you mean `{near}`?" if near else f'decorate its Python function with `@engine.rules.host("{short}")`',
+            )
+            return
+        declared = [parameter.name for parameter in extern.parameters]
+        actual = list(inspect.signature(function).parameters)
+        if declared != actual:
+            report(
+                f"`{extern.name}` is declared with ({', '.join(declared)})",
+                extern.span,
+                f"the registered Python function takes ({', '.join(actual)})",
+            )
+            return
+        for parameter, python in zip(extern.parameters, inspect.signature(function).parameters.values(), strict=True):
+            if not _agrees(parameter.type, python.annotation):
+                report(
+                    f"`{parameter.name}` of `{extern.name}` is declared {sorts.show(parameter.type)}",  # type: ignore[arg-type]
+                    parameter.span,
+                    f"the registered Python function takes {_annotation(python.annotation)}",
+                )
+
+    def _check_value_type(self, kind: tree.Type) -> None:
+        for part in (*((kind.element,) if kind.element else ()), *(kind.items or ())):
+            self._check_value_type(part)
+        known = SORTS | set(dtypes()) | set(dtype_classes())
+        for name in kind.names:
+            if name not in known:
+                self.problems.report(f"unknown type `{name}`", kind.span, suggestion(name, known))
+
+    def _check_macros(self) -> None:
+        for macro in self.definitions.macros.values():
+            if macro.name in functions():
+                self.problems.report(f"`{macro.name}` is a builtin function", macro.span, "give the macro another name")
+            checker = ExpressionChecker(self.definitions, self.problems)
+            scope: dict[str, str | None] = {}
+            for parameter in macro.parameters:
+                if parameter.default is not None:
+                    checker.sort(parameter.default, {})
+                if parameter.name in scope:
+                    self.problems.report(f"`{macro.name}` has two parameters `{parameter.name}`", parameter.span)
+                if parameter.name in constants():
+                    self.problems.report(f"`{parameter.name}` is a word of the language", parameter.span)
+                scope[parameter.name] = None
+            checker.sort(macro.body, scope)
+            self.definitions.effects[macro.name] = checker.effects
+        self._check_macro_cycles()
+
+    def _check_macro_cycles(self) -> None:
+        done: set[str] = set()
+        for start in self.definitions.macros:
+            path: list[str] = []
+
+            def visit(name: str, path: list[str] = path) -> None:
+                if name in path:
+                    cycle = [*path[path.index(name) :], name]
+                    macro = self.definitions.macros[min(cycle)]
+                    self.problems.report(
+                        f"macro `{macro.name}` calls itself: {' > '.join(_rotated(cycle))}",
+                        macro.span,
+                        "macros are expanded in place and cannot recur; use a comprehension or a host function",
+                    )
+                    return
+                if name in done or name not in self.definitions.effects:
+                    return
+                path.append(name)
+                for called in self.definitions.effects[name].macros:
+                    visit(called)
+                path.pop()
+                done.add(name)
+
+            visit(start)
+
+    def _check_layers(self) -> None:
+        for layer in self.definitions.layers.items.values():
+            checker = ExpressionChecker(self.definitions, self.problems)
+            scope: dict[str, str | None] = {}
+            for parameter in layer.parameters:
+                if parameter.default is not None:
+                    sort = checker.sort(parameter.default, scope, parameter.type)
+                    if parameter.type is not None and not sorts.fits_type(sort, parameter.type):
+                        self.problems.report(
+                            f"the default of `{parameter.name}` is {sorts.describe(sort)}, not "  # type: ignore[arg-type]
+                            f"{sorts.show(parameter.type)}",
+                            parameter.default.span,
+                        )
+                scope[parameter.name] = None
+            for argument in layer.via.arguments:
+                checker.sort(argument.value if isinstance(argument, tree.Keyword) else argument, scope)
+            for given in layer.gives:
+                for expr in given or ():
+                    checker.sort(expr, scope)
+            reached = self.definitions.closure(checker.effects)
+            for name, span in (reached.ops | reached.layers).items():
+                self.problems.report(f"a layer declaration computes sizes and dtypes, {name} makes a tensor", span)
+
+    # ------------------------------------------------------------------------------------ rules
+
+    def _rules(self, file: tree.File, item: tree.RuleItem, level: int) -> Iterator[Rule]:
+        families = self._families(item)
+        for term in item.needs:
+            features = self.definitions.layers.features() | (self.capabilities.features if self.capabilities else set())
+            needs.check(term, features, self.problems)
+        for word in item.relax:
+            if word not in RELAXATIONS:
+                hint = suggestion(word, RELAXATIONS, f"there are {', '.join(RELAXATIONS)}")
+                self.problems.report(f"`relax {word}` is unknown", item.span, hint)
+        if item.kind == "convert" and item.decreases is not None:
+            self.problems.report("`decreases` is for `lower` rules; `convert` is one pass", item.decreases.span)
+        used: set[str] = set()
+        identifier = f"{file.stem}.{item.name}"
+        text = _text(file.text, item.span)
+        patterns = []
+        for family in families:
+            resolver = PatternResolver(family, self.problems)
+            roots = resolver.roots(item.match)
+            patterns.append((resolver, roots))
+            used |= resolver.used
+        checker = ExpressionChecker(self.definitions, self.problems, item.kind, families)
+        self._check_body(item, checker, patterns[0][0])
+        used |= checker.used
+        for name in item.family.names if item.family else ():
+            if name not in used:
+                self.problems.report(f"the family variable `{name}` is not used", item.family.span)  # type: ignore[union-attr]
+        direct, total = checker.effects, self.definitions.closure(checker.effects)
+        self._check_phase(item, direct)
+        for index, (family, (resolver, roots)) in enumerate(zip(families, patterns, strict=True)):
+            if not roots:
+                continue
+            rule = Rule(
+                f"{identifier}[{index}]" if item.family else identifier,
+                item.kind,
+                level,
+                item.doc,
+                roots,
+                item.steps,
+                item.emit,
+                item.needs,
+                item.over,
+                item.decreases,
+                item.relax,
+                item.tests,
+                family,
+                item.span,
+                text=text,
+            )
+            self._note(rule, item, direct, total, resolver)
+            yield rule
+
+    def _families(self, item: tree.RuleItem) -> list[dict[str, object]]:
+        if item.family is None:
+            return [{}]
+        families = []
+        for member in item.family.members:
+            values: dict[str, object] = {}
+            for name, value in zip(item.family.names, member, strict=True):
+                values[name] = self._family_value(value)
+            families.append(values)
+        for name in {name for name in item.family.names if item.family.names.count(name) > 1}:
+            self.problems.report(f"the family variable `{name}` is named twice", item.family.span)
+        return families
+
+    def _family_value(self, value: tree.Expr) -> object:
+        match value:
+            case tree.Literal():
+                return value.value
+            case tree.Upper():
+                members = self.definitions.layers.enum_members()
+                if members is not None and value.name not in members:
+                    hint = suggestion(value.name, members)
+                    self.problems.report(f"`{value.name}` is no member of any enum of a layer", value.span, hint)
+                return EnumToken(value.name)
+            case tree.Qualified():
+                operator = find_operator(value.name, value.span, self.problems, set(), set())
+                return OpName(value.name if operator is None else operator.name)
+            case tree.Name() if value.name in dtypes():
+                return dtypes()[value.name]
+            case tree.ListOf() | tree.TupleOf():
+                return tuple(self._family_value(item) for item in value.items)  # type: ignore[arg-type]
+        self.problems.report(
+            "a member of a family is a literal, an op, a dtype or an enum member", value.span, "for (OP, E) in (aten.add.Tensor, SUM)"
+        )
+        return None
+
+    def _check_body(self, item: tree.RuleItem, checker: ExpressionChecker, resolver: PatternResolver) -> None:
+        scope: dict[str, str | None] = {**resolver.bound, "result": None}
+        for name in resolver.bound:
+            if name in constants() or name == "result":
+                self.problems.report(f"`{name}` is a word of the language and cannot be bound", item.match.span)
+        for step in item.steps:
+            sort = checker.sort(step.value, scope)
+            if step.target is not None:
+                checker.bind(step.target, sort, scope)
+            elif sort in ("tensor", "tensors", "str", "dtype", "list"):
+                self.problems.report(f"a guard is true or false, this is {sorts.describe(sort)}", step.value.span)
+        sort = checker.sort(item.emit, scope)
+        if sort not in (None, "tensor", "tensors", "list", "tuple"):
+            self.problems.report(f"a rule gives tensors, this is {sorts.describe(sort)}", item.emit.span)
+        if isinstance(item.emit, tree.TupleOf) and isinstance(item.match, tree.TuplePattern):
+            wanted, given = len(item.match.roots), len(item.emit.items)
+            if wanted != given:
+                self.problems.report(f"the pattern has {wanted} roots, this gives {given} values", item.emit.span)
+        if item.decreases is not None:
+            sort = checker.sort(item.decreases, scope)
+            if sort not in (None, "int", "bool"):
+                self.problems.report(f"a measure is an int, this is {sorts.describe(sort)}", item.decreases.span)
+        for test in item.tests:
+            self._check_test(test, resolver, checker)
+
+    def _check_test(self, test: tree.Test, resolver: PatternResolver, checker: ExpressionChecker) -> None:
+        seen: set[str] = set()
+        word = "reject" if test.rejects else "test"
+        for binding in test.bindings:
+            if binding.name not in resolver.bound:
+                hint = suggestion(binding.name, resolver.bound, f"it captures {', '.join(sorted(resolver.bound)) or 'nothing'}")
+                self.problems.report(f"`{word}` binds `{binding.name}`, which the pattern does not capture", binding.span, hint)
+            if binding.name in seen:
+                self.problems.report(f"`{binding.name}` is bound twice", binding.span)
+            seen.add(binding.name)
+            if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
+                self._check_spec(binding.value)
+            else:
+                checker.sort(binding.value, {})
+
+    def _check_spec(self, spec: tree.TensorSpec | tree.ListSpec | tree.Literal) -> None:
+        if isinstance(spec, tree.ListSpec):
+            for item in spec.items:
+                self._check_spec(item)
+        elif isinstance(spec, tree.TensorSpec):
+            if spec.dtype not in dtypes():
+                hint = suggestion(spec.dtype, dtypes(), f"dtypes are {', '.join(dtypes())}")
+                self.problems.report(f"unknown dtype `{spec.dtype}`", spec.span, hint)
+            for dim in spec.dims:
+                if dim.rest or (dim.size is None and dim.range is None):
+                    self.problems.report("the dims of a test input are numbers or ranges", dim.span, "x: f32[B=2..4, 8]")
+
+    def _check_phase(self, item: tree.RuleItem, direct: Effects) -> None:
+        """Macros that are called must be of the rule's phase; direct calls were checked where they stand."""
+        for name, effects, span in self.definitions.reached(direct):
+            wrong = effects.ops if item.kind == "convert" else effects.layers
+            for called, place in wrong.items():
+                gives = "TensorRT layers" if item.kind == "convert" else "ops"
+                self.problems.report(
+                    f"a `{item.kind}` rule gives {gives}, macro `{name}` calls {called}",
+                    span,
+                    None,
+                    (place, "called here"),
+                )
+                break
+
+    def _note(self, rule: Rule, item: tree.RuleItem, direct: Effects, total: Effects, resolver: PatternResolver) -> None:
+        """Remember what a rule emits and why it may be inactive."""
+        ops = dict(total.ops)
+        if item.family is not None:
+            # A family's effects are those of all members; keep what this one can emit.
+            others = {str(v) for v in _family_ops(item, self._family_value)} - {str(v) for v in rule.family.values()}
+            named = {name for name in total.ops if name in others and not _written(item, name)}
+            ops = {name: span for name, span in ops.items() if name not in named}
+        self.emitted[rule.id] = ops
+        unloaded = sorted(total.unloaded | resolver.unloaded)
+        for name in {*unloaded, *resolver.ops, *ops}:
+            if name.partition(".")[0] not in operators.OWN:
+                operator = operators.find(name)
+                self.foreign[name] = None if operator is None else operator.schema
+        if unloaded:
+            self.reasons[rule.id] = f"needs {', '.join(unloaded)}, which no loaded package registers"
+            return
+        if self.capabilities is None or self.problems:
+            return
+        for term in rule.needs:
+            if not needs.satisfied(term, self.capabilities):
+                self.reasons[rule.id] = f"needs {needs.show(term)}, this is {needs.installed(self.capabilities)}"
+                return
+        for layer in sorted(total.layers):
+            if layer in self.definitions.layers.inactive:
+                self.reasons[rule.id] = self.definitions.layers.inactive[layer]
+                return
+
+    # ------------------------------------------------------------------------------------ sets of rules
+
+    def _replaced(self, rules: list[Rule]) -> list[Rule]:
+        """Report duplicate names; a user's rule replaces the built-in one of the same file and name."""
+        by_name: dict[tuple[str, int], list[Rule]] = defaultdict(list)
+        for rule in rules:
+            by_name[_base(rule), rule.level].append(rule)
+        for (name, _), same in by_name.items():
+            first = same[0]
+            for other in same[1:]:
+                # One file per family of ops and phase: `relu` may be lowered in one and converted in the other.
+                apart = first.span.file != other.span.file and (first.kind == "convert") != (other.kind == "convert")
+                if other.span != first.span and not apart:
+                    self.problems.report(
+                        f"there are two rules `{name}`", other.span, "rename one", (first.span, "the other rule")
+                    )
+        highest: dict[tuple[str, bool], int] = {}
+        for rule in rules:
+            key = (_base(rule), rule.kind == "convert")
+            highest[key] = max(rule.level, highest.get(key, 0))
+        kept = []
+        for rule in rules:
+            top = highest[_base(rule), rule.kind == "convert"]
+            if rule.level < top:
+                continue
+            below = tuple(r.id for level in range(rule.level) for r in by_name.get((_base(rule), level), ()))
+            kept.append(replace(rule, overridden=below) if below else rule)
+        return kept
+
+    def _check_over(self, rules: Sequence[Rule]) -> None:
+        names = {_base(rule) for rule in rules}
+        for rule in rules:
+            stem = rule.id.partition(".")[0]
+            for name in rule.over:
+                full = name if "." in name else f"{stem}.{name}"
+                if full not in names:
+                    hint = suggestion(full, names, "name a rule of this file, or `file.rule`")
+                    self.problems.report(f"`over {name}`: there is no such rule", rule.span, hint)
+                elif full == _base(rule):
+                    self.problems.report(f"`over {name}`: a rule does not precede itself", rule.span)
+
+
+def _base(rule: Rule) -> str:
+    return rule.id.partition("[")[0]
+
+
+def _text(text: str, span: Span) -> str:
+    lines = text.splitlines()[span.line - 1 : span.end_line]
+    lines[-1] = lines[-1][: span.end_column - 1]
+    lines[0] = lines[0][span.column - 1 :]
+    return "\n".join(lines)
+
+
+def _rotated(cycle: list[str]) -> list[str]:
+    """A cycle of names that begins with its least, so that it is told the same way from wherever it is found."""
+    ring = cycle[:-1]
+    start = ring.index(min(ring))
+    return [*ring[start:], *ring[:start], ring[start]]
+
+
+def _family_ops(item: tree.RuleItem, value_of: Callable[[tree.Expr], object]) -> Iterator[OpName]:
+    for member in item.family.members if item.family else ():
+        for value in member:
+            if isinstance(value, tree.Qualified):
+                found = value_of(value)
+                if isinstance(found, OpName):
+                    yield found
+
+
+def _written(item: tree.RuleItem, name: str) -> bool:
+    """Whether an op is called by its own name in a rule, not through a family variable."""
+    short = name.removesuffix(".default")
+    return any(_mentions(part, {name, short}) for part in (*item.steps, item.emit))
+
+
+def _mentions(node: object, names: set[str]) -> bool:
+    if isinstance(node, tree.Qualified):
+        return node.name in names
+    if isinstance(node, tuple):
+        return any(_mentions(part, names) for part in node)
+    if isinstance(node, tree.Node):
+        return any(_mentions(getattr(node, name), names) for name in node.__dataclass_fields__ if name != "span")
+    return False
+
+
+_PYTHON = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def _agrees(kind: tree.Type | None, annotation: Any) -> bool:
+    """Whether a declared type and a Python annotation can be the same; only plain ones are compared."""
+    if kind is None or annotation is inspect.Parameter.empty:
+        return True
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name not in _PYTHON:
+        return True
+    if kind.element is not None or kind.items is not None:
+        return False
+    return len(kind.names) != 1 or kind.names[0] not in _PYTHON or kind.names[0] == name
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
