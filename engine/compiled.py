@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import networkx
 from torch import fx, nn
 
+from engine.errors import EngineError
 from engine.report import Report
 
 if TYPE_CHECKING:
@@ -35,6 +37,23 @@ class CompiledModule(nn.Module):
     def graph(self) -> networkx.MultiDiGraph:
         """The lowered graph, one edge per use; nodes know their op, dtype, shape and origin."""
         return self._mirror.nx
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        """A module with its own graph module; the report and the graph, which nobody changes, are shared."""
+        clone = CompiledModule.__new__(CompiledModule)
+        memo[id(self)] = clone
+        nn.Module.__init__(clone)
+        clone.graph_module = copy.deepcopy(self.graph_module, memo)
+        clone.report, clone._signature, clone._mirror = self.report, self._signature, self._mirror
+        clone.training = self.training
+        return clone
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused: engines are not tied to the classes of this process."""
+        raise EngineError(
+            "compiled modules cannot be pickled (torch.save, multiprocessing): compile the model where it is used; "
+            "`engine compile MODEL.pt2 -o OUT` writes the plans"
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model: same arguments, same structure of results, same dtypes."""

@@ -7,6 +7,7 @@ again without it, until everything that is left builds.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from engine.report import Fallback, Report, SegmentReport
 from engine.rewriter import Trace, fold_constants, lower_all
 from engine.settings import CompilationSettings
 
+_EXPORTING = threading.RLock()
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 
 
@@ -129,10 +131,12 @@ class Compilation:
         timings = report.timings
         with timings.phase("rules"):
             ruleset = load_rules(rules)
-        with timings.phase("export"):
+        # PyTorch overrides operators for the whole process while it exports.
+        with timings.phase("export"), _EXPORTING:
             captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings)
         with timings.phase("mirror"):
             mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
+            mirror.hoist_sizes()
             context = Context(mirror, ruleset.layers, ruleset.macros, ruleset.hosts)
             matcher = Matcher(ruleset.phase("convert"), mirror)
         self = cls(captured, ruleset, settings, mirror, context, report, matcher)
@@ -232,7 +236,7 @@ class Compilation:
         alternative give way first, one rule at a time; when none is left, the whole segment goes to PyTorch.
         """
         tiles = self._blamed(segment, error)
-        reason = f"TensorRT refused it: {_first_line(str(error))}"
+        reason = f"TensorRT refused it: {_tensorrt_says(error)}"
         for blamed in tiles:
             reason_here = f"{blamed.rule.id} ({blamed.rule.where}): {reason}"
             self.refusals[blamed.node.name, blamed.rule.id] = reason_here
@@ -288,7 +292,7 @@ class Compilation:
                     name=segment.name,
                     settings=self.settings,
                     runtime=runtime,
-                    program=Program.from_network(network.network) if interpret else None,
+                    program=Program.from_network(network.network, network.weights.tensors) if interpret else None,
                     input_specs=network.input_specs,
                     output_specs=network.output_specs,
                 )
@@ -315,8 +319,12 @@ def _model_name(model: Any) -> str:
     return type(model).__name__
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else text
+def _tensorrt_says(error: Exception) -> str:
+    """TensorRT's own words in an error, without what was put around them; one line for a table."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A build or a load that failed is introduced by a line of ours.
+    words = lines[1:] if len(lines) > 1 and not hasattr(error, "node") else lines[:1]
+    return " ".join(line for line in words[:3] if not line.startswith("layers named")) or type(error).__name__
 
 
 def _not_covered(report: Report) -> str:

@@ -85,6 +85,21 @@ def _tokens(batch: int, length: int, vocabulary: int) -> torch.Tensor:
     return torch.randint(0, vocabulary, (batch, length))
 
 
+def _calibrated(built: Built) -> Built:
+    """Batch norms with the statistics of the example.
+
+    With those they start with, the activations of a deep random network vanish: in half precision every logit of
+    mobilenet would be zero, and a comparison would compare nothing.
+    """
+    for module in built.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    built.model.train()
+    with torch.no_grad():
+        built.model(*built.args, **built.kwargs)
+    return built
+
+
 def _resnet50(small: bool, batch: int) -> Built:
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -92,7 +107,7 @@ def _resnet50(small: bool, batch: int) -> Built:
         model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=8)
     else:
         model = ResNet(Bottleneck, [3, 4, 6, 3])
-    return Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}})
+    return _calibrated(Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}}))
 
 
 def _mobilenet_v3_large(small: bool, batch: int) -> Built:
@@ -101,7 +116,7 @@ def _mobilenet_v3_large(small: bool, batch: int) -> Built:
     multiplier = {"width_mult": 0.25} if small else {}
     settings, last = mobilenetv3._mobilenet_v3_conf("mobilenet_v3_large", **multiplier)
     model = mobilenetv3.MobileNetV3(settings, last, num_classes=10 if small else 1000)
-    return Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}})
+    return _calibrated(Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}}))
 
 
 def _vit_b_16(small: bool, batch: int) -> Built:

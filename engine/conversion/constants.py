@@ -107,9 +107,10 @@ def _host(constant: ConstantTensor) -> torch.Tensor:
     if constant.numbers is not None:
         return torch.tensor(constant.numbers, dtype=constant.dtype)
     number: Any = constant.number
-    return torch.full(constant.shape or (), number, dtype=torch.float32).to(constant.dtype) if (
-        constant.dtype.itemsize == 1 and constant.dtype.is_floating_point
-    ) else torch.full(constant.shape or (), number, dtype=constant.dtype)
+    # PyTorch cannot fill float8 tensors.
+    narrow = constant.dtype.is_floating_point and constant.dtype.itemsize == 1
+    filled = torch.full(constant.shape or (), number, dtype=torch.float32 if narrow else constant.dtype)
+    return filled.to(constant.dtype)
 
 
 __all__ = ["WrittenConstants"]

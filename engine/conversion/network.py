@@ -84,9 +84,7 @@ def emit_network(
 
 
 class _Segment:
-    def __init__(
-        self, mirror: Mirror, ranges: Mapping[sympy.Symbol, Sequence[int]], settings: Any, name: str
-    ) -> None:
+    def __init__(self, mirror: Mirror, ranges: Mapping[sympy.Symbol, Sequence[int]], settings: Any, name: str) -> None:
         trt = load()
         self.mirror = mirror
         self.settings = settings
@@ -104,7 +102,7 @@ class _Segment:
     def emit(self, tiles: Sequence[Tile], inputs: Sequence[Value], outputs: Sequence[Value]) -> BuiltNetwork:
         # Names of outputs are fixed, so they are taken before inputs look for theirs.
         output_names = tuple(self._unique(f"output{index}") for index in range(len(outputs)))
-        input_names = tuple(self._add_input(value) for value in inputs)
+        input_names = tuple(self._add_input(value, tiles) for value in inputs)
         for tile in tiles:
             self.emitter.emit(tile)
         origin = {Value(tile.node, index): tile for tile in tiles for index in range(len(tile.plan.outputs))}
@@ -141,10 +139,17 @@ class _Segment:
         self.names.add(candidate)
         return candidate
 
-    def _add_input(self, value: Value) -> str:
+    def _add_input(self, value: Value, tiles: Sequence[Tile]) -> str:
         name = value.node.name + (f"_{value.index}" if value.index else "")
         name, shape = self._unique(name), self.mirror.shape(value)
-        tensor = self._network_input(name, self.mirror.dtype(value), shape)
+        try:
+            tensor = self._network_input(name, self.mirror.dtype(value), shape)
+        except ConversionError as error:
+            # An input that cannot be is the matter of whoever reads it.
+            for tile in tiles:
+                if value in tile.operands():
+                    raise TileRefused(tile, f"the input {name}", str(error)) from error
+            raise
         for axis, size in enumerate(shape):
             if not isinstance(size, int):
                 # Dims of one name are equal, which TensorRT cannot know otherwise.

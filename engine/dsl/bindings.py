@@ -54,9 +54,9 @@ class Bindings:
         """Names of the enum classes."""
         return frozenset(name for name in dir(self._module) if hasattr(getattr(self._module, name), "__members__"))
 
-    def adders(self) -> frozenset[str]:
-        """Names of the methods of the network that add something."""
-        return frozenset(name for name in dir(self._module.INetworkDefinition) if name.startswith("add_"))
+    def name(self) -> str:
+        """Package and version, e.g. ``tensorrt_rtx 1.6.1.120``."""
+        return f"{self._module.__name__} {self._module.__version__}"
 
 
 def bindings_for(wanted: Capabilities | None) -> Bindings | None:

@@ -117,7 +117,9 @@ class Builder:
         if isinstance(expr, tree.TupleOf | tree.ListOf):
             items = tuple(self._as_target(item, branch) for item in expr.items)  # type: ignore[arg-type]
             return tree.Target(expr.span, None, items, listed=isinstance(expr, tree.ListOf))
-        self.report("`:=` binds names, tuples or lists of names", branch, hint="when [(axis, index)] := present(indices)")
+        self.report(
+            "`:=` binds names, tuples or lists of names", branch, hint="when [(axis, index)] := present(indices)"
+        )
         raise _Bad
 
     def _test(self, branch: _Branch) -> tree.Test:

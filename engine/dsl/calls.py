@@ -27,7 +27,7 @@ _RESULTS = {
 # Builtins whose first argument is certainly a tensor, a list, a dtype.
 _FIRST = {
     **dict.fromkeys(("rank", "shape", "dim", "dtype", "numel"), ("tensor",)),
-    **dict.fromkeys(("len", "enumerate", "reversed", "sorted", "all", "any"), ("list", "tuple", "tensors")),
+    **dict.fromkeys(("len", "enumerate", "reversed", "sorted", "all", "any"), ("list", "tuple", "tensors", "str")),
     **dict.fromkeys(("sum", "prod", "prefix_sums", "broadcast", "present"), ("list", "tuple", "tensors")),
     **dict.fromkeys(("epsilon", "smallest", "largest"), ("dtype",)),
 }
@@ -103,7 +103,7 @@ class CallChecker:
     def _assign(
         self, call: tree.Call, names: Sequence[str], positional: int, what: str, signature: str
     ) -> tuple[dict[str, tree.Expr], bool]:
-        """Arguments by parameter name, and whether a ``..list`` may give more.
+        """Arguments by parameter name, and whether more may have been meant: by a ``..list``, or a mistake.
 
         Args:
             positional: how many of ``names`` may be given by position.
@@ -121,13 +121,15 @@ class CallChecker:
                     near = nearest(name, names)
                     hint = f"did you mean `{near}`?" if near else signature
                     self.problems.report(f"{what} has no parameter `{name}`", argument.span, hint)
+                    spread = True
                     continue
             else:
                 if spread:
                     continue
                 if index >= positional:
-                    self.problems.report(f"{what} takes {_count(positional)}", argument.span, signature)
-                    index += 1
+                    hint = f"attributes are given by name; {signature}" if positional < len(names) else signature
+                    self.problems.report(f"{what} takes {_count(positional)}", argument.span, hint)
+                    spread = True
                     continue
                 name, value = names[index], argument
                 index += 1
@@ -145,7 +147,9 @@ class CallChecker:
         found = [value for value in values if isinstance(value, OpName)]
         if len(found) < len(values) or name in scope:
             self.problems.report(
-                f"`{name}` is not an op and cannot be called", function.span, f"bind it: `for {name} in aten.add.Tensor, ..`"
+                f"`{name}` is not an op and cannot be called",
+                function.span,
+                f"bind it: `for {name} in aten.add.Tensor, ..`",
             )
             self._arguments(call, scope)
             return None
@@ -223,7 +227,7 @@ class CallChecker:
                 )
         for parameter in layer.parameters:
             optional = parameter.default is not None or (parameter.type is not None and parameter.type.optional)
-            if parameter.name not in given and not optional and not (spread and not parameter.attribute):
+            if parameter.name not in given and not optional and not spread:
                 self.problems.report(f"{function.name} needs `{parameter.name}`", call.span, signature)
         return "tensor" if len(layer.outputs) == 1 else "tensors"
 
@@ -234,7 +238,9 @@ class CallChecker:
         self.effects.hosts.setdefault(function.name, function.span)
         if extern is None:
             self._arguments(call, scope)
-            hint = suggestion(function.name, self.definitions.externs, f"declare it: `extern {function.name}(..) -> ..`")
+            hint = suggestion(
+                function.name, self.definitions.externs, f"declare it: `extern {function.name}(..) -> ..`"
+            )
             self.problems.report(f"`{function.name}` is not declared", function.span, hint)
             return None
         self._declared(extern.parameters, function.name, call, scope)

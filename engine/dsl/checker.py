@@ -5,40 +5,21 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from engine.dsl import needs, operators, precedence, sorts, termination, tree
 from engine.dsl.bindings import bindings_for
+from engine.dsl.checked import Checked
 from engine.dsl.definitions import Definitions, Effects
 from engine.dsl.expressions import ExpressionChecker
 from engine.dsl.layers import LayerTable
 from engine.dsl.names import RELAXATIONS, SORTS, constants, dtype_classes, dtypes, functions, nearest, suggestion
 from engine.dsl.patterns import PatternResolver, find_operator
 from engine.dsl.problems import Problems
-from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.dsl.rule import EnumToken, OpName, Rule
 from engine.errors import Diagnostic, Span
 from engine.tensorrt import Capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What a set of files means.
-
-    Attributes:
-        rules: active rules in precedence order.
-        inactive: rules that the installed TensorRT or the loaded packages cannot serve, with the reason.
-        overridden: pairs of a rule's id and the id of a lower-level rule that it takes precedence over.
-        foreign: ops of other packages that rules name, with their schema, None where they are not loaded.
-    """
-
-    rules: tuple[Rule, ...]
-    inactive: tuple[tuple[Rule, str], ...]
-    layers: Mapping[str, Layer]
-    macros: Mapping[str, tree.Macro]
-    externs: Mapping[str, tree.Extern]
-    overridden: tuple[tuple[str, str], ...]
-    foreign: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def check(
@@ -80,8 +61,8 @@ class _Checker:
             self.problems,
         )
         self.definitions = Definitions(macros, externs, layers)
-        self.emitted: dict[str, Mapping[str, Span]] = {}
-        self.reasons: dict[str, str] = {}
+        self.emitted: dict[tuple[str, str], Mapping[str, Span]] = {}  # by kind and id
+        self.reasons: dict[tuple[str, str], str] = {}
         self.foreign: dict[str, str | None] = {}
 
     def run(self, syntax_errors: Sequence[Diagnostic]) -> Checked:
@@ -94,12 +75,12 @@ class _Checker:
         rules = self._replaced(rules)
         self._check_over(rules)
         termination.check(rules, self.emitted, self.problems)
-        active = [rule for rule in rules if rule.id not in self.reasons]
+        active = [rule for rule in rules if _key(rule) not in self.reasons]
         ordered, overridden = precedence.order(active, self.problems)
         self.problems.raise_if_any()
         return Checked(
             tuple(ordered),
-            tuple((rule, self.reasons[rule.id]) for rule in rules if rule.id in self.reasons),
+            tuple((rule, self.reasons[_key(rule)]) for rule in rules if _key(rule) in self.reasons),
             self.definitions.layers.active,
             self.definitions.macros,
             self.definitions.externs,
@@ -137,7 +118,9 @@ class _Checker:
             report(
                 f"`{extern.name}` is not registered",
                 extern.span,
-                f"did you mean `{near}`?" if near else f'decorate its Python function with `@engine.rules.host("{short}")`',
+                f"did you mean `{near}`?"
+                if near
+                else f'decorate its Python function with `@engine.rules.host("{short}")`',
             )
             return
         declared = [parameter.name for parameter in extern.parameters]
@@ -315,7 +298,9 @@ class _Checker:
             case tree.ListOf() | tree.TupleOf():
                 return tuple(self._family_value(item) for item in value.items)  # type: ignore[arg-type]
         self.problems.report(
-            "a member of a family is a literal, an op, a dtype or an enum member", value.span, "for (OP, E) in (aten.add.Tensor, SUM)"
+            "a member of a family is a literal, an op, a dtype or an enum member",
+            value.span,
+            "for (OP, E) in (aten.add.Tensor, SUM)",
         )
         return None
 
@@ -346,30 +331,42 @@ class _Checker:
 
     def _check_test(self, test: tree.Test, resolver: PatternResolver, checker: ExpressionChecker) -> None:
         seen: set[str] = set()
+        dims: set[str] = set()
         word = "reject" if test.rejects else "test"
         for binding in test.bindings:
             if binding.name not in resolver.bound:
-                hint = suggestion(binding.name, resolver.bound, f"it captures {', '.join(sorted(resolver.bound)) or 'nothing'}")
-                self.problems.report(f"`{word}` binds `{binding.name}`, which the pattern does not capture", binding.span, hint)
+                hint = suggestion(
+                    binding.name, resolver.bound, f"it captures {', '.join(sorted(resolver.bound)) or 'nothing'}"
+                )
+                self.problems.report(
+                    f"`{word}` binds `{binding.name}`, which the pattern does not capture", binding.span, hint
+                )
             if binding.name in seen:
                 self.problems.report(f"`{binding.name}` is bound twice", binding.span)
             seen.add(binding.name)
             if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
-                self._check_spec(binding.value)
+                self._check_spec(binding.value, dims)
             else:
                 checker.sort(binding.value, {})
 
-    def _check_spec(self, spec: tree.TensorSpec | tree.ListSpec | tree.Literal) -> None:
+    def _check_spec(self, spec: tree.TensorSpec | tree.ListSpec | tree.Literal, dims: set[str]) -> None:
+        """Check a test input; ``dims`` are the names that stood for a dim so far in the test."""
         if isinstance(spec, tree.ListSpec):
             for item in spec.items:
-                self._check_spec(item)
+                self._check_spec(item, dims)
         elif isinstance(spec, tree.TensorSpec):
             if spec.dtype not in dtypes():
                 hint = suggestion(spec.dtype, dtypes(), f"dtypes are {', '.join(dtypes())}")
                 self.problems.report(f"unknown dtype `{spec.dtype}`", spec.span, hint)
             for dim in spec.dims:
-                if dim.rest or (dim.size is None and dim.range is None):
-                    self.problems.report("the dims of a test input are numbers or ranges", dim.span, "x: f32[B=2..4, 8]")
+                if dim.rest or (dim.size is None and dim.range is None and dim.name not in dims):
+                    self.problems.report(
+                        "a dim of a test input is a number, a range, or a name with a range given before",
+                        dim.span,
+                        "x: f32[B=2..4, 8], y: f32[B, 1]",
+                    )
+                if dim.name is not None:
+                    dims.add(dim.name)
 
     def _check_phase(self, item: tree.RuleItem, direct: Effects) -> None:
         """Macros that are called must be of the rule's phase; direct calls were checked where they stand."""
@@ -385,7 +382,9 @@ class _Checker:
                 )
                 break
 
-    def _note(self, rule: Rule, item: tree.RuleItem, direct: Effects, total: Effects, resolver: PatternResolver) -> None:
+    def _note(
+        self, rule: Rule, item: tree.RuleItem, direct: Effects, total: Effects, resolver: PatternResolver
+    ) -> None:
         """Remember what a rule emits and why it may be inactive."""
         ops = dict(total.ops)
         if item.family is not None:
@@ -393,24 +392,24 @@ class _Checker:
             others = {str(v) for v in _family_ops(item, self._family_value)} - {str(v) for v in rule.family.values()}
             named = {name for name in total.ops if name in others and not _written(item, name)}
             ops = {name: span for name, span in ops.items() if name not in named}
-        self.emitted[rule.id] = ops
+        self.emitted[_key(rule)] = ops
         unloaded = sorted(total.unloaded | resolver.unloaded)
         for name in {*unloaded, *resolver.ops, *ops}:
             if name.partition(".")[0] not in operators.OWN:
                 operator = operators.find(name)
                 self.foreign[name] = None if operator is None else operator.schema
         if unloaded:
-            self.reasons[rule.id] = f"needs {', '.join(unloaded)}, which no loaded package registers"
+            self.reasons[_key(rule)] = f"needs {', '.join(unloaded)}, which no loaded package registers"
             return
         if self.capabilities is None or self.problems:
             return
         for term in rule.needs:
             if not needs.satisfied(term, self.capabilities):
-                self.reasons[rule.id] = f"needs {needs.show(term)}, this is {needs.installed(self.capabilities)}"
+                self.reasons[_key(rule)] = f"needs {needs.show(term)}, this is {needs.installed(self.capabilities)}"
                 return
         for layer in sorted(total.layers):
             if layer in self.definitions.layers.inactive:
-                self.reasons[rule.id] = self.definitions.layers.inactive[layer]
+                self.reasons[_key(rule)] = self.definitions.layers.inactive[layer]
                 return
 
     # ------------------------------------------------------------------------------------ sets of rules
@@ -449,10 +448,14 @@ class _Checker:
             for name in rule.over:
                 full = name if "." in name else f"{stem}.{name}"
                 if full not in names:
-                    hint = suggestion(full, names, "name a rule of this file, or `file.rule`")
+                    hint = suggestion(full, names - {_base(rule)}, "name a rule of this file, or `file.rule`")
                     self.problems.report(f"`over {name}`: there is no such rule", rule.span, hint)
                 elif full == _base(rule):
                     self.problems.report(f"`over {name}`: a rule does not precede itself", rule.span)
+
+
+def _key(rule: Rule) -> tuple[str, str]:
+    return rule.kind, rule.id
 
 
 def _base(rule: Rule) -> str:

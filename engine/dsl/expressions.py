@@ -16,6 +16,8 @@ Scope = Mapping[str, "str | None"]  # names with their sorts
 
 _NUMBERS = frozenset({"int", "float", "bool"})
 _LISTS = frozenset({"list", "tuple", "tensors"})
+# A string is a list of its letters.
+_ITERABLE = _LISTS | {"str"}
 
 
 class ExpressionChecker:
@@ -84,14 +86,14 @@ class ExpressionChecker:
         known, sort = self.family_sort(expr.name)
         if known:
             return sort
-        if self.kind in ("simplify", "lower"):
-            uppers = {name for name in [*scope, *self.families[0]] if name[:1].isupper()}
-            self.problems.report(f"`{expr.name}` is not bound", expr.span, suggestion(expr.name, uppers))
-            return None
         layers = self.definitions.layers
         if expected is not None and any(name[0].isupper() for name in expected.names):
             layers.check_member(expr, expected)
             return "enum"
+        if self.kind in ("simplify", "lower"):
+            uppers = {name for name in [*scope, *self.families[0]] if name[:1].isupper()}
+            self.problems.report(f"`{expr.name}` is not bound", expr.span, suggestion(expr.name, uppers))
+            return None
         members = layers.enum_members()
         if members is not None and expr.name not in members:
             known_names = members | {name for name in [*scope, *self.families[0]] if name[:1].isupper()}
@@ -159,7 +161,7 @@ class ExpressionChecker:
             return "bool"
         if operator == "++":
             for side in (expr.left, expr.right):
-                self._listed(side, scope, "`++` joins lists")
+                self._listed(side, scope, "`++` joins lists", _LISTS)
             return "list"
         if operator in ("in", "not in"):
             self.sort(expr.left, scope)
@@ -177,9 +179,9 @@ class ExpressionChecker:
             return "float"
         return "int" if left in ("int", "bool") and right in ("int", "bool") else None
 
-    def _listed(self, expr: tree.Expr, scope: Scope, why: str) -> None:
+    def _listed(self, expr: tree.Expr, scope: Scope, why: str, allowed: frozenset[str] = _ITERABLE) -> None:
         sort = self.sort(expr, scope)
-        if sort is not None and sort not in _LISTS:
+        if sort is not None and sort not in allowed:
             self.problems.report(f"{why}, this is {sorts.describe(sort)}", expr.span)
 
     def _is(self, expr: tree.Is, scope: Scope) -> str | None:
@@ -225,7 +227,7 @@ class ExpressionChecker:
         return "list" if isinstance(expr, tree.ListOf) else "tuple"
 
     def _splat(self, expr: tree.Splat, scope: Scope) -> str | None:
-        self._listed(expr.value, scope, "`..` spreads a list")
+        self._listed(expr.value, scope, "`..` spreads a list", _LISTS)
         return None
 
     def _comprehension(self, expr: tree.Comprehension, scope: Scope) -> str | None:

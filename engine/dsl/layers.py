@@ -128,10 +128,14 @@ class LayerTable:
                 self.problems.report(f"unknown type `{name}`", element.span, hint)
         if kind.modifier == "const" and not set(element.names) <= set(dtype_classes()):
             self.problems.report(
-                "`const` is said of tensors", kind.span, "numbers that must be known are `static`; `weights` are constant"
+                "`const` is said of tensors",
+                kind.span,
+                "numbers that must be known are `static`; `weights` are constant",
             )
         if kind.modifier == "static" and set(element.names) & {"tensor", "weights"}:
-            self.problems.report("`static` is said of numbers", kind.span, "a tensor that must be constant is `weights`")
+            self.problems.report(
+                "`static` is said of numbers", kind.span, "a tensor that must be constant is `weights`"
+            )
         if kind.dims is not None:
             self.problems.report(f"`{sorts.show(kind)}`: layers declare no shapes", kind.span)
 
@@ -146,14 +150,18 @@ class LayerTable:
         if not fitting:
             signatures = " or ".join(f"{method}({', '.join(overload.parameters)})" for overload in overloads)
             self.problems.report(
-                f"no `{method}` of the installed TensorRT takes these arguments", item.via.span, f"there is {signatures}"
+                f"no `{method}` of the installed TensorRT takes these arguments",
+                item.via.span,
+                f"there is {signatures}",
             )
             return
         properties = bindings.properties(fitting[0].returns)
         passed = set(_names(item.via.arguments))
         for parameter in item.parameters:
             name = parameter.property or parameter.name
-            if name in properties or (parameter.property is None and (parameter.name in passed or parameter.slot is not None)):
+            if name in properties or (
+                parameter.property is None and (parameter.name in passed or parameter.slot is not None)
+            ):
                 continue
             near = nearest(name, properties)
             hint = f"did you mean `{near}`?" if near else f"pass it in `via`, or name its property with `as`"

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 PHASES = ("simplify", "lower", "convert")
-RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation")
+# What a rule may give otherwise than its left side; `uninitialized` memory holds anything.
+RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "uninitialized")
 SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes"})
 
 

@@ -70,7 +70,9 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
                 hint = "needs trt >= 10.14, not rtx, cap.attention"
                 problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
             elif feature not in features:
-                hint = suggestion(feature, features, "features are the names of `add_..` methods, `data_dependent`, `plugin`")
+                hint = suggestion(
+                    feature, features, "features are the names of `add_..` methods, `data_dependent`, `plugin`"
+                )
                 problems.report(f"unknown feature `{term.name}`", term.span, hint)
         case tree.Name(name="rtx"):
             pass

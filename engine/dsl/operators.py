@@ -57,7 +57,16 @@ def find(name: str) -> Operator | None:
     packet_name, _, overload = rest.partition(".")
     packet = _packet(namespace, packet_name)
     op = getattr(packet, overload or "default", None) if packet is not None else None
-    return _describe(op) if isinstance(op, OpOverload) else None
+    return _describe(op) if isinstance(op, OpOverload) and _dispatched(op) else None
+
+
+def _dispatched(op: OpOverload) -> bool:
+    """Whether graphs can hold an op; `aten.add.default`, of two Python numbers, is of TorchScript only."""
+    try:
+        torch._C._dispatch_find_schema_or_throw(op._schema.name, op._schema.overload_name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
@@ -121,7 +130,7 @@ def suggestion(name: str) -> str | None:
     packet_name, _, overload = rest.partition(".")
     packet = _packet(namespace, packet_name)
     if packet is not None:
-        overloads = sorted(packet.overloads())
+        overloads = [o for o in sorted(packet.overloads()) if _dispatched(getattr(packet, o)) and not o.endswith("out")]
         listed = ", ".join(f"`{namespace}.{packet_name}{'' if o == 'default' else '.' + o}`" for o in overloads)
         return f"there are {listed}" if len(overloads) > 1 else f"there is only {listed}"
     near = difflib.get_close_matches(packet_name, _names(namespace), n=3, cutoff=0.6)

@@ -13,11 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lark import Lark, Token, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
+from lark import Lark, Token, UnexpectedEOF, UnexpectedInput
 
 from engine.dsl import tree
 from engine.dsl.builder import Builder
-from engine.dsl.mistakes import MISTAKES
+from engine.dsl.mistakes import MISTAKES, WORDS
 from engine.errors import Diagnostic, RuleError, Span
 
 _ITEM = re.compile(r"^[ \t]*(simplify|lower|convert|def|extern|layer)\b(?![ \t]*[=,)\]:.])", re.MULTILINE)
@@ -31,7 +31,7 @@ _BLANK = re.compile(r"(\s|#[^\n]*)*")
 @functools.cache
 def _lark() -> Lark:
     grammar = resources.files("engine.dsl").joinpath("grammar.lark").read_text()
-    return Lark(grammar, parser="lalr", start=["start", "clauses"], propagate_positions=True)
+    return Lark(grammar, parser="lalr", propagate_positions=True)
 
 
 def parse(text: str, path: str = "<text>", stem: str | None = None) -> tree.File:
@@ -55,7 +55,7 @@ def parse_with_errors(text: str, path: str, stem: str | None = None) -> tuple[tr
     lines = text.splitlines()
     builder = Builder(path, lines)
     try:
-        branches = _lark().parse(text, start="start").children  # type: ignore[attr-defined]
+        branches = _lark().parse(text).children  # type: ignore[attr-defined]
         syntax: list[Diagnostic] = []
     except UnexpectedInput:
         branches, syntax = _parse_pieces(text, path, lines)
@@ -79,17 +79,19 @@ def _parse_pieces(text: str, path: str, lines: list[str]) -> tuple[list[Any], li
     for start, end in _pieces(text, _ITEM, 0, len(text)):
         piece = _only(text, start, end)
         try:
-            branches += _lark().parse(piece, start="start").children  # type: ignore[attr-defined]
+            branches += _lark().parse(piece).children  # type: ignore[attr-defined]
             continue
         except UnexpectedInput as error:
-            whole = _diagnostic(error, path, lines)
+            whole = _diagnostic(error, piece, path, lines)
         found = []
         if _RULE.match(text, start, end):
-            for number, (first, last) in enumerate(_pieces(text, _CLAUSE, start, end)):
+            opening, *clauses = _pieces(text, _CLAUSE, start, end)
+            pieces = [_only(text, *opening), *(_only(text, *clause, opening=opening[0]) for clause in clauses)]
+            for piece in pieces:
                 try:
-                    _lark().parse(_only(text, first, last), start="clauses" if number else "start")
+                    _lark().parse(piece)
                 except UnexpectedInput as error:
-                    found.append(_diagnostic(error, path, lines))
+                    found.append(_diagnostic(error, piece, path, lines))
         diagnostics += found or [whole]
     return branches, diagnostics
 
@@ -103,44 +105,43 @@ def _pieces(text: str, boundary: re.Pattern[str], start: int, end: int) -> Itera
             yield first, last
 
 
-def _only(text: str, start: int, end: int) -> str:
-    """``text[start:end]`` at its line and column."""
+def _only(text: str, start: int, end: int, opening: int | None = None) -> str:
+    """``text[start:end]`` at its line and column; a clause gets an opening of a rule where its own begins."""
     line = text.rfind("\n", 0, start) + 1
-    return "\n" * text.count("\n", 0, line) + " " * (start - line) + text[start:end]
+    before = "\n" * text.count("\n", 0, line)
+    if opening is not None:
+        above = text.count("\n", 0, opening)
+        before = "\n" * above + "lower rule" + before[above:]
+    return before + " " * (start - line) + text[start:end]
 
 
 # ------------------------------------------------------------------------------------------ messages
 
 
-def _diagnostic(error: UnexpectedInput, path: str, lines: list[str]) -> Diagnostic:
-    line, column = error.line, error.column
+def _diagnostic(error: UnexpectedInput, piece: str, path: str, lines: list[str]) -> Diagnostic:
+    line, column = max(1, error.line), max(1, error.column)
+    token: Token | None = getattr(error, "token", None)
+    source = lines[line - 1] if line <= len(lines) else ""
+    found = ""
     width = 1
-    if isinstance(error, UnexpectedToken) and error.token.type == "$END" or isinstance(error, UnexpectedEOF):
+    if isinstance(error, UnexpectedEOF) or (token is not None and token.type == "$END"):
         message = "the text ends too early"
-        token: Token | None = getattr(error, "token", None)
-        if token is not None and token.line is not None:
-            line, column = token.end_line or token.line, token.end_column or token.column or 1
-    elif isinstance(error, UnexpectedToken):
-        message = f"unexpected `{error.token}`"
-        width = len(str(error.token))
+        if token is not None and token.end_line is not None and token.end_column is not None:
+            line, column = token.end_line, token.end_column
     else:
-        assert isinstance(error, UnexpectedCharacters)
-        source = lines[line - 1] if 0 < line <= len(lines) else ""
         word = re.match(r"\w+|\S", source[column - 1 :])
-        if word is not None and word.group() == '"':
+        found = str(token) if token is not None else word.group() if word else " "
+        width = len(found)
+        message = f"unexpected `{found}`"
+        if found == '"':
             message, width = "this string has no end", len(source) - column + 1
-        else:
-            message = f"unexpected `{word.group() if word else error.char}`"
-            width = len(word.group()) if word else 1
-    line = max(1, min(line, len(lines) or 1))
-    column = max(1, column)
-    source = lines[line - 1] if lines else ""
+    line = min(line, len(lines) or 1)
     return Diagnostic(
         message,
         Span(path, line, column, line, column + width),
-        source,
+        lines[line - 1] if lines else "",
         _expected(error),
-        _hint(error),
+        _hint(error, found, piece, line, column),
     )
 
 
@@ -154,33 +155,22 @@ _TERMINALS = {
     "VERSION": "a version",
     "STRING": "a string",
     "KIND": "a rule",
-    "LPAR": "`(`",
-    "RPAR": "`)`",
-    "LSQB": "`[`",
-    "RSQB": "`]`",
-    "LBRACE": "`{`",
-    "RBRACE": "`}`",
-    "COMMA": "`,`",
-    "COLON": "`:`",
-    "EQUAL": "`=`",
-    "DOT": "`.`",
-    "__ANON_0": "`:=`",
 }
 
 
 def _expected(error: UnexpectedInput) -> str:
     """What could stand here, where that is a short list."""
-    accepted = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None)
-    words = []
-    for terminal in sorted(accepted or ()):
-        if terminal == "$END":
-            continue
+    words = set()
+    for terminal in _accepted(error):
         pattern = _patterns().get(terminal)
-        words.append(_TERMINALS.get(terminal) or (f"`{pattern}`" if pattern else ""))
-    words = sorted(set(filter(None, words)))
-    if not 0 < len(words) <= 3:
-        return ""
-    return "expected " + " or ".join(words)
+        words.add(_TERMINALS.get(terminal) or (f"`{pattern}`" if pattern else ""))
+    words -= {""}
+    return "expected " + " or ".join(sorted(words)) if 0 < len(words) <= 3 else ""
+
+
+def _accepted(error: UnexpectedInput) -> frozenset[str]:
+    found = getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None)
+    return frozenset(found or ())
 
 
 @functools.cache
@@ -188,10 +178,71 @@ def _patterns() -> dict[str, str]:
     return {t.name: t.pattern.value for t in _lark().terminals if t.pattern.type == "str"}
 
 
-def _hint(error: UnexpectedInput) -> str | None:
-    """The advice that goes with the nearest of the mistakes we know."""
+def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int) -> str | None:
+    """Advice: from the letter or word itself, from open brackets, from mistakes like it."""
+    if found in WORDS:
+        return WORDS[found]
+    before = piece.splitlines(keepends=True)[:line]
+    if before:
+        before[-1] = before[-1][: column - 1]
+    text = "".join(before)
+    if found == "*" and text.endswith("*"):
+        return "powers are products, or an op"
+    known = _mistakes().get(_situation(error))
+    if known is not None:
+        return known
+    if _BLANK.fullmatch(text):
+        return (
+            "a file holds rules, macros, host functions and layers: `convert name match .. emit ..`, `def name(x) = ..`"
+        )
+    if "ELSE" in _accepted(error):
+        return "`a if test else b` always has an `else`"
+    open_brackets = _open_brackets(text)
+    if found in _CLOSING and not open_brackets:
+        return "it closes nothing"
+    if open_brackets and (found in _CLOSING or not found or _STARTS.match(found)):
+        bracket, at = open_brackets[-1]
+        return None if _PAIRS[bracket] == found else f"the `{bracket}` of line {at} is still open"
+    return None
 
-    def parse_example(example: str) -> object:
-        return _lark().parse(example, start="start")
 
-    return error.match_examples(parse_example, MISTAKES, use_accepts=True)  # type: ignore[no-any-return]
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = frozenset(_PAIRS.values())
+_STARTS = re.compile(
+    r"(match|when|let|emit|needs|over|decreases|relax|test|reject|simplify|lower|convert|def|extern|layer)$"
+)
+
+
+def _open_brackets(text: str) -> list[tuple[str, int]]:
+    """Brackets that are not closed at the end of a text, with their lines."""
+    found: list[tuple[str, int]] = []
+    line = 1
+    for match in re.finditer(r'#[^\n]*|"[^"\n]*"|[()\[\]{}\n]', text):
+        letter = match.group()
+        if letter == "\n":
+            line += 1
+        elif letter in _PAIRS:
+            found.append((letter, line))
+        elif letter in _CLOSING and found and _PAIRS[found[-1][0]] == letter:
+            found.pop()
+    return found
+
+
+def _situation(error: UnexpectedInput) -> tuple[object, str]:
+    """State of the parser and kind of token: mistakes that agree in these are alike."""
+    state = getattr(error.state, "position", error.state)
+    token = getattr(error, "token", None)
+    return state, "" if token is None else token.type
+
+
+@functools.cache
+def _mistakes() -> dict[tuple[object, str], str]:
+    """The advice for each situation that the known mistakes lead to."""
+    advice: dict[tuple[object, str], str] = {}
+    for hint, examples in MISTAKES.items():
+        for example in examples:
+            try:
+                _lark().parse(example)
+            except UnexpectedInput as error:
+                advice.setdefault(_situation(error), hint)
+    return advice

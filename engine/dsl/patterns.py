@@ -352,9 +352,7 @@ def _outputs(count: int) -> str:
     return "one output" if count == 1 else f"{count} outputs"
 
 
-def find_operator(
-    name: str, span: Span, problems: Problems, ops: set[str], unloaded: set[str]
-) -> Operator | None:
+def find_operator(name: str, span: Span, problems: Problems, ops: set[str], unloaded: set[str]) -> Operator | None:
     """Look an op up; one that does not exist is a mistake, unless nothing of its namespace is loaded."""
     ops.add(name)
     operator = operators.find(name)

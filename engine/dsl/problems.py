@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from engine.errors import Diagnostic, RuleError, Span
+
+_ITEMS = frozenset({"simplify", "lower", "convert", "def", "extern", "layer"})
 
 
 class Problems:
@@ -23,7 +26,11 @@ class Problems:
         label: str = "",
     ) -> None:
         """Record a mistake, with another place that has to do with it."""
-        more = () if related is None else ((related[0], self.source(related[0]), related[1]),)
+        span = self._heading(span)
+        more: tuple[tuple[Span, str, str], ...] = ()
+        if related is not None:
+            place = self._heading(related[0])
+            more = ((place, self.source(place), related[1]),)
         self._found.setdefault((span, message), Diagnostic(message, span, self.source(span), label, hint, more))
 
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
@@ -36,6 +43,15 @@ class Problems:
         """The line that a span starts on."""
         lines = self._lines.get(span.file, [])
         return lines[span.line - 1] if 0 < span.line <= len(lines) else ""
+
+    def _heading(self, span: Span) -> Span:
+        """Of an item of several lines, its first two words: `convert relu`."""
+        if span.end_line == span.line:
+            return span
+        words = re.match(r"\w+\s+[\w.]+", self.source(span)[span.column - 1 :])
+        if words is None or words.group().partition(" ")[0] not in _ITEMS:
+            return span
+        return Span(span.file, span.line, span.column, span.line, span.column + words.end())
 
     def __bool__(self) -> bool:
         return bool(self._found)

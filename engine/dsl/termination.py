@@ -17,11 +17,11 @@ from engine.dsl.rule import Rule
 from engine.errors import Span
 
 
-def check(rules: Iterable[Rule], emitted: Mapping[str, Mapping[str, Span]], problems: Problems) -> None:
+def check(rules: Iterable[Rule], emitted: Mapping[tuple[str, str], Mapping[str, Span]], problems: Problems) -> None:
     """Report ``lower`` rules that lead back to their own root and have no ``decreases``.
 
     Args:
-        emitted: by rule id, the ops that a rule emits and where.
+        emitted: by kind and id of a rule, the ops that a rule emits and where.
     """
     graph = networkx.DiGraph()
     by_edge: dict[tuple[str, str], list[Rule]] = defaultdict(list)
@@ -29,7 +29,7 @@ def check(rules: Iterable[Rule], emitted: Mapping[str, Mapping[str, Span]], prob
         if rule.kind != "lower":
             continue
         for root in dict.fromkeys(root.op for root in rule.roots):
-            for op in emitted[rule.id]:
+            for op in emitted[rule.kind, rule.id]:
                 graph.add_edge(root, op)
                 by_edge[root, op].append(rule)
     component: dict[str, int] = {}
@@ -46,7 +46,7 @@ def check(rules: Iterable[Rule], emitted: Mapping[str, Mapping[str, Span]], prob
                 )
                 problems.report(
                     f"lowering need not end: {' > '.join(cycle)}, by {', '.join(names)}",
-                    emitted[rule.id][op],
+                    emitted[rule.kind, rule.id][op],
                     f"emit ops further down, or add `decreases` with a measure that is smaller for the new {op}",
                     (rule.span, f"`{rule.id}` has no `decreases`"),
                 )

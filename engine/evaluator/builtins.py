@@ -13,36 +13,10 @@ from typing import Any, Protocol
 import torch
 
 from engine import sizes as staged
+from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor
 from engine.sizes import Int, Sizes
-
-DTYPES: dict[str, torch.dtype] = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "f8": torch.float8_e4m3fn,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i16": torch.int16,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "bool": torch.bool,
-    "c64": torch.complex64,
-    "c128": torch.complex128,
-}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
-INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-COMPLEX = (torch.complex64, torch.complex128)
-CLASSES: dict[str, tuple[torch.dtype, ...]] = {
-    "floating": FLOATING,
-    "integral": INTEGRAL,
-    "complex": COMPLEX,
-    "tensor": tuple(DTYPES.values()),
-}
 
 # Guards read the elements of small constants only: an index list, a mask, a scalar.
 _READABLE_ELEMENTS = 65_536

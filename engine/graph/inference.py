@@ -73,7 +73,9 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
             shape_env.divisible.intersection_update(divisible)
             _forget_answers(shape_env)
     if assumed:
-        FakeTensorMode.cache_clear()  # it now holds a result that is right for one size only
+        # The caches of fake results now hold one that is right for some sizes only.
+        FakeTensorMode.cache_clear()
+        getattr(shape_env, "fake_tensor_cache", {}).clear()
         raise EngineError(f"it would need {equalities}")
 
 

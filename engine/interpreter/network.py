@@ -25,14 +25,34 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CONSTANT": ("IConstantLayer", ("weights", "shape")),
     "CONVOLUTION": (
         "IConvolutionLayer",
-        ("num_output_maps", "kernel_size_nd", "stride_nd", "pre_padding", "post_padding", "padding_mode")
-        + ("num_groups", "dilation_nd", "kernel", "bias"),
+        (
+            "num_output_maps",
+            "kernel_size_nd",
+            "stride_nd",
+            "pre_padding",
+            "post_padding",
+            "padding_mode",
+            "num_groups",
+            "dilation_nd",
+            "kernel",
+            "bias",
+        ),
     ),
     "CUMULATIVE": ("ICumulativeLayer", ("op", "exclusive", "reverse")),
     "DECONVOLUTION": (
         "IDeconvolutionLayer",
-        ("num_output_maps", "kernel_size_nd", "stride_nd", "pre_padding", "post_padding", "padding_mode")
-        + ("num_groups", "dilation_nd", "kernel", "bias"),
+        (
+            "num_output_maps",
+            "kernel_size_nd",
+            "stride_nd",
+            "pre_padding",
+            "post_padding",
+            "padding_mode",
+            "num_groups",
+            "dilation_nd",
+            "kernel",
+            "bias",
+        ),
     ),
     "DEQUANTIZE": ("IDequantizeLayer", ("axis", "block_shape", "to_type")),
     "DYNAMIC_QUANTIZE": (
@@ -52,8 +72,13 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "MATRIX_MULTIPLY": ("IMatrixMultiplyLayer", ("op0", "op1")),
     "MOE": (
         "IMoELayer",
-        ("activation_type", "quantization_to_type", "swiglu_param_limit", "swiglu_param_alpha")
-        + ("swiglu_param_beta",),
+        (
+            "activation_type",
+            "quantization_to_type",
+            "swiglu_param_limit",
+            "swiglu_param_alpha",
+            "swiglu_param_beta",
+        ),
     ),
     "NMS": ("INMSLayer", ("bounding_box_format", "topk_box_limit")),
     "NON_ZERO": ("INonZeroLayer", ()),
@@ -63,8 +88,16 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "PARAMETRIC_RELU": ("IParametricReLULayer", ()),
     "POOLING": (
         "IPoolingLayer",
-        ("type", "window_size_nd", "stride_nd", "pre_padding", "post_padding", "padding_mode", "blend_factor")
-        + ("average_count_excludes_padding",),
+        (
+            "type",
+            "window_size_nd",
+            "stride_nd",
+            "pre_padding",
+            "post_padding",
+            "padding_mode",
+            "blend_factor",
+            "average_count_excludes_padding",
+        ),
     ),
     "QUANTIZE": ("IQuantizeLayer", ("axis", "block_shape", "to_type")),
     "RAGGED_SOFTMAX": ("IRaggedSoftMaxLayer", ()),
@@ -72,8 +105,16 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "REDUCE": ("IReduceLayer", ("op", "axes", "keep_dims")),
     "RESIZE": (
         "IResizeLayer",
-        ("shape", "scales", "resize_mode", "coordinate_transformation", "selector_for_single_pixel")
-        + ("nearest_rounding", "exclude_outside", "cubic_coeff"),
+        (
+            "shape",
+            "scales",
+            "resize_mode",
+            "coordinate_transformation",
+            "selector_for_single_pixel",
+            "nearest_rounding",
+            "exclude_outside",
+            "cubic_coeff",
+        ),
     ),
     "REVERSE_SEQUENCE": ("IReverseSequenceLayer", ("batch_axis", "sequence_axis")),
     "ROTARY_EMBEDDING": ("IRotaryEmbeddingLayer", ("interleaved", "rotary_embedding_dim")),
@@ -152,6 +193,7 @@ class _Reader:
         self._values: dict[int, int] = {}
         self._alive: list[Any] = []
         self._owners: dict[int, int] = {}
+        self._attention_inputs: dict[int, Any] = {}
         self._owner_names: list[tuple[str, str]] = []
 
     def read(self) -> Reading:
@@ -168,6 +210,9 @@ class _Reader:
             self._alive.append(layer)
             kind = layer.type.name
             if kind == "ATTENTION_INPUT":
+                link = layer.get_output(0)
+                self._alive.append(link)
+                self._attention_inputs[id(link)] = layer
                 continue
             if kind in _OWNERS:
                 groups[len(steps)] = self._owner(layer, kind)
@@ -216,11 +261,7 @@ class _Reader:
         attention = boundary.attention
         self._alive.append(attention)
         source = boundary.get_input(0)
-        entry = next(
-            layer
-            for layer in map(self._network.get_layer, range(self._network.num_layers))
-            if layer.type.name == "ATTENTION_INPUT" and layer.get_output(0) is source
-        )
+        entry = self._attention_inputs[id(source)]
         inputs = tuple(self._input(entry, index) for index in range(entry.num_inputs))
         attributes = {
             name: self._plain(getattr(attention, name))

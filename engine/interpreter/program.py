@@ -51,8 +51,9 @@ class Program:
     def from_network(cls, network: Any, keep_alive: Iterable[Tensor] = ()) -> Program:
         """Read a finished ``INetworkDefinition`` back.
 
-        TensorRT refers to the weights of a network and does not hold them.  They are copied, except those
-        that lie inside a CPU tensor of ``keep_alive``, whose memory is shared.
+        TensorRT refers to the weights of a network and does not hold them, so their owner must live until
+        this returns.  They are copied, except those that lie inside a CPU tensor of ``keep_alive``, whose
+        memory is shared and kept.
 
         Raises:
             InterpreterError: the network has a layer that cannot be run, or one that TensorRT refused.
@@ -63,7 +64,7 @@ class Program:
         """Run the network on ``inputs``, in the order of ``input_names``.
 
         Returns:
-            contiguous tensors that share memory with no input and no weight, in the order of ``output_names``.
+            contiguous tensors in the order of ``output_names`` that share memory with no input or weight.
 
         Raises:
             InputError: an input has the wrong data type, shape or device, or their number is wrong.

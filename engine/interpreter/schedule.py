@@ -54,8 +54,8 @@ class _Arranger:
                 if value is not None:
                     self._users[value].append(index)
         self._groups = [_Group(kind, name, [], set()) for kind, name in reading.owners]
-        for index, group in reading.groups.items():
-            self._groups[group].boundary.append(index)
+        for index, owner in reading.groups.items():
+            self._groups[owner].boundary.append(index)
         for number, group in enumerate(self._groups):
             group.body = self._reach(number)
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
+from engine.conversion.dtypes import representable
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
@@ -118,12 +120,29 @@ def _best(
         if missing:
             failures.append(f"{match.rule.id} ({match.rule.where}) does not give output {missing[0]}, which is used")
             continue
-        return Tile(node, match.rule, plan, match.nodes), None
+        chosen = Tile(node, match.rule, plan, match.nodes)
+        foreign = _foreign(mirror, chosen)
+        if foreign is not None:
+            failures.append(foreign)
+            continue
+        return chosen, None
     if refused is not None:
         return None, refused
     if failures:
         return None, failures[0]
     return None, nearest(matcher, context, node)
+
+
+def _foreign(mirror: Mirror, chosen: Tile) -> str | None:
+    """Why the dtypes at a tile's boundary keep it out of every network, if they do."""
+    values = [*chosen.operands(), *(Value(chosen.node, i) for i, output in enumerate(chosen.plan.outputs) if output)]
+    for value in values:
+        fake = mirror.fake(value)
+        if isinstance(fake, torch.Tensor) and not representable(fake.dtype):
+            name = str(fake.dtype).removeprefix("torch.")
+            advice = "; truncate_double=True computes in float32" if fake.dtype is torch.float64 else ""
+            return f"TensorRT has no {name} tensors{advice}"
+    return None
 
 
 def nearest(matcher: Matcher, context: Context, node: fx.Node) -> str:

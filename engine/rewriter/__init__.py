@@ -4,7 +4,7 @@ from engine.rewriter.decomposition import decompose
 from engine.rewriter.folding import Folded, fold_constants
 from engine.rewriter.lowering import lower_all
 from engine.rewriter.recipe import Recipe
-from engine.rewriter.rewriter import RewriteStats, Rewriter, rewrite
+from engine.rewriter.rewriter import Rewriter, RewriteStats, rewrite
 from engine.rewriter.trace import Application, Trace
 
 __all__ = [

@@ -79,8 +79,6 @@ def has_unbacked(size: int | torch.SymInt) -> bool:
     return isinstance(size, torch.SymInt) and bool(free_unbacked_symbols(size))
 
 
-
-
 def text(fake: object) -> str:
     """A fake value for an error message, e.g. ``float32[2, s27]``."""
     if isinstance(fake, torch.Tensor):
@@ -103,5 +101,3 @@ def holds_tensors(node: fx.Node) -> bool:
     if isinstance(value, tuple | list):
         return any(isinstance(item, torch.Tensor) for item in value)
     return isinstance(value, torch.Tensor)
-
-

@@ -72,9 +72,7 @@ def shrinkage(mirror: Mirror, replacement: Replacement) -> tuple[int, bool]:
     kept = {operand.value.node for operand in _captured(replacement)}
     replaced = {old for old, _ in replacement.targets}
     dead: set[fx.Node] = set()
-    stack = [
-        root for root in replacement.roots if all(v in replaced or mirror.unused(v) for v in mirror.outputs(root))
-    ]
+    stack = [root for root in replacement.roots if all(v in replaced or mirror.unused(v) for v in mirror.outputs(root))]
     while stack:
         node = stack.pop()
         if node in dead or node in kept or node.op != "call_function":
@@ -119,7 +117,7 @@ def _is_known(constant: ConstantTensor) -> bool:
 
 def _call(call: Any) -> OpCall:
     if not isinstance(call, OpCall):
-        raise EngineError(f"{call.span}: {call.layer.name} is a TensorRT layer, and only `convert` rules may emit those")
+        raise EngineError(f"{call.span}: {call.layer.name} is a layer, which only `convert` rules may emit")
     return call
 
 
@@ -166,6 +164,10 @@ class Committer:
             if self._check:
                 self._recheck(rule, node)
         targets = [(old, value(output)) for old, output in replacement.targets]
+        expanded = dict.fromkeys(op for node in origin for op in node.meta.get("decomposed", ()))
+        if expanded:  # what a decomposition made must not be decomposed again after a rule put it together
+            for node in new:
+                node.meta["decomposed"] = tuple(expanded)
         for old, now in targets:
             self._agree(rule, old, now)
         return replace(mirror, targets, new)
@@ -175,10 +177,11 @@ class Committer:
         found: dict[int, Any] = {}
         for old, output in replacement.targets:
             fake = self._mirror.fake(old)
-            if isinstance(output, CallOutput) and isinstance(output.call, OpCall) and any(map(has_unbacked, fake.shape)):
-                made = output.call.fake
-                if isinstance(made, torch.Tensor) and made.dtype == fake.dtype and made.dim() == fake.dim():
-                    found[id(output.call)] = fake
+            if not any(map(has_unbacked, fake.shape)) or not isinstance(output, CallOutput):
+                continue
+            made = _call(output.call).fake
+            if isinstance(made, torch.Tensor) and made.dtype == fake.dtype and made.dim() == fake.dim():
+                found[id(output.call)] = fake
         return found
 
     def _literal(
@@ -216,7 +219,8 @@ class Committer:
         if node is None or node._erased:
             with unset_fake_temporarily():
                 if constant.numbers is None:
-                    tensor = torch.full(shape, constant.number, dtype=constant.dtype, device=_real(device))
+                    number: Any = constant.number
+                    tensor = torch.full(shape, number, dtype=constant.dtype, device=_real(device))
                 else:
                     tensor = torch.tensor(list(constant.numbers), dtype=constant.dtype, device=_real(device))
             node = self._mirror.constant_node(tensor, "_literal", _top(self._mirror))

@@ -53,11 +53,11 @@ class _Call:
     outputs: Any
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every op that gives a tensor."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[_Call] = []
 
     def __torch_dispatch__(
@@ -86,7 +86,7 @@ def _table() -> dict[OpOverload, Callable[..., Any]]:
     """The core ATen decompositions."""
     from torch._decomp import core_aten_decompositions
 
-    table = dict(core_aten_decompositions().items())
+    table: dict[OpOverload, Callable[..., Any]] = dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
     # PyTorch's own picks the fused kernel of the device that the example happened to be on.
     table[torch.ops.aten.scaled_dot_product_attention.default] = _attention
     return table
@@ -142,9 +142,11 @@ def expand(mirror: Mirror, node: fx.Node) -> Change:
     function = _decomposition(op)
     if function is None:
         raise Undecomposable(f"PyTorch has no decomposition of {op}")
+    ancestors = tuple(dict.fromkeys((*node.meta.get("decomposed", ()), str(op))))
+    if str(op) in node.meta.get("decomposed", ()):
+        raise Undecomposable(f"it comes from the decomposition of {op}, and rules led back to it")
     calls, outputs = _traced(mirror, node, op, function)
     calls = _live(calls, outputs)
-    ancestors = (*node.meta.get("decomposed", ()), str(op))
     for call in calls:
         if str(call.op) in ancestors:
             raise Undecomposable(f"the decomposition of {op} leads back to {call.op}")
@@ -213,7 +215,7 @@ def without_new_guards(shape_env: ShapeEnv) -> Iterator[None]:
 
     frozen = shape_env.frozen
     shape_env.frozen = True
-    shape_env._check_frozen = refuse  # type: ignore[method-assign]
+    shape_env._check_frozen = refuse  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -114,7 +114,7 @@ def _frontier(mirror: Mirror, convertible: Callable[[fx.Node], bool] | None) -> 
                 found[value] = None
 
     for node in mirror.graph.nodes:
-        if node.op == "output" or node.op == "call_function" and not mirror.is_const(Value(node, 0)):
+        if node.op == "output" or (node.op == "call_function" and not mirror.is_const(Value(node, 0))):
             visit(node)
     return sorted(found)
 

@@ -261,10 +261,7 @@ class Rewriter:
     def _few_users(self, node: fx.Node) -> bool:
         """Whether a node has so few users that all of them can be inside one match."""
         limit = max(phase.reach.size for phase in self._phases)
-        for count, _ in enumerate(self.mirror.each_user(node), start=1):
-            if count > limit:
-                return False
-        return True
+        return all(count <= limit for count, _ in enumerate(self.mirror.each_user(node), start=1))
 
     # ------------------------------------------------------------ assertions
 

@@ -1,4 +1,4 @@
-"""Instances of rules: the graph that a rule's pattern describes, filled in from one of its ``test`` lines.
+"""Instances of rules: the graph that a rule's pattern describes, filled in from a ``test`` line.
 
 An instance is a canonical graph whose only nodes are those of the pattern, inputs for what the test line calls
 tensors, and constants for those it calls ``const``.  Dims with a range are symbolic.
@@ -67,6 +67,17 @@ class Instance:
         named = {name: sizes[symbol] for name, symbol in self.symbols.items()}
         return [contents(spec, _sizes(spec, named), generator) for spec in self.specs.values()]
 
+    def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What the pattern means: its outputs, computed eagerly; valid until the graph is rewritten.
+
+        Raises:
+            Inapplicable: PyTorch refuses the inputs, which fake kernels do not always notice.
+        """
+        try:
+            return execute(self.mirror, inputs)
+        except (RuntimeError, IndexError) as error:
+            raise Inapplicable(f"PyTorch refuses the left side: {error}") from error
+
 
 def contents(spec: tree.TensorSpec, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     """Random contents: normal floats, ints in ``0..below`` or ``-4..4``, bools."""
@@ -103,8 +114,8 @@ def instance(rule: Rule, test: tree.Test, seed: int = 0) -> Instance:
     """The instance of a rule that a test line describes.
 
     Raises:
-        Inapplicable: the ops of the pattern refuse what the line says, e.g. a rank that one member of a family
-            does not take, or the line leaves something open.
+        Inapplicable: the ops of the pattern refuse what the line says, e.g. a rank that one member of a
+            family does not take, or the line leaves something open.
     """
     return _Synthesis(rule, test, seed).build()
 
@@ -138,7 +149,11 @@ class _Synthesis:
         for binding in self.test.bindings:
             self.bound[binding.name] = self._binding(binding.name, binding.value)
         roots = tuple(map(self._op, self.rule.roots))
-        outputs = [value for root, node in zip(self.rule.roots, roots, strict=True) for value in self._outputs(root, node)]
+        outputs = [
+            value
+            for root, node in zip(self.rule.roots, roots, strict=True)
+            for value in self._outputs(root, node)
+        ]
         self.graph.output(tuple(self._node(value) for value in outputs))
         mirror = Mirror(self.graph, self.constants, self.mode, self.shape_env)
         return Instance(self.rule, mirror, roots, tuple(outputs), self.specs, self.symbols, self.ranges)
@@ -196,15 +211,15 @@ class _Synthesis:
         name, op = resolve(pattern.op)
         given = dict(pattern.arguments)
         rest = self.bound.get(pattern.rest) if pattern.rest else None
-        spare = iter(rest or ())
+        spare = list(rest or ())
         arguments: list[Any] = []
         for position, argument in enumerate(op._schema.arguments):
             if position in given:
                 arguments.append(self._argument(given[position], argument))
-            elif rest is not None:
-                arguments.append(next(spare, _default(argument)))
+            elif spare:
+                arguments.append(spare.pop(0))
             else:
-                arguments.append(_default(argument))
+                arguments.append(self._default(argument))
         count = sum(not argument.kwarg_only for argument in op._schema.arguments)
         keywords = {a.name: v for a, v in zip(op._schema.arguments[count:], arguments[count:], strict=True)}
         try:
@@ -218,7 +233,7 @@ class _Synthesis:
 
     def _infer(self, op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         fakes = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
-        # The dispatcher's Python kernels keep sizes symbolic where the C++ ones of composite ops would fix them.
+        # The dispatcher's Python kernels keep sizes symbolic where C++ ones of composite ops would fix them.
         with enable_python_dispatcher(), self.mode, torch.no_grad():
             return op(*fakes[0], **fakes[1])
 
@@ -233,7 +248,7 @@ class _Synthesis:
         if isinstance(pattern, Equals):
             return pattern.value
         if isinstance(pattern, Anything):
-            return _default(argument)
+            return self._default(argument)
         assert isinstance(pattern, Bind)
         if pattern.name not in self.bound:
             if argument.has_default_value():
@@ -243,6 +258,20 @@ class _Synthesis:
         if isinstance(value, torch.Tensor) or (isinstance(value, fx.Node) and not _takes_tensors(argument)):
             raise Inapplicable(f"`{argument.name}` is no tensor")
         return value
+
+    def _default(self, argument: Any) -> Any:
+        """The schema default of an argument, or something of its type where there is none."""
+        if argument.has_default_value():
+            return argument.default_value
+        kind = str(argument.real_type)
+        if kind.startswith("Optional"):
+            return None
+        if kind == "Tensor":
+            dim = tree.Dim(self.rule.span, size=1)
+            return self._tensor(f"any_{len(self.specs)}", tree.TensorSpec(self.rule.span, "f32", (dim,)))
+        if kind in _GUESSES:
+            return _GUESSES[kind]
+        raise Inapplicable(f"nothing says what `{argument.name}` is")
 
     def _outputs(self, pattern: OpMatch, node: fx.Node) -> list[Value]:
         fakes = node.meta["val"]
@@ -270,18 +299,6 @@ def _schema(node: fx.Node) -> Any:
     return node.target._schema
 
 
-def _default(argument: Any) -> Any:
-    """The schema default of an argument, or something of its type where there is none."""
-    if argument.has_default_value():
-        return argument.default_value
-    kind = str(argument.real_type)
-    if kind.startswith("Optional"):
-        return None
-    if kind in _GUESSES:
-        return _GUESSES[kind]
-    raise Inapplicable(f"nothing says what `{argument.name}` is")
-
-
 def _takes_tensors(argument: Any) -> bool:
     return "Tensor" in str(argument.real_type)
 
@@ -292,7 +309,11 @@ def _wanted_unused(rule: Rule) -> set[str]:
     for step in rule.steps:
         if isinstance(step, tree.Guard) and isinstance(step.value, tree.Call):
             function, arguments = step.value.function, step.value.arguments
-            if isinstance(function, tree.Name) and function.name == "unused" and isinstance(arguments[0], tree.Name):
+            if (
+                isinstance(function, tree.Name)
+                and function.name == "unused"
+                and isinstance(arguments[0], tree.Name)
+            ):
                 found.add(arguments[0].name)
     return found
 

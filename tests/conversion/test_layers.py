@@ -96,7 +96,8 @@ CASES: dict[str, tuple[Any, tuple[torch.Tensor, ...], str]] = {
     "convolution": (
         lambda x, y, z: F.conv2d(x, y, z, stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
         (f32(2, 4, 9, 9), KERNEL, BIAS),
-        "trt.convolution_dynamic(x, y, z, stride=[2, 1], pre_padding=[1, 0], post_padding=[1, 0], dilation=[1, 2], groups=2)",
+        "trt.convolution_dynamic(x, y, z, stride=[2, 1], pre_padding=[1, 0], post_padding=[1, 0], dilation=[1, 2], "
+        "groups=2)",
     ),
     "deconvolution": (
         lambda x, y: F.conv_transpose2d(x, y, stride=2, padding=1, output_padding=1, groups=2),
@@ -200,7 +201,11 @@ CASES: dict[str, tuple[Any, tuple[torch.Tensor, ...], str]] = {
         (f32(2, 3, 4, 4), f32(2, 5, 6, 2).tanh()),
         "trt.grid_sample(x, y, sample_mode=FILL)",
     ),
-    "reduce": (lambda x: x.sum((0, 2), keepdim=True), (f32(2, 3, 4),), "trt.reduce(x, op=SUM, axes=[0, 2], keep_dims=true)"),
+    "reduce": (
+        lambda x: x.sum((0, 2), keepdim=True),
+        (f32(2, 3, 4),),
+        "trt.reduce(x, op=SUM, axes=[0, 2], keep_dims=true)",
+    ),
     "reduce_all": (lambda x: x.amax(), (f32(2, 3),), "trt.reduce(x, op=MAX, axes=[0, 1])"),
     "topk": (
         lambda x: torch.topk(x, 3, 1, largest=False),
@@ -284,7 +289,8 @@ CASES: dict[str, tuple[Any, tuple[torch.Tensor, ...], str]] = {
 }
 # The function has the right shape only: PyTorch has no such operation of one node.
 SHAPE_ONLY = {"kv_cache_update"}
-# The layer must not be interpreted: quantised types are compared with a tolerance of one step.
+QUANTISED = {"quantize", "dequantize"}
+# Quantised values may differ by one step.
 TOLERANCE = {"quantize": 1.0, "rotary_embedding": 0.02}
 
 
@@ -294,6 +300,8 @@ def test_layer_is_emitted_built_and_right(case: str) -> None:
     name = text.split("(", 1)[0] if case != "fill" else "trt.fill"
     if not present(layers()[name]):
         pytest.skip("not in the installed TensorRT")
+    if case in QUANTISED and capabilities().version < (11, 0) and not torch.cuda.is_available():
+        pytest.skip("before 11.0 TensorRT asks the GPU before it builds quantised layers")
     built = emit(function, inputs, text)
     given = [inputs[int(binding.removeprefix("inputs_"))] for binding in built.input_names]
     assert len(build(built)) > 0
@@ -312,7 +320,8 @@ def test_constant_kernels_are_weights(name: str) -> None:
     if name == "convolution":
         function: Any = conv
         text = (
-            "trt.convolution(x, w, b, stride=[2, 1], pre_padding=[1, 0], post_padding=[1, 0], dilation=[1, 2], groups=2)"
+            "trt.convolution(x, w, b, stride=[2, 1], pre_padding=[1, 0], post_padding=[1, 0], dilation=[1, 2], "
+            "groups=2)"
         )
     else:
 

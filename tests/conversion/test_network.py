@@ -67,7 +67,11 @@ def test_layers_of_one_place_in_a_rule_have_different_names() -> None:
         (lambda x: x + 1, "trt.unary(x, op=ISNAN)", "TensorRT gives torch.bool, the graph says torch.float32"),
         (lambda x: x[:, 1:], "trt.unary(x, op=ABS)", r"TensorRT gives shape \[2, 3\], the graph says \[2, 2\]"),
         (lambda x: x + 1, "trt.elementwise(x, scalar(1.0, f32), op=SUM)", "mismatched inputs"),
-        (lambda x: x + 1, "trt.elementwise(x, full(1, trt.cast(x, to_type=i64)), op=SUM)", "must have same input types"),
+        (
+            lambda x: x + 1,
+            "trt.elementwise(x, full(1, trt.cast(x, to_type=i64)), op=SUM)",
+            "must have same input types",
+        ),
         (lambda x: x + 1, "trt.softmax(x, axes=[0, 1])", "isSingleDimension"),
         (lambda x: x + 1, "trt.elementwise(x, scalar(1.0, f64), op=SUM)", "TensorRT has no float64 tensors"),
     ],
@@ -80,6 +84,12 @@ def test_a_refused_tile_is_named_with_both_addresses(function: Callable[..., Any
     assert error.node.name in str(error)
     assert "sample.rules:1" in str(error)
     assert ", from " in str(error)
+
+
+def test_an_input_that_cannot_be_is_blamed_on_its_reader() -> None:
+    with pytest.raises(ConversionError, match="TensorRT has no float64 tensors") as caught:
+        emit(lambda x: x + 1, (torch.zeros(2, 3, dtype=torch.float64),), "trt.elementwise(x, full(1.0, x), op=SUM)")
+    assert caught.value.node.name == "add"  # type: ignore[attr-defined]
 
 
 def test_outputs_that_are_inputs_constants_or_twice_the_same() -> None:
@@ -107,7 +117,9 @@ def test_outputs_that_are_inputs_constants_or_twice_the_same() -> None:
     assert build(built)
     value = torch.randn(2, 3)
     got = interpret(built, value)
-    for tensor, expected in zip(got, (torch.relu(value + 1), value, torch.arange(3.0), torch.relu(value + 1)), strict=True):
+    for tensor, expected in zip(
+        got, (torch.relu(value + 1), value, torch.arange(3.0), torch.relu(value + 1)), strict=True
+    ):
         torch.testing.assert_close(tensor, expected)
 
 
@@ -152,10 +164,10 @@ def test_weights_are_pointers_and_equal_constants_are_one_layer() -> None:
     mirror = mirror_of(module, (torch.zeros(2, 3, dtype=torch.bfloat16),))
     root = mirror.value(mirror.graph.output_node().args[0][0])
     weight = next(node for node in mirror.graph.nodes if node.op == "get_attr")
-    transposed = next(node for node in mirror.graph.nodes if mirror.op(node).startswith(("aten.t.", "aten.permute", "aten.transpose")))
-    text = (
-        "trt.elementwise(trt.matrix_multiply(trt.matrix_multiply(x, w), w), trt.matrix_multiply(x, v), op=SUM)"
+    transposed = next(
+        node for node in mirror.graph.nodes if mirror.op(node).startswith(("aten.t.", "aten.permute", "aten.transpose"))
     )
+    text = "trt.elementwise(trt.matrix_multiply(trt.matrix_multiply(x, w), w), trt.matrix_multiply(x, v), op=SUM)"
     tile = plan_tile(mirror, root.node, text, x=mirror.placeholders[0], w=weight, v=transposed)
     built = emit_network(mirror, [tile], [Value(mirror.placeholders[0])], [root], {}, SETTINGS)
     constants = [name for name in layer_names(built) if name.startswith("constants/")]

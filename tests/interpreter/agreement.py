@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.interpreter import Program
+from engine.interpreter.dtypes import TORCH_DTYPES
 from engine.tensorrt import load
 from tests.interpreter.case import LayerCase, Net, logger
 
@@ -72,19 +73,21 @@ def execute(plan: Any, case: LayerCase) -> list[Tensor]:
     context = engine.create_execution_context()
     if context is None:
         raise RuntimeError("no execution context: " + "; ".join(logger().messages[:2]))
-    held = []
+    held: list[Tensor] = []
+    placed: dict[str, Tensor] = {}
     for name, tensor in case.inputs.items():
         context.set_input_shape(name, tuple(tensor.shape))
         # Inputs that determine shapes are read by the host.
         on_host = engine.get_tensor_location(name) == trt.TensorLocation.HOST
         place = tensor.clone() if on_host else tensor.cuda()
-        held.append(place)
+        placed[name] = place
         context.set_tensor_address(name, place.data_ptr() or _spare(held))
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     outputs: dict[str, Any] = {}
     allocators = []
-    aliased = _aliased(engine, names, dict(zip(case.inputs, held, strict=False)))
-    for name in sorted(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT):
+    names = sorted(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
+    aliased = _aliased(engine, names, placed)
+    for name in names:
         dtype = _torch_dtype(engine.get_tensor_dtype(name))
         shape = tuple(context.get_tensor_shape(name))
         if name in aliased:
@@ -124,8 +127,6 @@ def _aliased(engine: Any, names: list[str], inputs: dict[str, Tensor]) -> dict[s
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:
-    from engine.interpreter.dtypes import TORCH_DTYPES
-
     return TORCH_DTYPES[dtype.name]
 
 
@@ -136,7 +137,9 @@ def _allocator(trt: Any, dtype: torch.dtype) -> Any:
             self.buffer = torch.empty(0, dtype=torch.uint8, device="cuda")
             self.shape: tuple[int, ...] = ()
 
-        def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
+        def reallocate_output_async(
+            self, name: str, memory: int, size: int, alignment: int, stream: int
+        ) -> int:
             if size > self.buffer.numel():
                 self.buffer = torch.empty(size, dtype=torch.uint8, device="cuda")
             return self.buffer.data_ptr()
@@ -262,7 +265,7 @@ def main() -> int:
     rest = [outcome for outcome in outcomes if outcome["status"] != "agreed"]
     for outcome in rest:
         print(f"{outcome['status']:<12}{outcome['case']}: {str(outcome['reason'])[:300]}")
-    families = collections.defaultdict(collections.Counter)  # type: ignore[var-annotated]
+    families: dict[str, Any] = collections.defaultdict(collections.Counter)
     for outcome in outcomes:
         family = families[outcome["case"].split("-")[0]]
         family[outcome["status"]] += 1

@@ -16,8 +16,7 @@ X = torch.randn(4, 6)
 
 def why(function, node_op, rule_, inputs=(X,), dynamic=None, guards=None):  # type: ignore[no-untyped-def]
     mirror = mirror_of(function, list(inputs), dynamic)
-    miss = Matcher([rule_], mirror).why_not(find(mirror, node_op), rule_, guards)
-    return miss
+    return Matcher([rule_], mirror).why_not(find(mirror, node_op), rule_, guards)
 
 
 def test_wrong_root() -> None:

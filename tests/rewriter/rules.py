@@ -21,6 +21,7 @@ from engine.dsl.rule import EnumToken, OpName, Rule
 from engine.evaluator import Context
 from engine.graph.mirror import Mirror
 from engine.rewriter import RewriteStats, Trace, rewrite
+from engine.rewriter.change import text as text_of
 from tests.graph.build import mirror_of, run
 
 
@@ -116,7 +117,7 @@ def _line(mirror: Mirror, node: fx.Node) -> str:
     if node.op == "output":
         return f"output {node.args[0]}"
     val = node.meta["val"]
-    shape = f"{str(val.dtype).removeprefix('torch.')}{list(map(str, val.shape))}" if isinstance(val, torch.Tensor) else ""
+    shape = text_of(val) if isinstance(val, torch.Tensor) else ""
     text = f"%{node.name} = {mirror.op(node)}"
     if node.op == "call_function":
         items = [str(item) for item in (*node.args, *(f"{k}={v}" for k, v in node.kwargs.items() if v is not None))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from engine.graph.provenance import history
-from engine.rewriter import Trace, decompose, lower_all
+from engine.rewriter import Trace, decompose, decomposition, lower_all
 from tests.graph.build import find, mirror_of
 from tests.rewriter.rules import context, ops, rules_of, same
 
@@ -78,16 +78,41 @@ def test_primitive_ops_stay(op: str, model: Callable[[Any], Any]) -> None:
     assert list(mirror.graph.nodes) == before
 
 
-def test_a_decomposition_that_depends_on_a_size_is_refused() -> None:
-    """`im2col` of an image whose height may or may not hold a window needs to know the height."""
-    dynamic = ({2: Dim("height", min=2, max=64)},)
-    x = torch.randn(1, 3, 16, 8)
-    mirror = mirror_of(lambda x: F.adaptive_avg_pool2d(x, (4, 4)), (x,), dynamic)
-    guards = len(mirror.shape_env.guards)
-    node = find(mirror, "aten.adaptive_avg_pool2d.default")
-    if decompose(mirror, node) is not None:
-        same(mirror, lambda x: F.adaptive_avg_pool2d(x, (4, 4)), (torch.randn(1, 3, 22, 8),))
+@pytest.fixture
+def halve() -> Iterator[Any]:
+    """An op whose decomposition is right for one range of sizes only, as its author saw one example."""
+    library = torch.library.Library("engine_test", "FRAGMENT")
+    library.define("halve(Tensor x) -> Tensor")
+
+    def real(x: torch.Tensor) -> torch.Tensor:
+        return x * 0.5
+
+    library.impl("halve", real, "CPU")
+    library.impl("halve", torch.empty_like, "Meta")
+    op = torch.ops.engine_test.halve.default
+    decomposition._table()[op] = lambda x: x * 0.5 if x.shape[0] > 5 else x / 2
+    yield op
+    del decomposition._table()[op]
+    library._destroy()
+
+
+def test_a_decomposition_that_depends_on_a_size_is_refused(halve: Any) -> None:
+    inputs = (torch.randn(7, 2),)
+    mirror = mirror_of(lambda x: halve(x), inputs, BATCH)
+    assert mirror.shape_env is not None
+    guards, node = len(mirror.shape_env.guards), find(mirror, "engine_test.halve.default")
+    lower_all(mirror, (), lambda node: False, context(mirror, {}), check=True)
+    assert ops(mirror) == ["engine_test.halve.default"]
+    assert "its decomposition fails" in node.meta["undecomposed"]
     assert len(mirror.shape_env.guards) == guards
+
+
+def test_the_same_decomposition_is_right_for_one_size(halve: Any) -> None:
+    inputs = (torch.randn(7, 2),)
+    mirror = mirror_of(lambda x: halve(x), inputs)
+    decompose(mirror, find(mirror, "engine_test.halve.default"))
+    assert ops(mirror) == ["aten.mul.Tensor"]
+    same(mirror, halve, inputs)
 
 
 RULES = """\
@@ -99,7 +124,7 @@ lower log1p
   emit  aten.log(aten.add.Tensor(x, 1))
 """
 KNOWN = {"aten.mul.Tensor", "aten.tanh.default", "aten.exp.default", "aten.log.default", "aten.add.Tensor"}
-KNOWN |= {"aten.gt.Scalar", "aten.where.self"}
+KNOWN |= {"aten.gt.Scalar", "aten.where.self", "aten.div.Tensor"}
 
 
 def test_new_nodes_go_through_the_rules() -> None:
@@ -120,6 +145,22 @@ def test_new_nodes_go_through_the_rules() -> None:
         "test.log1p",
     ]
     same(mirror, model, inputs)
+
+
+def test_rules_and_decompositions_do_not_undo_each_other_forever() -> None:
+    rules, macros = rules_of(
+        """\
+        simplify mish
+          match aten.mul.Tensor(x, aten.tanh(aten.softplus(x)))
+          emit  aten.mish(x)
+        """
+    )
+    inputs = (torch.randn(4),)
+    mirror = mirror_of(F.mish, inputs)
+    stats = lower_all(mirror, rules, lambda node: False, context(mirror, macros), check=True)
+    assert ops(mirror) == ["aten.mish.default"]
+    assert stats.decompositions == 1
+    assert "led back" in find(mirror, "aten.mish.default").meta["undecomposed"]
 
 
 def test_convertible_composites_stay_whole() -> None:

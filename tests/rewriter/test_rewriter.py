@@ -114,12 +114,15 @@ def test_a_fall_of_the_use_count_makes_a_match() -> None:
 
 
 def test_unused_outputs_are_looked_at_again() -> None:
-    text = SHAPE_ONLY + """
+    text = (
+        SHAPE_ONLY
+        + """
 lower pool
   match aten.max_pool2d_with_indices(x, k, s, p, d, ceil) -> (y, idx)
   when  unused(idx)
   emit  (aten.max_pool2d(x, k, s, p, d, ceil), none)
 """
+    )
 
     def model(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y, i = torch.ops.aten.max_pool2d_with_indices(x, [2, 2], [2, 2], [0, 0], [1, 1], False)
@@ -147,7 +150,9 @@ class Projections(nn.Module):
 
 QKV = """
 simplify qkv
-  match (aten.linear(x, wq: const floating[A, K]), aten.linear(x, wk: const floating[B, K]), aten.linear(x, wv: const floating[C, K]))
+  match (aten.linear(x, wq: const floating[A, K]),
+         aten.linear(x, wk: const floating[B, K]),
+         aten.linear(x, wv: const floating[C, K]))
   let   y = aten.split_with_sizes(aten.linear(x, aten.cat([wq, wk, wv], 0)), [A, B, C], rank(x) - 1)
   emit  (y.0, y.1, y.2)
 """
@@ -248,11 +253,14 @@ def test_values_that_become_constant_are_looked_at_again() -> None:
 
 
 def test_simplify_and_lower_take_turns() -> None:
-    text = FUSION + """
+    text = (
+        FUSION
+        + """
 lower special
   match aten.special_expit(x)
   emit  aten.sigmoid(x)
 """
+    )
     mirror, stats = rewritten(text, lambda x: x * torch.ops.aten.special_expit(x), (torch.randn(3),))
     assert ops(mirror) == ["aten.silu.default"]
     assert stats.turns == 2

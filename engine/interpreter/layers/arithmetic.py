@@ -88,15 +88,18 @@ _ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @in_float32
 def activation(step: Step, x: Tensor) -> Tensor:
+    """The function of ``ActivationType`` with its ``alpha`` and ``beta``."""
     return _ACTIVATIONS[step["type"]](x, step["alpha"], step["beta"])
 
 
 @in_float32
 def unary(step: Step, x: Tensor) -> Tensor:
+    """The function of ``UnaryOperation``; ROUND takes ties to even."""
     return _UNARY[step["op"]](x)
 
 
 def elementwise(step: Step, x: Tensor, y: Tensor) -> Tensor:
+    """The function of ``ElementWiseOperation``, sizes of one broadcast; integer DIV rounds towards zero."""
     return _ELEMENTWISE[step["op"]](x, y)
 
 
@@ -125,11 +128,13 @@ def _coefficient(step: Step, name: str, x: Tensor) -> Tensor | None:
 
 @in_float32
 def parametric_relu(step: Step, x: Tensor, slopes: Tensor) -> Tensor:
+    """The input where it is not negative, elsewhere the input times its slope."""
     return torch.where(x < 0, x * slopes, x)
 
 
 @by_bits
 def select(step: Step, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``x`` where the condition is true, ``y`` elsewhere, all three broadcast."""
     return torch.where(condition, x, y)
 
 
@@ -153,6 +158,7 @@ def cast(step: Step, x: Tensor) -> Tensor:
 
 
 def identity(step: Step, x: Tensor) -> Tensor:
+    """The input, cast where the layer was given another output type."""
     return x if x.dtype == output_dtype(step) else cast(step, x)
 
 
@@ -177,12 +183,13 @@ def _operand(x: Tensor, operation: str, axis: int) -> Tensor:
 
 @in_float32
 def einsum(step: Step, *inputs: Tensor) -> Tensor:
+    """The Einstein summation of ``equation``."""
     return torch.einsum(step["equation"], *inputs)
 
 
 @in_float32
 def lrn(step: Step, x: Tensor) -> Tensor:
-    """x / (k + alpha / window * (sum of squares over neighbouring channels)) ** beta."""
+    """Divide x by (k + alpha / window * (sum of squares over neighbouring channels)) ** beta."""
     return F.local_response_norm(x, step["window_size"], step["alpha"], step["beta"], step["k"])
 
 

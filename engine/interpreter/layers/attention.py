@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -59,9 +60,7 @@ def _sequences(x: Tensor, lengths: Tensor | None, packed: bool) -> list[Tensor]:
     if lengths is None:
         raise ValueError("a packed tensor needs cumulative lengths")
     bounds = integers(lengths)
-    return [
-        x[start:end].transpose(0, 1).unsqueeze(0) for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [x[start:end].transpose(0, 1).unsqueeze(0) for start, end in itertools.pairwise(bounds)]
 
 
 def _attend(

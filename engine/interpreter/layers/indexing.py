@@ -53,9 +53,9 @@ def _gather_slices(data: Tensor, indices: Tensor, axis: int, shared: int) -> Ten
         inside = inside.expand(index.shape)
         picked = torch.stack(
             [
-                data[b].index_select(axis - 1, index[b].flatten()).reshape(
-                    data.shape[1:axis] + index.shape[1:] + data.shape[axis + 1 :]
-                )
+                data[b]
+                .index_select(axis - 1, index[b].flatten())
+                .reshape(data.shape[1:axis] + index.shape[1:] + data.shape[axis + 1 :])
                 for b in range(batch)
             ]
         )

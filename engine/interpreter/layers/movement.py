@@ -28,6 +28,7 @@ def shuffle(step: Step, x: Tensor, dims: Tensor | None = None) -> Tensor:
 
 @by_bits
 def concatenation(step: Step, *inputs: Tensor) -> Tensor:
+    """The inputs one after the other along ``axis``."""
     return torch.cat(inputs, step["axis"])
 
 
@@ -39,6 +40,7 @@ def padding(step: Step, x: Tensor) -> Tensor:
 
 @by_bits
 def squeeze(step: Step, x: Tensor, axes: Tensor) -> Tensor:
+    """Remove axes of size 1; negative axes count from the end."""
     removed = [axis % x.dim() for axis in integers(axes)]
     for axis in removed:
         if x.shape[axis] != 1:
@@ -57,6 +59,7 @@ def unsqueeze(step: Step, x: Tensor, axes: Tensor) -> Tensor:
 
 
 def shape(step: Step, x: Tensor) -> Tensor:
+    """The sizes of the input, a tensor of one dimension."""
     return torch.tensor(x.shape, dtype=output_dtype(step))
 
 

@@ -94,7 +94,7 @@ def dynamic_quantize(step: Step, x: Tensor, double: Tensor | None = None) -> tup
         stored = scales.to(output_dtype(step, 1))
     real = stored.float() * outer
     scaled = torch.where(real == 0, 0.0, blocks / real)
-    return to_quantized(scaled.reshape(x.shape), kind), stored.reshape([n for n in split[::2]])
+    return to_quantized(scaled.reshape(x.shape), kind), stored.reshape(split[::2])
 
 
 def _block_shape(step: Step, x: Tensor) -> list[int]:

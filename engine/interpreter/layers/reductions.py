@@ -43,6 +43,7 @@ def reduce(step: Step, x: Tensor) -> Tensor:
 
 @in_float32
 def softmax(step: Step, x: Tensor) -> Tensor:
+    """Softmax over the one axis of the bit mask."""
     axes = axes_of(step["axes"], x.dim())
     if len(axes) != 1:
         raise ValueError(f"softmax takes exactly one axis, not {axes}")

@@ -113,7 +113,7 @@ _GRID_BORDERS = {"FILL": "zeros", "CLAMP": "border", "REFLECT": "reflection"}
 
 @in_float32
 def grid_sample(step: Step, x: Tensor, grid: Tensor) -> Tensor:
-    """Sample ``x`` [N, C, H, W] at ``grid`` [N, H', W', 2], or in three dimensions; outside is zero for FILL."""
+    """Sample ``x`` [N, C, H, W] at ``grid`` [N, H', W', 2], or in three dimensions; FILL is zero outside."""
     if step["sample_mode"] not in _GRID_BORDERS:
         raise ValueError(f"grid sampling does not take sample mode {step['sample_mode']}")
     return F.grid_sample(

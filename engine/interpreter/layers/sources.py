@@ -11,6 +11,7 @@ from engine.interpreter.step import Step
 
 
 def constant(step: Step) -> Tensor:
+    """The weights in the layer's shape."""
     values: Tensor | None = step["weights"]
     shape = tuple(step["shape"])
     return torch.empty(shape, dtype=output_dtype(step)) if values is None else values.reshape(shape)
@@ -19,7 +20,7 @@ def constant(step: Step) -> Tensor:
 def fill(
     step: Step, dims: Tensor | None = None, alpha: Tensor | None = None, beta: Tensor | None = None
 ) -> Tensor:
-    """alpha + sum of beta[axis] * index, or random numbers.
+    """Values alpha + sum of beta[axis] * index, or random numbers.
 
     Random numbers come from PyTorch's default generator: ``torch.manual_seed`` makes them repeatable,
     and they have the layer's distribution but never TensorRT's values.
@@ -47,6 +48,7 @@ def fill(
 
 
 def assertion(step: Step, condition: Tensor) -> tuple[Tensor, ...]:
+    """Fail with the layer's message unless every element is true."""
     if not bool(condition.all()):
         raise InterpreterError(f"assertion failed: {step['message']}")
     return ()

@@ -28,8 +28,14 @@ ACTIVATIONS: dict[str, tuple[float, float, Any]] = {
 }
 
 UNARY = {
-    **{n: (getattr(torch, n.lower()), -2, 2) for n in ("EXP", "ABS", "NEG", "SIN", "COS", "TAN", "SINH", "COSH")},
-    **{n: (getattr(torch, n.lower()), -2, 2) for n in ("ATAN", "ASINH", "CEIL", "FLOOR", "ERF", "SIGN", "ROUND")},
+    **{
+        n: (getattr(torch, n.lower()), -2, 2)
+        for n in ("EXP", "ABS", "NEG", "SIN", "COS", "TAN", "SINH", "COSH")
+    },
+    **{
+        n: (getattr(torch, n.lower()), -2, 2)
+        for n in ("ATAN", "ASINH", "CEIL", "FLOOR", "ERF", "SIGN", "ROUND")
+    },
     **{n: (getattr(torch, n.lower()), -0.9, 0.9) for n in ("ASIN", "ACOS", "ATANH")},
     **{n: (getattr(torch, n.lower()), 0.1, 3) for n in ("LOG", "SQRT")},
     "ACOSH": (torch.acosh, 1.1, 3),
@@ -71,7 +77,9 @@ def _unary(kind: str) -> Any:
 
 
 def activations() -> Iterator[LayerCase]:
-    x = torch.cat((rand(3, 4, 20), torch.tensor([0.0, -0.0, 40.0, -40.0]).expand(3, 1, 4).repeat(1, 4, 1)), -1)
+    x = torch.cat(
+        (rand(3, 4, 20), torch.tensor([0.0, -0.0, 40.0, -40.0]).expand(3, 1, 4).repeat(1, 4, 1)), -1
+    )
     for kind, (alpha, beta, function) in ACTIVATIONS.items():
         for dtype in FLOATS:
             yield LayerCase(
@@ -84,7 +92,9 @@ def activations() -> Iterator[LayerCase]:
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
     for kind in ("RELU", "CLIP", "SIGMOID", "TANH", "LEAKY_RELU"):
         alpha, beta, function = ACTIVATIONS[kind]
-        yield LayerCase(name("activation-special", kind), _activation(kind, alpha, beta), {"x": special}, function)
+        yield LayerCase(
+            name("activation-special", kind), _activation(kind, alpha, beta), {"x": special}, function
+        )
 
 
 def unary() -> Iterator[LayerCase]:
@@ -92,12 +102,20 @@ def unary() -> Iterator[LayerCase]:
         for dtype in FLOATS:
             x = rand(4, 33, dtype=dtype, low=low, high=high)
             yield LayerCase(
-                name("unary", kind, dtype), _unary(kind), {"x": x}, function if kind.startswith("IS") else _wide(function)
+                name("unary", kind, dtype),
+                _unary(kind),
+                {"x": x},
+                function if kind.startswith("IS") else _wide(function),
             )
     for kind in ("ABS", "NEG", "SIGN"):
         for dtype in (torch.int32, torch.int64):
             function = UNARY[kind][0]
-            yield LayerCase(name("unary", kind, dtype), _unary(kind), {"x": rand(4, 9, dtype=dtype, low=-5, high=5)}, function)
+            yield LayerCase(
+                name("unary", kind, dtype),
+                _unary(kind),
+                {"x": rand(4, 9, dtype=dtype, low=-5, high=5)},
+                function,
+            )
     halves = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 0.0])
     specials = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0])
     yield LayerCase("unary-ROUND-halves", _unary("ROUND"), {"x": halves}, torch.round)
@@ -113,7 +131,14 @@ def elementwise() -> Iterator[LayerCase]:
     for kind, function in BINARY.items():
         for dtype in (*FLOATS, torch.int32, torch.int64):
             low, high = (0.2, 3.0) if kind == "POW" else (-4, 5)
-            x = rand(2, 3, 8, dtype=dtype, low=1 if kind == "POW" and not dtype.is_floating_point else low, high=high)
+            x = rand(
+                2,
+                3,
+                8,
+                dtype=dtype,
+                low=1 if kind == "POW" and not dtype.is_floating_point else low,
+                high=high,
+            )
             y = rand(2, 3, 8, dtype=dtype, seed=1, low=low, high=high)
             if kind in ("DIV", "FLOOR_DIV"):
                 y = torch.where(y.abs() < 0.5, torch.full((), 2, dtype=dtype), y)
@@ -141,11 +166,16 @@ def elementwise() -> Iterator[LayerCase]:
             BINARY[kind],
         )
     yield LayerCase(
-        "elementwise-EQUAL-bool", build("EQUAL"), {"x": rand(8, dtype=torch.bool), "y": rand(8, dtype=torch.bool, seed=1)}, torch.eq
+        "elementwise-EQUAL-bool",
+        build("EQUAL"),
+        {"x": rand(8, dtype=torch.bool), "y": rand(8, dtype=torch.bool, seed=1)},
+        torch.eq,
     )
     for kind in ("DIV", "FLOOR_DIV"):
         signs = torch.tensor([7, -7, 7, -7, 1, -1]), torch.tensor([2, 2, -2, -2, 3, 3])
-        yield LayerCase(name("elementwise-signs", kind), build(kind), {"x": signs[0], "y": signs[1]}, BINARY[kind])
+        yield LayerCase(
+            name("elementwise-signs", kind), build(kind), {"x": signs[0], "y": signs[1]}, BINARY[kind]
+        )
     x, y = torch.tensor([-2.0, -2.0, 0.0, 4.0]), torch.tensor([2.0, 3.0, 0.0, -0.5])
     yield LayerCase("elementwise-POW-signs", build("POW"), {"x": x, "y": y}, torch.pow)
 
@@ -229,11 +259,33 @@ def products() -> Iterator[LayerCase]:
                     dynamic={"x": (0,)} if dtype == torch.float32 else None,
                 )
     x, y = rand(2, 6, 8), rand(2, 8, 5)
-    yield LayerCase("matmul-VECTOR-NONE", build("VECTOR", "NONE"), {"x": rand(2, 8), "y": y}, lambda v, y: torch.einsum("bk,bkn->bn", v, y))
-    yield LayerCase("matmul-NONE-VECTOR", build("NONE", "VECTOR"), {"x": x, "y": rand(2, 8)}, lambda x, v: torch.einsum("bmk,bk->bm", x, v))
-    yield LayerCase("matmul-VECTOR-TRANSPOSE", build("VECTOR", "TRANSPOSE"), {"x": rand(2, 8), "y": rand(2, 5, 8)}, lambda v, y: torch.einsum("bk,bnk->bn", v, y))
-    yield LayerCase("matmul-VECTOR-VECTOR", build("VECTOR", "VECTOR"), {"x": rand(3, 8), "y": rand(3, 8, seed=1)}, lambda x, y: (x * y).sum(-1))
-    yield LayerCase("matmul-VECTOR-VECTOR-1d", build("VECTOR", "VECTOR"), {"x": rand(8), "y": rand(8, seed=1)}, torch.dot)
+    yield LayerCase(
+        "matmul-VECTOR-NONE",
+        build("VECTOR", "NONE"),
+        {"x": rand(2, 8), "y": y},
+        lambda v, y: torch.einsum("bk,bkn->bn", v, y),
+    )
+    yield LayerCase(
+        "matmul-NONE-VECTOR",
+        build("NONE", "VECTOR"),
+        {"x": x, "y": rand(2, 8)},
+        lambda x, v: torch.einsum("bmk,bk->bm", x, v),
+    )
+    yield LayerCase(
+        "matmul-VECTOR-TRANSPOSE",
+        build("VECTOR", "TRANSPOSE"),
+        {"x": rand(2, 8), "y": rand(2, 5, 8)},
+        lambda v, y: torch.einsum("bk,bnk->bn", v, y),
+    )
+    yield LayerCase(
+        "matmul-VECTOR-VECTOR",
+        build("VECTOR", "VECTOR"),
+        {"x": rand(3, 8), "y": rand(3, 8, seed=1)},
+        lambda x, y: (x * y).sum(-1),
+    )
+    yield LayerCase(
+        "matmul-VECTOR-VECTOR-1d", build("VECTOR", "VECTOR"), {"x": rand(8), "y": rand(8, seed=1)}, torch.dot
+    )
     equations = {
         "ij,jk->ik": ((4, 5), (5, 6)),
         "ij->ji": ((4, 5),),
@@ -276,7 +328,11 @@ def others() -> Iterator[LayerCase]:
         yield LayerCase(
             name("select", dtype),
             lambda net, c, x, y: net.network.add_select(c, x, y),
-            {"c": rand(2, 1, 5, dtype=torch.bool), "x": rand(1, 3, 5, dtype=dtype), "y": rand(2, 3, 1, dtype=dtype, seed=1)},
+            {
+                "c": rand(2, 1, 5, dtype=torch.bool),
+                "x": rand(1, 3, 5, dtype=dtype),
+                "y": rand(2, 3, 1, dtype=dtype, seed=1),
+            },
             torch.where,
         )
     for dtype in (*FLOATS, torch.int32, torch.bool):

@@ -12,7 +12,9 @@ from tests.interpreter.case import LayerCase, Net, name, rand
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: str, softmax: bool = True) -> Tensor:
+def _attended(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: str, softmax: bool = True
+) -> Tensor:
     share = q.shape[1] // k.shape[1]
     key, value = (t.float().repeat_interleave(share, 1) for t in (k, v))
     scores = q.float() @ key.mT
@@ -29,9 +31,13 @@ def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: str,
 def attentions() -> Iterator[LayerCase]:
     def build(causal: str, softmax: bool = True) -> Any:
         def made(net: Net, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
-            op = net.trt.AttentionNormalizationOp.SOFTMAX if softmax else net.trt.AttentionNormalizationOp.NONE
+            op = (
+                net.trt.AttentionNormalizationOp.SOFTMAX if softmax else net.trt.AttentionNormalizationOp.NONE
+            )
             if hasattr(net.network, "add_attention_v2"):
                 layer = net.network.add_attention_v2(q, k, v, op, getattr(net.trt.CausalMaskKind, causal))
+            elif causal == "LOWER_RIGHT":
+                raise AttributeError("this TensorRT aligns causal masks at the upper left only")
             else:
                 layer = net.network.add_attention(q, k, v, op, causal != "NONE")
             layer.decomposable = True
@@ -48,24 +54,61 @@ def attentions() -> Iterator[LayerCase]:
             "v": rand(2, shared, keys, 64, dtype=dtype, seed=2),
         }
 
-    for dtype, causal, (queries, keys) in product((*HALVES, torch.float32), ("NONE", "UPPER_LEFT", "LOWER_RIGHT"), ((32, 32), (16, 48), (1, 40))):
-        yield LayerCase(name("attention", dtype, causal, queries, keys), build(causal), tensors(dtype, queries, keys, 4, 4), lambda q, k, v, causal=causal: _attended(q, k, v, None, causal))
+    for dtype, causal, (queries, keys) in product(
+        (*HALVES, torch.float32), ("NONE", "UPPER_LEFT", "LOWER_RIGHT"), ((32, 32), (16, 48), (1, 40))
+    ):
+        yield LayerCase(
+            name("attention", dtype, causal, queries, keys),
+            build(causal),
+            tensors(dtype, queries, keys, 4, 4),
+            lambda q, k, v, causal=causal: _attended(q, k, v, None, causal),
+        )
     for dtype, shared in product(HALVES, (1, 2)):
-        yield LayerCase(name("attention-grouped", dtype, shared), build("NONE"), tensors(dtype, 32, 32, 4, shared), lambda q, k, v: _attended(q, k, v, None, "NONE"))
-    for dtype, kind, shape in product((*HALVES, torch.float32), ("bool", "add"), ((2, 4, 32, 48), (1, 1, 32, 48), (2, 1, 32, 48))):
+        yield LayerCase(
+            name("attention-grouped", dtype, shared),
+            build("NONE"),
+            tensors(dtype, 32, 32, 4, shared),
+            lambda q, k, v: _attended(q, k, v, None, "NONE"),
+        )
+    for dtype, kind, shape in product(
+        (*HALVES, torch.float32), ("bool", "add"), ((2, 4, 32, 48), (1, 1, 32, 48), (2, 1, 32, 48))
+    ):
         mask = rand(*shape, dtype=torch.bool if kind == "bool" else dtype, seed=5)
         if kind == "bool":
             mask[..., 0] = True
-        yield LayerCase(name("attention-mask", dtype, kind, shape), build("NONE"), {**tensors(dtype, 32, 48, 4, 4), "mask": mask}, lambda q, k, v, m: _attended(q, k, v, m, "NONE"))
-    yield LayerCase("attention-dynamic", build("NONE"), tensors(torch.float16, 32, 32, 4, 4), lambda q, k, v: _attended(q, k, v, None, "NONE"), dynamic={n: (0, 2) for n in "qkv"})
-    yield LayerCase("attention-no-softmax", build("NONE", False), tensors(torch.float16, 32, 32, 4, 4), lambda q, k, v: _attended(q, k, v, None, "NONE", False), tolerance=(1e-2, 5e-2))
+        yield LayerCase(
+            name("attention-mask", dtype, kind, shape),
+            build("NONE"),
+            {**tensors(dtype, 32, 48, 4, 4), "mask": mask},
+            lambda q, k, v, m: _attended(q, k, v, m, "NONE"),
+        )
+    yield LayerCase(
+        "attention-dynamic",
+        build("NONE"),
+        tensors(torch.float16, 32, 32, 4, 4),
+        lambda q, k, v: _attended(q, k, v, None, "NONE"),
+        dynamic=dict.fromkeys("qkv", (0, 2)),
+    )
+    yield LayerCase(
+        "attention-no-softmax",
+        build("NONE", False),
+        tensors(torch.float16, 32, 32, 4, 4),
+        lambda q, k, v: _attended(q, k, v, None, "NONE", False),
+        tolerance=(1e-2, 5e-2),
+    )
 
 
 def rotations() -> Iterator[LayerCase]:
-    for interleaved, part, cached, dtype in product((False, True), (0, 8), (False, True), (torch.float32, torch.float16)):
+    for interleaved, part, cached, dtype in product(
+        (False, True), (0, 8), (False, True), (torch.float32, torch.float16)
+    ):
         half = (part or 16) // 2
         caches = (10, half) if cached else (2, 5, half)
-        inputs = {"x": rand(2, 3, 5, 16, dtype=dtype), "c": rand(*caches, dtype=dtype, low=-1, high=1, seed=1), "s": rand(*caches, dtype=dtype, low=-1, high=1, seed=2)}
+        inputs = {
+            "x": rand(2, 3, 5, 16, dtype=dtype),
+            "c": rand(*caches, dtype=dtype, low=-1, high=1, seed=1),
+            "s": rand(*caches, dtype=dtype, low=-1, high=1, seed=2),
+        }
         if cached:
             inputs["p"] = rand(2, 5, dtype=torch.int64, low=0, high=10)
 
@@ -75,7 +118,14 @@ def rotations() -> Iterator[LayerCase]:
                 layer.set_input(3, p)
             return layer
 
-        def reference(x: Tensor, c: Tensor, s: Tensor, p: Tensor | None = None, interleaved: bool = interleaved, half: int = half) -> Tensor:
+        def reference(
+            x: Tensor,
+            c: Tensor,
+            s: Tensor,
+            p: Tensor | None = None,
+            interleaved: bool = interleaved,
+            half: int = half,
+        ) -> Tensor:
             if p is not None:
                 c, s = c[p], s[p]
             y = x.clone()
@@ -87,7 +137,14 @@ def rotations() -> Iterator[LayerCase]:
                 y[..., second] = (a * sine + b * cosine).to(x.dtype)
             return y
 
-        yield LayerCase(name("rotary", "pairs" if interleaved else "halves", part, "cached" if cached else "direct", dtype), build, inputs, reference)
+        yield LayerCase(
+            name(
+                "rotary", "pairs" if interleaved else "halves", part, "cached" if cached else "direct", dtype
+            ),
+            build,
+            inputs,
+            reference,
+        )
 
 
 def updates() -> Iterator[LayerCase]:
@@ -101,12 +158,20 @@ def updates() -> Iterator[LayerCase]:
         return result
 
     for dtype, length in product((torch.float32, *HALVES), (1, 3)):
-        inputs = {"cache": rand(2, 3, 8, 16, dtype=dtype), "update": rand(2, 3, length, 16, dtype=dtype, seed=1), "at": torch.tensor([0, 4], dtype=torch.int32)}
+        inputs = {
+            "cache": rand(2, 3, 8, 16, dtype=dtype),
+            "update": rand(2, 3, length, 16, dtype=dtype, seed=1),
+            "at": torch.tensor([0, 4], dtype=torch.int32),
+        }
         yield LayerCase(name("kv-cache", dtype, length), build, inputs, reference)
 
 
 def mixtures() -> Iterator[LayerCase]:
-    weights = [rand(4, 16, 32, seed=1, dtype=torch.float16), rand(4, 16, 32, seed=2, dtype=torch.float16), rand(4, 32, 16, seed=3, dtype=torch.float16)]
+    weights = [
+        rand(4, 16, 32, seed=1, dtype=torch.float16),
+        rand(4, 16, 32, seed=2, dtype=torch.float16),
+        rand(4, 32, 16, seed=3, dtype=torch.float16),
+    ]
 
     def build(net: Net, x: Any, experts: Any, scores: Any) -> Any:
         layer = net.network.add_moe(x, experts, scores)
@@ -124,7 +189,18 @@ def mixtures() -> Iterator[LayerCase]:
         return out.to(x.dtype)
 
     experts = torch.tensor([[[0, 3], [1, 2], [2, 0]]], dtype=torch.int32)
-    yield LayerCase("moe", build, {"x": rand(1, 3, 16, dtype=torch.float16, low=-0.5, high=0.5), "experts": experts, "scores": rand(1, 3, 2, dtype=torch.float16, low=0, high=1)}, reference, capability=10, tolerance=(1e-2, 1e-1))
+    yield LayerCase(
+        "moe",
+        build,
+        {
+            "x": rand(1, 3, 16, dtype=torch.float16, low=-0.5, high=0.5),
+            "experts": experts,
+            "scores": rand(1, 3, 2, dtype=torch.float16, low=0, high=1),
+        },
+        reference,
+        capability=10,
+        tolerance=(1e-2, 1e-1),
+    )
 
 
 def cases() -> Iterator[LayerCase]:

@@ -14,7 +14,9 @@ def _counted(net: Net, trips: int) -> Any:
     return loop
 
 
-def _running(net: Net, x: Any, kinds: tuple[str, ...], reverse: bool = False, axis: int = 0, join: int = 0) -> Any:
+def _running(
+    net: Net, x: Any, kinds: tuple[str, ...], reverse: bool = False, axis: int = 0, join: int = 0
+) -> Any:
     """A running sum over slices of x."""
     loop = _counted(net, x.shape[axis])
     item = loop.add_iterator(x, axis, reverse).get_output(0)
@@ -42,16 +44,25 @@ def loops() -> Iterator[LayerCase]:
 
             yield LayerCase(
                 name("loop-sum", "reverse" if reverse else "forward", axis),
-                lambda net, x, reverse=reverse, axis=axis: _running(net, x, ("LAST_VALUE", "CONCATENATE", "REVERSE"), reverse, axis),
+                lambda net, x, reverse=reverse, axis=axis: _running(
+                    net, x, ("LAST_VALUE", "CONCATENATE", "REVERSE"), reverse, axis
+                ),
                 {"x": rand(4, 5)},
                 reference,
             )
-    yield LayerCase("loop-join-axis", lambda net, x: _running(net, x, ("CONCATENATE",), join=1), {"x": rand(4, 5)}, lambda x: x.cumsum(0).T)
+    yield LayerCase(
+        "loop-join-axis",
+        lambda net, x: _running(net, x, ("CONCATENATE",), join=1),
+        {"x": rand(4, 5)},
+        lambda x: x.cumsum(0).T,
+    )
 
     def doubled_while(net: Net, x: Any) -> Any:
         loop = net.network.add_loop()
         value = loop.add_recurrence(x)
-        least = net.network.add_reduce(value.get_output(0), net.trt.ReduceOperation.MAX, 1, False).get_output(0)
+        least = net.network.add_reduce(value.get_output(0), net.trt.ReduceOperation.MAX, 1, False).get_output(
+            0
+        )
         loop.add_trip_limit(net.ew(least, net.const(torch.tensor(50.0)), "LESS"), net.trt.TripLimit.WHILE)
         value.set_input(1, net.ew(value.get_output(0), value.get_output(0), "SUM"))
         return loop.add_loop_output(value.get_output(0), net.trt.LoopOutput.LAST_VALUE)
@@ -108,7 +119,12 @@ def conditionals() -> Iterator[LayerCase]:
         return condition.add_output(yes, no)
 
     for value in (True, False):
-        yield LayerCase(name("conditional", value), build, {"c": torch.tensor(value), "x": rand(3, 4)}, lambda c, x: torch.exp(x) if c else 3 * x)
+        yield LayerCase(
+            name("conditional", value),
+            build,
+            {"c": torch.tensor(value), "x": rand(3, 4)},
+            lambda c, x: torch.exp(x) if c else 3 * x,
+        )
 
     def nested(net: Net, c: Any, d: Any, x: Any) -> Any:
         outer = net.network.add_if_conditional()
@@ -137,7 +153,13 @@ def assertions() -> Iterator[LayerCase]:
         net.network.add_assertion(net.ew(net.shape(x), net.shape(y), "EQUAL"), "sizes must be equal")
         return net.ew(x, y, "SUM")
 
-    yield LayerCase("assertion", build, {"x": rand(3, 4), "y": rand(3, 4, seed=1)}, torch.add, dynamic={"x": (0,), "y": (0,)})
+    yield LayerCase(
+        "assertion",
+        build,
+        {"x": rand(3, 4), "y": rand(3, 4, seed=1)},
+        torch.add,
+        dynamic={"x": (0,), "y": (0,)},
+    )
 
 
 def cases() -> Iterator[LayerCase]:

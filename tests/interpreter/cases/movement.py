@@ -33,30 +33,60 @@ def shuffles() -> Iterator[LayerCase]:
         "copy-two": (None, (0, 0, -1), None, lambda x: x.reshape(2, 3, 20)),
         "transpose": ((0, 2, 3, 1), None, None, lambda x: x.permute(0, 2, 3, 1)),
         "second": (None, None, (3, 1, 0, 2), lambda x: x.permute(3, 1, 0, 2)),
-        "all": ((1, 0, 3, 2), (0, -1, 2), (2, 0, 1), lambda x: x.permute(1, 0, 3, 2).reshape(3, -1, 2).permute(2, 0, 1)),
+        "all": (
+            (1, 0, 3, 2),
+            (0, -1, 2),
+            (2, 0, 1),
+            lambda x: x.permute(1, 0, 3, 2).reshape(3, -1, 2).permute(2, 0, 1),
+        ),
         "copy-after-transpose": ((1, 0, 2, 3), (0, -1), None, lambda x: x.permute(1, 0, 2, 3).reshape(3, -1)),
         "scalar-like": (None, (1, 2, 3, 4, 5, 1), None, lambda x: x.reshape(1, 2, 3, 4, 5, 1)),
     }
     for label, (first, dims, second, reference) in table.items():
         for dtype in TYPES if label in ("reshape", "all") else TYPES[:1]:
-            yield LayerCase(name("shuffle", label, dtype), build(first, dims, second), {"x": rand(2, 3, 4, 5, dtype=dtype)}, reference)
-    yield LayerCase("shuffle-dynamic-copy", build(None, (0, -1), None), {"x": rand(2, 3, 4, 5)}, lambda x: x.reshape(2, -1), dynamic={"x": (0, 2)})
+            yield LayerCase(
+                name("shuffle", label, dtype),
+                build(first, dims, second),
+                {"x": rand(2, 3, 4, 5, dtype=dtype)},
+                reference,
+            )
+    yield LayerCase(
+        "shuffle-dynamic-copy",
+        build(None, (0, -1), None),
+        {"x": rand(2, 3, 4, 5)},
+        lambda x: x.reshape(2, -1),
+        dynamic={"x": (0, 2)},
+    )
     yield LayerCase("shuffle-to-scalar", build(None, (), None), {"x": rand(1, 1)}, lambda x: x.reshape(()))
-    yield LayerCase("shuffle-zero-literal", build(None, (0, 5), None, False), {"x": rand(0, 3)}, lambda x: x.reshape(0, 5))
+    yield LayerCase(
+        "shuffle-zero-literal", build(None, (0, 5), None, False), {"x": rand(0, 3)}, lambda x: x.reshape(0, 5)
+    )
 
     def reshaped_as(net: Net, x: Any, y: Any) -> Any:
         layer = net.network.add_shuffle(x)
         layer.set_input(1, net.shape(y))
         return layer
 
-    yield LayerCase("shuffle-shape-input", reshaped_as, {"x": rand(4, 6), "y": rand(2, 12)}, lambda x, y: x.reshape(y.shape), dynamic={"x": (0,), "y": (1,)})
+    yield LayerCase(
+        "shuffle-shape-input",
+        reshaped_as,
+        {"x": rand(4, 6), "y": rand(2, 12)},
+        lambda x, y: x.reshape(y.shape),
+        dynamic={"x": (0,), "y": (1,)},
+    )
 
     def computed(net: Net, x: Any) -> Any:
         layer = net.network.add_shuffle(x)
         layer.set_input(1, net.i64(0, -1))
         return layer
 
-    yield LayerCase("shuffle-constant-input", computed, {"x": rand(2, 3, 4)}, lambda x: x.reshape(2, 12), dynamic={"x": (0,)})
+    yield LayerCase(
+        "shuffle-constant-input",
+        computed,
+        {"x": rand(2, 3, 4)},
+        lambda x: x.reshape(2, 12),
+        dynamic={"x": (0,)},
+    )
 
 
 def concatenations() -> Iterator[LayerCase]:
@@ -71,8 +101,15 @@ def concatenations() -> Iterator[LayerCase]:
             shapes = [[2, 3, 4] for _ in range(3)]
             shapes[1][axis], shapes[2][axis] = 1, 5
             inputs = {f"x{i}": rand(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes)}
-            yield LayerCase(name("concatenation", axis, dtype), build, inputs, lambda *xs, axis=axis: torch.cat(xs, axis))
-    yield LayerCase("concatenation-default", lambda net, x, y: net.network.add_concatenation([x, y]), {"x": rand(2, 3, 4, 5), "y": rand(2, 2, 4, 5)}, lambda x, y: torch.cat((x, y), 1))
+            yield LayerCase(
+                name("concatenation", axis, dtype), build, inputs, lambda *xs, axis=axis: torch.cat(xs, axis)
+            )
+    yield LayerCase(
+        "concatenation-default",
+        lambda net, x, y: net.network.add_concatenation([x, y]),
+        {"x": rand(2, 3, 4, 5), "y": rand(2, 2, 4, 5)},
+        lambda x, y: torch.cat((x, y), 1),
+    )
 
 
 def paddings() -> Iterator[LayerCase]:
@@ -95,7 +132,12 @@ def squeezes() -> Iterator[LayerCase]:
         def squeezed(x: Any, axes: Any = axes) -> Any:
             return x.squeeze(tuple(axes))
 
-        yield LayerCase(name("squeeze", axes), lambda net, x, axes=axes: net.network.add_squeeze(x, net.i64(*axes)), {"x": rand(*shape)}, squeezed)
+        yield LayerCase(
+            name("squeeze", axes),
+            lambda net, x, axes=axes: net.network.add_squeeze(x, net.i64(*axes)),
+            {"x": rand(*shape)},
+            squeezed,
+        )
     for axes in ((0,), (1, 3), (-1,), (0, -1), (2, 1)):
 
         def unsqueezed(x: Any, axes: Any = axes) -> Any:
@@ -104,11 +146,23 @@ def squeezes() -> Iterator[LayerCase]:
             ones = {axis % rank for axis in axes}
             return x.reshape([1 if axis in ones else next(sizes) for axis in range(rank)])
 
-        yield LayerCase(name("unsqueeze", axes), lambda net, x, axes=axes: net.network.add_unsqueeze(x, net.i64(*axes)), {"x": rand(2, 3)}, unsqueezed, dynamic={"x": (0,)})
+        yield LayerCase(
+            name("unsqueeze", axes),
+            lambda net, x, axes=axes: net.network.add_unsqueeze(x, net.i64(*axes)),
+            {"x": rand(2, 3)},
+            unsqueezed,
+            dynamic={"x": (0,)},
+        )
 
 
 def others() -> Iterator[LayerCase]:
-    yield LayerCase("shape", lambda net, x: net.shape(x), {"x": rand(2, 3, 4)}, lambda x: torch.tensor(x.shape), dynamic={"x": (0, 2)})
+    yield LayerCase(
+        "shape",
+        lambda net, x: net.shape(x),
+        {"x": rand(2, 3, 4)},
+        lambda x: torch.tensor(x.shape),
+        dynamic={"x": (0, 2)},
+    )
     for batch, sequence in ((0, 1), (1, 0), (0, 2)):
 
         def build(net: Net, x: Any, n: Any, batch: int = batch, sequence: int = sequence) -> Any:
@@ -125,31 +179,72 @@ def others() -> Iterator[LayerCase]:
             return y
 
         x = rand(4, 4, 4)
-        yield LayerCase(name("reverse-sequence", batch, sequence), build, {"x": x, "n": torch.tensor([1, 3, 4, 2], dtype=torch.int32)}, reference)
-    for value in (rand(2, 3), rand(2, 3, dtype=torch.float16), rand(2, 3, dtype=torch.bfloat16), rand(2, 3, dtype=torch.int32), rand(2, 3, dtype=torch.int64), rand(2, 3, dtype=torch.int8), rand(2, 3, dtype=torch.uint8, low=0, high=9), rand(2, 3, dtype=torch.bool), torch.tensor(2.5), rand(3, 0)):
+        yield LayerCase(
+            name("reverse-sequence", batch, sequence),
+            build,
+            {"x": x, "n": torch.tensor([1, 3, 4, 2], dtype=torch.int32)},
+            reference,
+        )
+    for value in (
+        rand(2, 3),
+        rand(2, 3, dtype=torch.float16),
+        rand(2, 3, dtype=torch.bfloat16),
+        rand(2, 3, dtype=torch.int32),
+        rand(2, 3, dtype=torch.int64),
+        rand(2, 3, dtype=torch.int8),
+        rand(2, 3, dtype=torch.uint8, low=0, high=9),
+        rand(2, 3, dtype=torch.bool),
+        torch.tensor(2.5),
+        rand(3, 0),
+    ):
         yield LayerCase(
             name("constant", value.dtype, tuple(value.shape)),
-            lambda net, x, value=value: [net.network.add_identity(net.const(value)).get_output(0), net.network.add_identity(x).get_output(0)],
+            lambda net, x, value=value: [
+                net.network.add_identity(net.const(value)).get_output(0),
+                net.network.add_identity(x).get_output(0),
+            ],
             {"x": rand(2)},
             lambda x, value=value: (value, x),
         )
     for dtype, label in ((torch.float32, "FLOAT"), (torch.int64, "INT64"), (torch.int32, "INT32")):
 
         def linspace(net: Net, x: Any, label: str = label) -> Any:
-            layer = net.network.add_fill((7,), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label))
+            layer = net.network.add_fill(
+                (7,), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label)
+            )
             layer.alpha, layer.beta = (3, 2) if label != "FLOAT" else (0.5, 0.25)
             return [layer.get_output(0), net.network.add_identity(x).get_output(0)]
 
-        yield LayerCase(name("fill", dtype), linspace, {"x": rand(2)}, lambda x, d=dtype: ((torch.arange(7) * (2 if d != torch.float32 else 0.25) + (3 if d != torch.float32 else 0.5)).to(d), x))
+        yield LayerCase(
+            name("fill", dtype),
+            linspace,
+            {"x": rand(2)},
+            lambda x, d=dtype: (
+                (
+                    torch.arange(7) * (2 if d != torch.float32 else 0.25) + (3 if d != torch.float32 else 0.5)
+                ).to(d),
+                x,
+            ),
+        )
 
         def dynamic(net: Net, x: Any, dtype: torch.dtype = dtype, label: str = label) -> Any:
-            layer = net.network.add_fill((1, 1), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label))
+            layer = net.network.add_fill(
+                (1, 1), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label)
+            )
             layer.set_input(0, net.shape(x))
             layer.set_input(1, net.const(torch.tensor(1, dtype=dtype)))
             layer.set_input(2, net.const(torch.tensor([100, 10], dtype=dtype)))
             return layer
 
-        yield LayerCase(name("fill-inputs", dtype), dynamic, {"x": rand(3, 4)}, lambda x, d=dtype: (1 + 100 * torch.arange(x.shape[0])[:, None] + 10 * torch.arange(x.shape[1])).to(d), dynamic={"x": (0, 1)})
+        yield LayerCase(
+            name("fill-inputs", dtype),
+            dynamic,
+            {"x": rand(3, 4)},
+            lambda x, d=dtype: (
+                1 + 100 * torch.arange(x.shape[0])[:, None] + 10 * torch.arange(x.shape[1])
+            ).to(d),
+            dynamic={"x": (0, 1)},
+        )
 
 
 def cases() -> Iterator[LayerCase]:

@@ -42,26 +42,45 @@ def cases() -> Iterator[LayerCase]:
 
     for kind, dtype in product(("INT8", "FP8"), FLOATS):
         scale = torch.tensor(0.05 if kind == "INT8" else 0.01, dtype=dtype)
-        x = torch.cat((rand(4, 16, low=-8, high=8), torch.tensor([[0.025, 0.075, -0.125, 0.0, 6.4, -6.4, 100, -100]]).repeat(4, 2)), 1)
+        x = torch.cat(
+            (
+                rand(4, 16, low=-8, high=8),
+                torch.tensor([[0.025, 0.075, -0.125, 0.0, 6.4, -6.4, 100, -100]]).repeat(4, 2),
+            ),
+            1,
+        )
         yield LayerCase(
             name("quantize", kind, dtype),
             round_trip(kind, scale, None),
             {"x": x.to(dtype)},
-            lambda x, kind=kind, scale=scale: (_quantized(x.float() / scale.float(), kind) * scale.float()).to(x.dtype),
+            lambda x, kind=kind, scale=scale: (
+                _quantized(x.float() / scale.float(), kind) * scale.float()
+            ).to(x.dtype),
         )
     ties = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, -128.5, 300.0])
-    yield LayerCase("quantize-ties", round_trip("INT8", torch.tensor(1.0), None), {"x": ties}, lambda x: x.round().clamp(-128, 127))
+    yield LayerCase(
+        "quantize-ties",
+        round_trip("INT8", torch.tensor(1.0), None),
+        {"x": ties},
+        lambda x: x.round().clamp(-128, 127),
+    )
     for kind in ("INT8", "FP8"):
         yield LayerCase(
             name("quantize-raw", kind),
-            lambda net, x, kind=kind: net.network.add_quantize(x, net.const(torch.tensor(0.1)), net.dtype(kind)),
+            lambda net, x, kind=kind: net.network.add_quantize(
+                x, net.const(torch.tensor(0.1)), net.dtype(kind)
+            ),
             {"x": rand(4, 32, low=-20, high=20)},
-            lambda x, kind=kind: _quantized(x / 0.1, kind).to(torch.int8 if kind == "INT8" else torch.float8_e4m3fn),
+            lambda x, kind=kind: _quantized(x / 0.1, kind).to(
+                torch.int8 if kind == "INT8" else torch.float8_e4m3fn
+            ),
         )
         raw = rand(4, 32, low=-120, high=120).to(torch.int8 if kind == "INT8" else torch.float8_e4m3fn)
         yield LayerCase(
             name("dequantize-input", kind),
-            lambda net, x: net.network.add_dequantize(x, net.const(torch.tensor(0.1)), net.dtype(torch.float32)),
+            lambda net, x: net.network.add_dequantize(
+                x, net.const(torch.tensor(0.1)), net.dtype(torch.float32)
+            ),
             {"x": raw},
             lambda x: x.float() * 0.1,
         )
@@ -74,44 +93,68 @@ def cases() -> Iterator[LayerCase]:
             q = net.network.add_quantize(net.const(weight), net.const(scale), net.dtype(kind))
             d = net.network.add_dequantize(q.get_output(0), net.const(scale), net.dtype(torch.float32))
             q.axis = d.axis = axis
-            product_ = net.network.add_matrix_multiply(x, net.trt.MatrixOperation.NONE, d.get_output(0), net.trt.MatrixOperation.TRANSPOSE)
-            return product_
+            return net.network.add_matrix_multiply(
+                x, net.trt.MatrixOperation.NONE, d.get_output(0), net.trt.MatrixOperation.TRANSPOSE
+            )
 
         def reference(x: Tensor, kind: str = kind, scale: Tensor = scale, axis: int = axis) -> Tensor:
             s = _spread(scale, axis, weight.shape)
             return x @ (_quantized(weight / s, kind) * s).T
 
-        yield LayerCase(name("quantize-axis", kind, axis), build, {"x": rand(4, 32)}, reference, tolerance=(1e-3, 1e-3))
+        yield LayerCase(
+            name("quantize-axis", kind, axis), build, {"x": rand(4, 32)}, reference, tolerance=(1e-3, 1e-3)
+        )
     packed = torch.randint(0, 256, (8, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     codes = torch.stack((packed & 15, packed >> 4), -1).flatten(1)
     four = {"INT4": torch.where(codes > 7, codes.int() - 16, codes.int()).float()}
     table = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
     four["FP4"] = torch.where(codes > 7, -1.0, 1.0) * table[(codes & 7).long()]
     for kind, dtype in product(four, (torch.float32, torch.float16)):
-        for block in ((1, 128 // 64), (8 // 8, 8)) if kind == "INT4" else ((1, 8),):
-            blocks = (8, block[1]) if block[1] != 2 else (8, 2)
+        for blocks in ((8, 2), (8, 8)) if kind == "INT4" else ((8, 8),):
             scale = rand(*blocks, low=0.02, high=0.05, seed=3, dtype=dtype)
 
             def build4(net: Net, x: Any, kind: str = kind, scale: Tensor = scale) -> Any:
-                constant = net.network.add_constant((8, 128), net.weights(packed, kind, 8 * 128)).get_output(0)
+                constant = net.network.add_constant((8, 128), net.weights(packed, kind, 8 * 128)).get_output(
+                    0
+                )
                 d = net.network.add_dequantize(constant, net.const(scale), x.dtype)
-                return net.network.add_matrix_multiply(x, net.trt.MatrixOperation.NONE, d.get_output(0), net.trt.MatrixOperation.TRANSPOSE)
+                return net.network.add_matrix_multiply(
+                    x, net.trt.MatrixOperation.NONE, d.get_output(0), net.trt.MatrixOperation.TRANSPOSE
+                )
 
             def reference4(x: Tensor, kind: str = kind, scale: Tensor = scale) -> Tensor:
                 weight = (four[kind] * _spread(scale, 0, (8, 128)).float()).to(x.dtype)
                 return (x.float() @ weight.float().T).to(x.dtype)
 
-            yield LayerCase(name("dequantize-block", kind, blocks, dtype), build4, {"x": rand(4, 128, dtype=dtype)}, reference4, tolerance=(5e-3, 5e-3), capability=10 if kind == "FP4" else 8)
+            yield LayerCase(
+                name("dequantize-block", kind, blocks, dtype),
+                build4,
+                {"x": rand(4, 128, dtype=dtype)},
+                reference4,
+                tolerance=(5e-3, 5e-3),
+                capability=10 if kind == "FP4" else 8,
+            )
     for label, kind, scale_kind, width in (("nvfp4", "FP4", "FP8", 16), ("mxfp8", "FP8", "E8M0", 32)):
 
-        def dynamic(net: Net, x: Any, kind: str = kind, scale_kind: str = scale_kind, width: int = width) -> Any:
+        def dynamic(
+            net: Net, x: Any, kind: str = kind, scale_kind: str = scale_kind, width: int = width
+        ) -> Any:
             layer = net.network.add_dynamic_quantize(x, 1, width, net.dtype(kind), net.dtype(scale_kind))
             if kind == "FP4":
                 double = net.const(torch.tensor(0.01))
                 layer.set_input(1, double)
-                scale = net.network.add_dequantize(layer.get_output(1), double, net.dtype(torch.float32)).get_output(0)
+                scale = net.network.add_dequantize(
+                    layer.get_output(1), double, net.dtype(torch.float32)
+                ).get_output(0)
             else:
                 scale = layer.get_output(1)
             return net.network.add_dequantize(layer.get_output(0), scale, net.dtype(torch.float32))
 
-        yield LayerCase(name("dynamic-quantize", label), dynamic, {"x": rand(4, 64)}, capability=10, tolerance=(0.3, 0.3), reference=lambda x: x)
+        yield LayerCase(
+            name("dynamic-quantize", label),
+            dynamic,
+            {"x": rand(4, 64)},
+            capability=10,
+            tolerance=(0.3, 0.3),
+            reference=lambda x: x,
+        )

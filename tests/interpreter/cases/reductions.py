@@ -52,7 +52,12 @@ def reduces() -> Iterator[LayerCase]:
             lambda x, op=op: _reduced(x, op, 0b10, True),
         )
     for op in ops:
-        yield LayerCase(name("reduce-nan", op), build(op, 0b10, False), {"x": torch.tensor([[1.0, float("nan"), 3.0]])}, lambda x, op=op: _reduced(x, op, 0b10, False))
+        yield LayerCase(
+            name("reduce-nan", op),
+            build(op, 0b10, False),
+            {"x": torch.tensor([[1.0, float("nan"), 3.0]])},
+            lambda x, op=op: _reduced(x, op, 0b10, False),
+        )
 
 
 def softmaxes() -> Iterator[LayerCase]:
@@ -64,13 +69,29 @@ def softmaxes() -> Iterator[LayerCase]:
                 layer.axes = 1 << axis
                 return layer
 
-            yield LayerCase(name("softmax", shape, axis, dtype), build, {"x": rand(*shape, dtype=dtype, low=-8, high=8)}, lambda x, axis=axis: x.float().softmax(axis).to(x.dtype), dynamic={"x": (0,)} if dtype == torch.float32 else None)
-    yield LayerCase("softmax-default", lambda net, x: net.network.add_softmax(x), {"x": rand(2, 3, 4, 5)}, lambda x: x.softmax(1))
+            yield LayerCase(
+                name("softmax", shape, axis, dtype),
+                build,
+                {"x": rand(*shape, dtype=dtype, low=-8, high=8)},
+                lambda x, axis=axis: x.float().softmax(axis).to(x.dtype),
+                dynamic={"x": (0,)} if dtype == torch.float32 else None,
+            )
+    yield LayerCase(
+        "softmax-default",
+        lambda net, x: net.network.add_softmax(x),
+        {"x": rand(2, 3, 4, 5)},
+        lambda x: x.softmax(1),
+    )
     yield LayerCase(
         "ragged-softmax",
         lambda net, x, b: net.network.add_ragged_softmax(x, b),
         {"x": rand(1, 3, 7), "b": torch.tensor([[[7], [3], [1]]], dtype=torch.int32)},
-        lambda x, b: torch.stack([torch.cat((row[:n].softmax(0), torch.zeros(7 - n))) for row, n in zip(x[0], b[0, :, 0].tolist(), strict=True)])[None],
+        lambda x, b: torch.stack(
+            [
+                torch.cat((row[:n].softmax(0), torch.zeros(7 - n)))
+                for row, n in zip(x[0], b[0, :, 0].tolist(), strict=True)
+            ]
+        )[None],
     )
 
 
@@ -90,20 +111,38 @@ def topks() -> Iterator[LayerCase]:
         return x.gather(axis, indices), indices.int()
 
     for op, k, axis in product(("MAX", "MIN"), (1, 3), (0, 1, 2)):
-        yield LayerCase(name("topk", op, k, axis), build(op, k, axis), {"x": rand(4, 5, 6)}, lambda x, a=(op, k, axis): reference(x, *a), dynamic={"x": (0,)} if axis else None)
+        yield LayerCase(
+            name("topk", op, k, axis),
+            build(op, k, axis),
+            {"x": rand(4, 5, 6)},
+            lambda x, a=(op, k, axis): reference(x, *a),
+            dynamic={"x": (0,)} if axis else None,
+        )
     for op, dtype in product(("MAX", "MIN"), (torch.float16, torch.bfloat16, torch.int32, torch.int64)):
-        x = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(i)) for i in range(3)]).to(dtype)
-        yield LayerCase(name("topk", op, dtype), build(op, 4, 1), {"x": x}, lambda x, op=op: reference(x, op, 4, 1))
+        x = torch.stack(
+            [torch.randperm(20, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+        ).to(dtype)
+        yield LayerCase(
+            name("topk", op, dtype), build(op, 4, 1), {"x": x}, lambda x, op=op: reference(x, op, 4, 1)
+        )
     for op in ("MAX", "MIN"):
         tied = torch.tensor([[1, 3, 3, 0, 3, 0, 0, 1]], dtype=torch.float32)
-        yield LayerCase(name("topk-ties", op), build(op, 6, 1), {"x": tied}, lambda x, op=op: reference(x, op, 6, 1))
-    yield LayerCase("topk-dynamic-k", build("MAX", 3, 1, True), {"x": rand(4, 9)}, lambda x: reference(x, "MAX", 3, 1))
+        yield LayerCase(
+            name("topk-ties", op), build(op, 6, 1), {"x": tied}, lambda x, op=op: reference(x, op, 6, 1)
+        )
+    yield LayerCase(
+        "topk-dynamic-k", build("MAX", 3, 1, True), {"x": rand(4, 9)}, lambda x: reference(x, "MAX", 3, 1)
+    )
 
 
 def cumulatives() -> Iterator[LayerCase]:
-    for axis, exclusive, reverse, dtype in product((0, 1, 2), (False, True), (False, True), (torch.float32, torch.float16, torch.int32, torch.int64)):
+    for axis, exclusive, reverse, dtype in product(
+        (0, 1, 2), (False, True), (False, True), (torch.float32, torch.float16, torch.int32, torch.int64)
+    ):
 
-        def reference(x: Tensor, axis: int = axis, exclusive: bool = exclusive, reverse: bool = reverse) -> Tensor:
+        def reference(
+            x: Tensor, axis: int = axis, exclusive: bool = exclusive, reverse: bool = reverse
+        ) -> Tensor:
             wide = x.double() if x.dtype.is_floating_point else x.long()
             result = torch.zeros_like(wide)
             size = x.shape[axis]
@@ -114,7 +153,9 @@ def cumulatives() -> Iterator[LayerCase]:
 
         yield LayerCase(
             name("cumulative", axis, "ex" if exclusive else "in", "rev" if reverse else "fwd", dtype),
-            lambda net, x, a=(axis, exclusive, reverse): net.network.add_cumulative(x, net.scalar(a[0]), net.trt.CumulativeOperation.SUM, a[1], a[2]),
+            lambda net, x, a=(axis, exclusive, reverse): net.network.add_cumulative(
+                x, net.scalar(a[0]), net.trt.CumulativeOperation.SUM, a[1], a[2]
+            ),
             {"x": rand(3, 4, 5, dtype=dtype, low=-3, high=4)},
             reference,
         )
@@ -136,12 +177,24 @@ def normalizations() -> Iterator[LayerCase]:
 
         return made
 
-    plain = (((2, 6, 16), (2,), (1, 1, 16)), ((2, 6, 16), (1, 2), (1, 6, 16)), ((2, 6, 4, 5), (2, 3), (1, 6, 1, 1)), ((2, 6, 4, 5), (1, 2, 3), (1, 6, 1, 1)), ((2, 6, 4, 5), (1, 2, 3), (1, 6, 4, 5)), ((2, 6, 4, 5), (1,), (1, 6, 1, 1)), ((3, 16), (1,), (1, 16)))
+    plain = (
+        ((2, 6, 16), (2,), (1, 1, 16)),
+        ((2, 6, 16), (1, 2), (1, 6, 16)),
+        ((2, 6, 4, 5), (2, 3), (1, 6, 1, 1)),
+        ((2, 6, 4, 5), (1, 2, 3), (1, 6, 1, 1)),
+        ((2, 6, 4, 5), (1, 2, 3), (1, 6, 4, 5)),
+        ((2, 6, 4, 5), (1,), (1, 6, 1, 1)),
+        ((3, 16), (1,), (1, 16)),
+    )
     for (shape, axes, coefficients), version, dtype in product(plain, (1, 2), FLOATS):
         yield LayerCase(
             name("normalization", f"v{version}", shape, "axes", axes, coefficients, dtype),
             build(axes, 1, version, 1e-3),
-            {"x": rand(*shape, dtype=dtype), "s": rand(*coefficients, seed=1, dtype=dtype), "b": rand(*coefficients, seed=2, dtype=dtype)},
+            {
+                "x": rand(*shape, dtype=dtype),
+                "s": rand(*coefficients, seed=1, dtype=dtype),
+                "b": rand(*coefficients, seed=2, dtype=dtype),
+            },
             lambda x, s, b, axes=axes: (_normal(x, axes, 1e-3) * s.double() + b.double()).to(x.dtype),
             dynamic={"x": (0,)} if dtype == torch.float32 else None,
         )
@@ -153,7 +206,12 @@ def normalizations() -> Iterator[LayerCase]:
             s, b = (t.repeat_interleave(6 // size, 1) for t in (s, b))
             return (split * s.double() + b.double()).to(x.dtype)
 
-        yield LayerCase(name("normalization-groups", groups, f"v{version}"), build((2, 3), groups, version, 1e-3), {"x": rand(2, 6, 4, 5), "s": rand(1, size, 1, 1, seed=1), "b": rand(1, size, 1, 1, seed=2)}, reference)
+        yield LayerCase(
+            name("normalization-groups", groups, f"v{version}"),
+            build((2, 3), groups, version, 1e-3),
+            {"x": rand(2, 6, 4, 5), "s": rand(1, size, 1, 1, seed=1), "b": rand(1, size, 1, 1, seed=2)},
+            reference,
+        )
 
 
 def cases() -> Iterator[LayerCase]:

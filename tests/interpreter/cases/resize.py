@@ -11,7 +11,12 @@ from torch import Tensor
 
 from tests.interpreter.case import LayerCase, Net, name, rand
 
-ROUND = {"HALF_UP": lambda v: math.floor(v + 0.5), "HALF_DOWN": lambda v: math.ceil(v - 0.5), "FLOOR": math.floor, "CEIL": math.ceil}
+ROUND = {
+    "HALF_UP": lambda v: math.floor(v + 0.5),
+    "HALF_DOWN": lambda v: math.ceil(v - 0.5),
+    "FLOOR": math.floor,
+    "CEIL": math.ceil,
+}
 
 
 def _position(i: int, length: int, size: int, transformation: str, selector: str, ratio: float) -> float:
@@ -34,7 +39,17 @@ def _weights(value: float, mode: str, rounding: str, a: float) -> list[tuple[int
     return [(base - 1, far[0]), (base, near[0]), (base + 1, near[1]), (base + 2, far[1])]
 
 
-def _resized(x: Tensor, shape: Any, mode: str, transformation: str, selector: str, rounding: str, a: float, exclude: bool, scales: Any) -> Tensor:
+def _resized(
+    x: Tensor,
+    shape: Any,
+    mode: str,
+    transformation: str,
+    selector: str,
+    rounding: str,
+    a: float,
+    exclude: bool,
+    scales: Any,
+) -> Tensor:
     """Resize axis by axis with a dense interpolation matrix."""
     result = x.double()
     for axis, size in enumerate(shape):
@@ -55,7 +70,19 @@ def _resized(x: Tensor, shape: Any, mode: str, transformation: str, selector: st
 
 
 def resizes() -> Iterator[LayerCase]:
-    def one(label: str, x: Tensor, shape: Any, mode: str, transformation: str, selector: str = "FORMULA", rounding: str = "FLOOR", a: float = -0.75, exclude: bool = False, scales: Any = None, dynamic: Any = None) -> LayerCase:
+    def one(
+        label: str,
+        x: Tensor,
+        shape: Any,
+        mode: str,
+        transformation: str,
+        selector: str = "FORMULA",
+        rounding: str = "FLOOR",
+        a: float = -0.75,
+        exclude: bool = False,
+        scales: Any = None,
+        dynamic: Any = None,
+    ) -> LayerCase:
         def build(net: Net, x: Any, *rest: Any) -> Any:
             trt = net.trt
             layer = net.network.add_resize(x)
@@ -76,30 +103,76 @@ def resizes() -> Iterator[LayerCase]:
         if dynamic:
             inputs["like"] = rand(*shape)
         tolerance = (1e-4, 1e-4) if x.dtype == torch.float32 else None
-        return LayerCase(label, build, inputs, lambda x, *rest: _resized(x, shape, mode, transformation, selector, rounding, a, exclude, scales), dynamic={"like": (2, 3)} if dynamic else None, tolerance=tolerance)
+        return LayerCase(
+            label,
+            build,
+            inputs,
+            lambda x, *rest: _resized(x, shape, mode, transformation, selector, rounding, a, exclude, scales),
+            dynamic={"like": (2, 3)} if dynamic else None,
+            tolerance=tolerance,
+        )
 
     transformations = ("ALIGN_CORNERS", "ASYMMETRIC", "HALF_PIXEL")
     x = rand(1, 2, 5, 6)
     targets = ((1, 2, 10, 12), (1, 2, 7, 9), (1, 2, 3, 4))
     for transformation, rounding, shape in product(transformations, ROUND, targets):
-        yield one(name("resize-NEAREST", transformation, rounding, shape), x, shape, "NEAREST", transformation, rounding=rounding)
+        yield one(
+            name("resize-NEAREST", transformation, rounding, shape),
+            x,
+            shape,
+            "NEAREST",
+            transformation,
+            rounding=rounding,
+        )
     for mode, transformation, shape in product(("LINEAR", "CUBIC"), transformations, targets):
         yield one(name("resize", mode, transformation, shape), x, shape, mode, transformation)
-    for transformation, selector, mode in product(transformations, ("FORMULA", "UPPER"), ("NEAREST", "LINEAR", "CUBIC")):
-        yield one(name("resize-single", mode, transformation, selector), x, (1, 2, 1, 4), mode, transformation, selector)
+    for transformation, selector, mode in product(
+        transformations, ("FORMULA", "UPPER"), ("NEAREST", "LINEAR", "CUBIC")
+    ):
+        yield one(
+            name("resize-single", mode, transformation, selector),
+            x,
+            (1, 2, 1, 4),
+            mode,
+            transformation,
+            selector,
+        )
     for a, exclude, transformation in product((-0.75, -0.5), (True, False), transformations):
-        yield one(name("resize-CUBIC", transformation, a, "ex" if exclude else "in"), x, (1, 2, 9, 11), "CUBIC", transformation, a=a, exclude=exclude)
+        yield one(
+            name("resize-CUBIC", transformation, a, "ex" if exclude else "in"),
+            x,
+            (1, 2, 9, 11),
+            "CUBIC",
+            transformation,
+            a=a,
+            exclude=exclude,
+        )
     for mode, transformation in product(("NEAREST", "LINEAR", "CUBIC"), transformations):
         for scales in ((1.0, 1.0, 2.0, 2.0), (1.0, 1.0, 1.5, 1.3), (1.0, 1.0, 0.6, 0.7)):
             shape = [math.floor(n * s) for n, s in zip(x.shape, scales, strict=True)]
-            yield one(name("resize-scales", mode, transformation, scales), x, shape, mode, transformation, scales=scales)
+            yield one(
+                name("resize-scales", mode, transformation, scales),
+                x,
+                shape,
+                mode,
+                transformation,
+                scales=scales,
+            )
     for mode in ("NEAREST", "LINEAR"):
         yield one(name("resize-dynamic", mode), x, (1, 2, 9, 4), mode, "HALF_PIXEL", dynamic=True)
         yield one(name("resize-1d", mode), rand(2, 3, 8), (2, 3, 13), mode, "HALF_PIXEL")
         yield one(name("resize-3d", mode), rand(1, 2, 3, 4, 5), (1, 2, 6, 5, 7), mode, "HALF_PIXEL")
         for dtype in (torch.float16, torch.bfloat16):
-            yield one(name("resize", mode, dtype), rand(1, 2, 5, 6, dtype=dtype), (1, 2, 8, 9), mode, "HALF_PIXEL")
-        yield one(name("resize", mode, "int8"), rand(1, 2, 5, 6, dtype=torch.int8, low=-9, high=9), (1, 2, 10, 12), mode, "ASYMMETRIC")
+            yield one(
+                name("resize", mode, dtype), rand(1, 2, 5, 6, dtype=dtype), (1, 2, 8, 9), mode, "HALF_PIXEL"
+            )
+        yield one(
+            name("resize", mode, "int8"),
+            rand(1, 2, 5, 6, dtype=torch.int8, low=-9, high=9),
+            (1, 2, 10, 12),
+            mode,
+            "ASYMMETRIC",
+        )
 
 
 def grids() -> Iterator[LayerCase]:
@@ -117,9 +190,21 @@ def grids() -> Iterator[LayerCase]:
         def reference(x: Tensor, g: Tensor, a: Any = (mode, border, align)) -> Tensor:
             return F.grid_sample(x, g, modes[a[0]], borders[a[1]], a[2])
 
-        yield LayerCase(name("grid-sample", mode, border, "align" if align else "free"), build, {"x": rand(1, 3, 5, 6), "g": rand(1, 4, 7, 2, low=-1.4, high=1.4)}, reference, tolerance=(1e-3, 1e-4))
+        yield LayerCase(
+            name("grid-sample", mode, border, "align" if align else "free"),
+            build,
+            {"x": rand(1, 3, 5, 6), "g": rand(1, 4, 7, 2, low=-1.4, high=1.4)},
+            reference,
+            tolerance=(1e-3, 1e-4),
+        )
         if mode != "CUBIC":
-            yield LayerCase(name("grid-sample-3d", mode, border, "align" if align else "free"), build, {"x": rand(1, 2, 3, 4, 5), "g": rand(1, 3, 4, 2, 3, low=-1.4, high=1.4)}, reference, tolerance=(1e-3, 1e-4))
+            yield LayerCase(
+                name("grid-sample-3d", mode, border, "align" if align else "free"),
+                build,
+                {"x": rand(1, 2, 3, 4, 5), "g": rand(1, 3, 4, 2, 3, low=-1.4, high=1.4)},
+                reference,
+                tolerance=(1e-3, 1e-4),
+            )
 
 
 def cases() -> Iterator[LayerCase]:

@@ -47,20 +47,56 @@ def cases() -> Iterator[LayerCase]:
 
         return made
 
-    inside = (((0, 0), (4, 6), (1, 1)), ((1, 2), (2, 3), (1, 1)), ((0, 1), (2, 3), (2, 2)), ((3, 5), (4, 3), (-1, -2)), ((2, 1), (3, 4), (0, 1)), ((3, 0), (1, 0), (1, 1)), ((1, 3), (2, 2), (0, 0)))
+    inside = (
+        ((0, 0), (4, 6), (1, 1)),
+        ((1, 2), (2, 3), (1, 1)),
+        ((0, 1), (2, 3), (2, 2)),
+        ((3, 5), (4, 3), (-1, -2)),
+        ((2, 1), (3, 4), (0, 1)),
+        ((3, 0), (1, 0), (1, 1)),
+        ((1, 3), (2, 2), (0, 0)),
+    )
     for start, size, stride in inside:
         for mode in ("STRICT_BOUNDS", "WRAP", "CLAMP", "FILL", "REFLECT"):
-            yield LayerCase(name("slice", mode, start, size, stride), build(start, size, stride, mode), {"x": rand(4, 6)}, lambda x, a=(start, size, stride, mode): sample(x, *a))
-    outside = (((-2, -3), (8, 12), (1, 1)), ((1, 2), (5, 9), (1, 1)), ((-1, -1), (4, 5), (2, 3)), ((5, 8), (7, 9), (-1, -2)), ((-9, -14), (25, 35), (1, 1)))
+            yield LayerCase(
+                name("slice", mode, start, size, stride),
+                build(start, size, stride, mode),
+                {"x": rand(4, 6)},
+                lambda x, a=(start, size, stride, mode): sample(x, *a),
+            )
+    outside = (
+        ((-2, -3), (8, 12), (1, 1)),
+        ((1, 2), (5, 9), (1, 1)),
+        ((-1, -1), (4, 5), (2, 3)),
+        ((5, 8), (7, 9), (-1, -2)),
+        ((-9, -14), (25, 35), (1, 1)),
+    )
     for start, size, stride in outside:
         for mode in ("WRAP", "CLAMP", "FILL", "REFLECT"):
-            yield LayerCase(name("slice", mode, start, size, stride), build(start, size, stride, mode), {"x": rand(4, 6)}, lambda x, a=(start, size, stride, mode): sample(x, *a))
+            yield LayerCase(
+                name("slice", mode, start, size, stride),
+                build(start, size, stride, mode),
+                {"x": rand(4, 6)},
+                lambda x, a=(start, size, stride, mode): sample(x, *a),
+            )
     for dtype in TYPES:
         fill = torch.tensor(1).to(dtype)
-        yield LayerCase(name("slice-fill", dtype), build((-1, 0), (6, 7), (1, 1), "FILL", fill), {"x": rand(4, 6, dtype=dtype)}, lambda x: sample(x, (-1, 0), (6, 7), (1, 1), "FILL", 1))
-        yield LayerCase(name("slice-strict", dtype), build((1, 0), (2, 3), (1, 2), "STRICT_BOUNDS"), {"x": rand(4, 6, dtype=dtype)}, lambda x: x[1:3, 0:6:2])
+        yield LayerCase(
+            name("slice-fill", dtype),
+            build((-1, 0), (6, 7), (1, 1), "FILL", fill),
+            {"x": rand(4, 6, dtype=dtype)},
+            lambda x: sample(x, (-1, 0), (6, 7), (1, 1), "FILL", 1),
+        )
+        yield LayerCase(
+            name("slice-strict", dtype),
+            build((1, 0), (2, 3), (1, 2), "STRICT_BOUNDS"),
+            {"x": rand(4, 6, dtype=dtype)},
+            lambda x: x[1:3, 0:6:2],
+        )
     for mode in ("REFLECT", "CLAMP", "WRAP"):
-        yield LayerCase(name("slice-single", mode), build((-2,), (5,), (1,), mode), {"x": rand(1)}, lambda x: x.expand(5))
+        yield LayerCase(
+            name("slice-single", mode), build((-2,), (5,), (1,), mode), {"x": rand(1)}, lambda x: x.expand(5)
+        )
 
     def with_axes(net: Net, x: Any) -> Any:
         layer = net.network.add_slice(x, (1, 2), (2, 3), (1, -1))
@@ -76,7 +112,9 @@ def cases() -> Iterator[LayerCase]:
         layer.set_input(3, net.i64(1, 1))
         return layer
 
-    yield LayerCase("slice-inputs", from_inputs, {"x": rand(5, 6)}, lambda x: x[1:-1, :-1], dynamic={"x": (0, 1)})
+    yield LayerCase(
+        "slice-inputs", from_inputs, {"x": rand(5, 6)}, lambda x: x[1:-1, :-1], dynamic={"x": (0, 1)}
+    )
 
     def reversed_dynamic(net: Net, x: Any) -> Any:
         layer = net.network.add_slice(x, (0, 0), (0, 0), (-1, 1))
@@ -84,7 +122,9 @@ def cases() -> Iterator[LayerCase]:
         layer.set_input(2, net.shape(x))
         return layer
 
-    yield LayerCase("slice-flip-dynamic", reversed_dynamic, {"x": rand(5, 6)}, lambda x: x.flip(0), dynamic={"x": (0, 1)})
+    yield LayerCase(
+        "slice-flip-dynamic", reversed_dynamic, {"x": rand(5, 6)}, lambda x: x.flip(0), dynamic={"x": (0, 1)}
+    )
 
     def axes_input(net: Net, x: Any) -> Any:
         layer = net.network.add_slice(x, (0,), (2,), (2,))
@@ -98,4 +138,10 @@ def cases() -> Iterator[LayerCase]:
         layer.set_input(2, net.shape(y))
         return layer
 
-    yield LayerCase("slice-expand-dynamic", expanded, {"x": rand(1, 6), "y": rand(5, 6)}, lambda x, y: x.expand(5, 6), dynamic={"y": (0,)})
+    yield LayerCase(
+        "slice-expand-dynamic",
+        expanded,
+        {"x": rand(1, 6), "y": rand(5, 6)},
+        lambda x, y: x.expand(5, 6),
+        dynamic={"y": (0,)},
+    )

@@ -1,0 +1,183 @@
+"""The cache of checked rules on disk: what was parsed and checked once is read back in milliseconds.
+
+Entries are JSON with a digest.  An entry that is damaged, or was made under other conditions, is made again.
+``ENGINE_CACHE_DIR`` moves the cache; a directory that cannot be written is told once and done without.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.dsl import encoding
+from engine.dsl.source import Source
+from engine.tensorrt import Capabilities
+
+if TYPE_CHECKING:
+    from engine.dsl.checked import Checked
+
+_LOG = logging.getLogger("engine.rules")
+# Rule sets differ by user files and versions; old ones are not missed.
+_ENTRIES = 32
+_warned = False
+
+
+def directory() -> Path:
+    """Where entries are kept."""
+    chosen = os.environ.get("ENGINE_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / "rules"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("engine")) / "rules"
+
+
+def key(
+    texts: str,
+    sources: Sequence[Source],
+    target: Capabilities | None,
+    hosts: Mapping[str, Callable[..., Any]],
+) -> str:
+    """The name of an entry: everything that the outcome of checking depends on.
+
+    Args:
+        texts: digest of the rules' texts and of the target.
+    """
+    import torch
+
+    import engine
+
+    conditions = [
+        encoding.FORMAT,
+        engine.__version__,
+        platform.python_version(),
+        torch.__version__,
+        texts,
+        [(source.path, source.stem, source.level) for source in sources],
+        _tensorrt(target),
+        sorted((name, str(inspect.signature(function))) for name, function in hosts.items()),
+        _code(),
+    ]
+    return hashlib.blake2b(json.dumps(conditions).encode(), digest_size=20).hexdigest()
+
+
+def _tensorrt(target: Capabilities | None) -> str | None:
+    """The bindings that layer declarations were checked against, if they were."""
+    from engine.dsl.bindings import bindings_for
+
+    bindings = bindings_for(target)
+    return None if bindings is None else bindings.name()
+
+
+@functools.cache
+def _code() -> list[tuple[str, int, int]]:
+    """Size and time of the modules that check rules: in a checkout they change without a new version."""
+    package = Path(__file__).parent
+    files = [*package.glob("*.py"), package / "grammar.lark", package.parent / "evaluator" / "builtins.py"]
+    stats = [(file.name, file.stat()) for file in sorted(files) if file.exists()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def load(entry: str) -> Checked | None:
+    """A cached outcome; None if there is none, or none that can be trusted."""
+    try:
+        text = (directory() / f"{entry}.json").read_text(encoding="utf-8")
+        digest, _, payload = text.partition("\n")
+        if digest != _digest(entry, payload):
+            raise ValueError("its digest is wrong")
+        return _decode(json.loads(payload))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        _LOG.info("rule cache entry %s is made again: %s", entry, error)
+        return None
+
+
+def store(entry: str, checked: Checked) -> None:
+    """Keep an outcome; failing to is not an error."""
+    import filelock
+
+    try:
+        payload = json.dumps(_encode(checked), separators=(",", ":"))
+        folder = directory()
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock", timeout=10):
+            _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+            _prune(folder)
+    except (OSError, filelock.Timeout) as error:
+        _warn(error)
+
+
+def _digest(entry: str, payload: str) -> str:
+    return hashlib.blake2b(f"{entry}\n{payload}".encode(), digest_size=20).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that readers see all of it or the file before."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _prune(folder: Path) -> None:
+    entries = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in entries[_ENTRIES:]:
+        path.unlink(missing_ok=True)
+
+
+def _warn(error: Exception) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        _LOG.warning("rules are not cached: %s; set ENGINE_CACHE_DIR to a directory that can be written", error)
+
+
+def _encode(checked: Checked) -> dict[str, Any]:
+    encoder = encoding.Encoder()
+    bodies: dict[str, int] = {}
+    content = {
+        "rules": [encoder.rule(rule, bodies) for rule in checked.rules],
+        "inactive": [[encoder.rule(rule, bodies), reason] for rule, reason in checked.inactive],
+        "layers": encoder.items(checked.layers),
+        "macros": encoder.items(checked.macros),
+        "externs": encoder.items(checked.externs),
+        "overridden": checked.overridden,
+        "foreign": dict(checked.foreign),
+    }
+    return {"bodies": list(bodies), "files": encoder.files, **content}
+
+
+def _decode(content: Mapping[str, Any]) -> Checked | None:
+    from engine.dsl.checked import Checked
+
+    for name, schema in content["foreign"].items():
+        from engine.dsl import operators
+
+        operator = operators.find(name)
+        if (None if operator is None else operator.schema) != schema:
+            return None  # a package was imported, or is not there any more
+    decoder = encoding.Decoder(content["files"])
+    bodies = content["bodies"]
+    return Checked(
+        rules=tuple(decoder.rule(rule, bodies) for rule in content["rules"]),
+        inactive=tuple((decoder.rule(rule, bodies), reason) for rule, reason in content["inactive"]),
+        layers=encoding.CachedItems(content["layers"], decoder),
+        macros=encoding.CachedItems(content["macros"], decoder),
+        externs=encoding.CachedItems(content["externs"], decoder),
+        overridden=tuple((winner, loser) for winner, loser in content["overridden"]),
+        foreign=content["foreign"],
+    )

@@ -1,0 +1,174 @@
+"""Checked rules as JSON, for the cache, and back.
+
+JSON and not pickle: reading a file must never run code.  What a rule does, as opposed to what it matches, is a
+text of its own that is decoded when it is first read, because few of the rules apply to one model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.dsl import rule as rules
+from engine.dsl import tree
+from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.dtypes import DTYPE_NAMES, DTYPES
+from engine.errors import Span
+
+# Part of the cache's key: change it with the format.
+FORMAT = 2
+
+_TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
+_CLASSES: tuple[type, ...] = (
+    *sorted(
+        (
+            cls
+            for cls in vars(tree).values()
+            if isinstance(cls, type) and issubclass(cls, tree.Node) and cls is not tree.Node
+        ),
+        key=lambda cls: cls.__name__,
+    ),
+    rules.OpMatch,
+    rules.ListMatch,
+    rules.Equals,
+    rules.Bind,
+    rules.Anything,
+    rules.Layer,
+)
+_NUMBERS = {cls: number for number, cls in enumerate(_CLASSES)}
+_FIELDS: dict[type, tuple[str, ...]] = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in _CLASSES}
+_SPAN_AT = tuple(_FIELDS[cls].index("span") + 1 for cls in _CLASSES)
+# Fields of a rule that are decoded on demand; they are the same for all members of a family.
+_BODY = ("steps", "emit", "needs", "decreases", "tests")
+_HEAD = tuple(f.name for f in dataclasses.fields(Rule) if f.name not in _BODY)
+
+
+class CachedRule(Rule):
+    """A rule whose body is decoded when it is first read."""
+
+    __slots__ = ("_body", "_decoder")
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _BODY:
+            raise AttributeError(name)
+        for field, value in zip(_BODY, self._decoder.decode(json.loads(self._body)), strict=True):
+            object.__setattr__(self, field, value)
+        return getattr(self, name)
+
+
+class CachedItems(Mapping[str, Any]):
+    """Layers or macros by name, decoded when they are first read."""
+
+    def __init__(self, texts: Mapping[str, str], decoder: Decoder) -> None:
+        self._texts = texts
+        self._decoder = decoder
+        self._items: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._items:
+            self._items[name] = self._decoder.decode(json.loads(self._texts[name]))
+        return self._items[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._texts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+class Encoder:
+    """Turns values into JSON; ``files`` are the paths that spans refer to by number."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+
+    def encode(self, value: Any) -> Any:
+        """A value as lists, numbers and strings."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, tuple | list):
+            return [_TUPLE, *map(self.encode, value)]
+        if isinstance(value, Span):
+            return self._span(value)
+        number = _NUMBERS.get(type(value))
+        if number is not None:
+            return [number, *(self.encode(getattr(value, name)) for name in _FIELDS[type(value)] if name != "by_name")]
+        if isinstance(value, EnumToken):
+            return [_ENUM, value.name]
+        if isinstance(value, OpName):
+            return [_OP, value.name]
+        if isinstance(value, dict):
+            return [_MAP, *(part for key, item in value.items() for part in (key, self.encode(item)))]
+        if value in DTYPE_NAMES:
+            return [_DTYPE, DTYPE_NAMES[value]]
+        raise TypeError(f"cannot encode {value!r}")
+
+    def items(self, items: Mapping[str, Any]) -> dict[str, str]:
+        """Layers or macros by name, each a text of its own."""
+        return {name: json.dumps(self.encode(item)) for name, item in items.items()}
+
+    def rule(self, rule: Rule, bodies: dict[str, int]) -> list[Any]:
+        """A rule as its head and the number of its body."""
+        body = json.dumps(self.encode(tuple(getattr(rule, name) for name in _BODY)))
+        number = bodies.setdefault(body, len(bodies))
+        return [number, *(self.encode(getattr(rule, name)) for name in _HEAD)]
+
+    def _span(self, span: Span) -> str:
+        if span.file not in self.files:
+            self.files.append(span.file)
+        # A string decodes faster than a list of numbers and is looked up whole.
+        return f"{self.files.index(span.file)}:{span.line}:{span.column}:{span.end_line}:{span.end_column}"
+
+
+class Decoder:
+    """Turns JSON back into values."""
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = files
+        self._spans: dict[str, Span] = {}
+
+    def decode(self, value: Any) -> Any:
+        """A value from lists, numbers and strings."""
+        if type(value) is not list:
+            return value
+        number = value[0]
+        if number >= 0:
+            return self._node(number, value)
+        if number == _TUPLE:
+            return tuple([self.decode(item) for item in value[1:]])
+        if number == _MAP:
+            return {key: self.decode(item) for key, item in zip(value[1::2], value[2::2], strict=True)}
+        if number == _DTYPE:
+            return DTYPES[value[1]]
+        return EnumToken(value[1]) if number == _ENUM else OpName(value[1])
+
+    def rule(self, value: list[Any], bodies: list[str]) -> Rule:
+        """A rule from its head and body."""
+        rule = object.__new__(CachedRule)
+        assign = object.__setattr__
+        for name, item in zip(_HEAD, value[1:], strict=True):
+            assign(rule, name, self._span(item) if name == "span" else self.decode(item))
+        assign(rule, "_body", bodies[value[0]])
+        assign(rule, "_decoder", self)
+        return rule
+
+    def _node(self, number: int, value: list[Any]) -> Any:
+        decode, place = self.decode, _SPAN_AT[number]
+        values = [item if type(item) is not list else decode(item) for item in value]
+        values[place] = self._span(value[place])
+        cls = _CLASSES[number]
+        if cls is Layer:
+            values.append({parameter.name: parameter for parameter in values[2]})
+        return cls(*values[1:])
+
+    def _span(self, text: str) -> Span:
+        span = self._spans.get(text)
+        if span is None:
+            file, line, column, end_line, end_column = map(int, text.split(":"))
+            span = self._spans[text] = Span(self.files[file], line, column, end_line, end_column)
+        return span

@@ -1,0 +1,157 @@
+"""``RuleSet``: the rules, layers, macros and host functions that a compilation uses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from engine.dsl import host
+from engine.dsl.rule import Layer, Rule
+from engine.dsl.source import Source, builtin_sources, read_sources
+from engine.errors import TensorRTNotFound
+from engine.tensorrt import Capabilities, capabilities
+
+if TYPE_CHECKING:
+    from engine.dsl import tree
+    from engine.dsl.checked import Checked
+
+
+@dataclass(frozen=True, eq=False)
+class RuleSet:
+    """Checked rules in precedence order; frozen, and equal to another one if the hashes are equal.
+
+    Attributes:
+        rules: active rules, in precedence order.
+        inactive: rules that the installed TensorRT, or the packages loaded, cannot serve, with the reason.
+        layers: declared layers that the installed TensorRT has, by name (``trt.slice``).
+        macros: by name.
+        externs: declared host functions by name (``host.f``).
+        hosts: the Python functions of ``externs``.
+        overridden: pairs of a user rule's id and the id of the built-in rule that it replaces or comes before.
+        hash: of all texts and of what decides which rules are active.
+        sources: paths of the files, in the order they were read.
+    """
+
+    rules: tuple[Rule, ...]
+    inactive: tuple[tuple[Rule, str], ...]
+    layers: Mapping[str, Layer]
+    macros: Mapping[str, tree.Macro]
+    externs: Mapping[str, tree.Extern]
+    hosts: Mapping[str, Callable[..., Any]]
+    overridden: tuple[tuple[str, str], ...]
+    hash: str
+    sources: tuple[str, ...]
+    _by_kind: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False)
+
+    def phase(self, *kinds: str) -> tuple[Rule, ...]:
+        """The active rules of some kinds, in precedence order."""
+        if kinds not in self._by_kind:
+            self._by_kind[kinds] = tuple(rule for rule in self.rules if rule.kind in kinds)
+        return self._by_kind[kinds]
+
+    @classmethod
+    def load(
+        cls,
+        *paths: str | Path,
+        builtin: bool = True,
+        capabilities: Capabilities | None = None,
+    ) -> RuleSet:
+        """Load rules files; a directory stands for all ``.rules`` files under it.
+
+        Args:
+            builtin: with the built-in rules; the files' own rules win over them.
+            capabilities: of the TensorRT to convert for; None: the installed one, and if there is none, no rule
+                is inactive for its sake.
+
+        Raises:
+            RuleError: with every mistake in every file.
+            FileNotFoundError: a path does not exist.
+        """
+        sources = [*(builtin_sources() if builtin else ()), *read_sources(paths, level=1)]
+        return cls._of(sources, capabilities)
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str,
+        name: str = "my",
+        *,
+        builtin: bool = False,
+        capabilities: Capabilities | None = None,
+    ) -> RuleSet:
+        """Rules from a string; ids begin with ``name``.
+
+        Raises:
+            RuleError: with every mistake.
+        """
+        source = Source(f"{name}.rules", name, 1 if builtin else 0, text)
+        return cls._of([*(builtin_sources() if builtin else ()), source], capabilities)
+
+    @classmethod
+    def _of(cls, sources: Sequence[Source], wanted: Capabilities | None) -> RuleSet:
+        from engine.dsl import cache
+
+        target = wanted or _installed()
+        hosts = host.registered()
+        digest = _hash(sources, target)
+        key = cache.key(digest, sources, target, hosts)
+        checked = cache.load(key)
+        if checked is None:
+            checked = _check(sources, target, hosts)
+            cache.store(key, checked)
+        return cls(
+            rules=checked.rules,
+            inactive=checked.inactive,
+            layers=MappingProxyType(checked.layers),
+            macros=MappingProxyType(checked.macros),
+            externs=MappingProxyType(checked.externs),
+            hosts=MappingProxyType({name: hosts[name] for name in checked.externs}),
+            overridden=checked.overridden,
+            hash=digest,
+            sources=tuple(source.path for source in sources),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RuleSet) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"<RuleSet {self.hash[:12]}: {len(self.rules)} rules, {len(self.inactive)} inactive>"
+
+
+def _installed() -> Capabilities | None:
+    try:
+        return capabilities()
+    except TensorRTNotFound:
+        return None
+
+
+def _hash(sources: Sequence[Source], target: Capabilities | None) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for level, stem, text in sorted((source.level, source.stem, source.text) for source in sources):
+        for part in (str(level), stem, text):
+            encoded = part.encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    if target is not None:
+        digest.update(repr((target.version, target.rtx, sorted(target.features))).encode())
+    return digest.hexdigest()
+
+
+def _check(sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]]) -> Checked:
+    # The parser and lark are loaded only where rules are parsed.
+    from engine.dsl.checker import check
+    from engine.dsl.parser import parse_with_errors
+
+    files = []
+    errors = []
+    for source in sources:
+        file, found = parse_with_errors(source.text, source.path, source.stem)
+        files.append((file, source.level))
+        errors += found
+    return check(files, target, hosts, errors)

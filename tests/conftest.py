@@ -1,0 +1,51 @@
+"""What every test shares: where snapshots lie, a cache of its own, and what is skipped without a GPU."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from syrupy.extensions.amber import AmberSnapshotExtension
+
+HERE = Path(__file__).resolve().parent
+
+# Every rewrite of every test is checked against the shapes and dtypes that PyTorch infers.
+os.environ.setdefault("ENGINE_CHECK", "1")
+
+
+def pytest_configure(config):
+    # The workers of xdist inherit the environment of the process that starts them: one cache for all of them.
+    if "ENGINE_TEST_CACHE" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="engine-tests-")
+        os.environ["ENGINE_TEST_CACHE"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["ENGINE_CACHE_DIR"] = os.environ["ENGINE_TEST_CACHE"]
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+class Snapshots(AmberSnapshotExtension):
+    """Snapshots in ``tests/snapshots``, in folders like those of the tests."""
+
+    @classmethod
+    def dirname(cls, *, test_location):
+        folder = Path(test_location.filepath).resolve().parent
+        return str(HERE / "snapshots" / folder.relative_to(HERE))
+
+
+@pytest.fixture
+def snapshot(snapshot):
+    return snapshot.use_extension(Snapshots)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
