@@ -53,6 +53,7 @@ def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_
 
     with _progress(f"compiling {model.name}"):
         compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
+        assert isinstance(compiled, engine.CompiledModule)  # an exported program knows its shapes
         write_plans(compiled, output)
     _print_report(compiled.report, as_json)
 

@@ -63,7 +63,7 @@ class CompiledModule(nn.Module):
 class DeferredModule(nn.Module):
     """A model that is compiled for the inputs of its first call."""
 
-    def __init__(self, model: nn.Module, compile: Callable[..., nn.Module], **options: Any) -> None:
+    def __init__(self, model: nn.Module, compile: Callable[..., Any], **options: Any) -> None:
         super().__init__()
         # Not a submodule: parameters of the original model are not parameters of the compiled one.
         object.__setattr__(self, "_pending", (model, compile, options))

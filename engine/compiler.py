@@ -8,6 +8,7 @@ again without it, until everything that is left builds.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from engine.dsl.ruleset import RuleSet
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
 from engine.evaluator import Context
 from engine.graph.mirror import Mirror
+from engine.graph.provenance import model_line
 from engine.matcher.matcher import Matcher
 from engine.partitioner import Partition, Segment, Tiling, partition, tile
 from engine.partitioner.tiling import computes
@@ -43,7 +45,7 @@ def compile(
     rules: Sequence[Any] = (),
     runtime: str = "auto",
     **settings: Any,
-) -> nn.Module:
+) -> CompiledModule | DeferredModule:
     """Compile a model to TensorRT.
 
     Args:
@@ -132,7 +134,8 @@ class Compilation:
         with timings.phase("rules"):
             ruleset = load_rules(rules)
         # PyTorch overrides operators for the whole process while it exports.
-        with timings.phase("export"), _EXPORTING:
+        with timings.phase("export"), _EXPORTING, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
             captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings)
         with timings.phase("mirror"):
             mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
@@ -141,7 +144,14 @@ class Compilation:
             matcher = Matcher(ruleset.phase("convert"), mirror)
         self = cls(captured, ruleset, settings, mirror, context, report, matcher)
         with timings.phase("rewrite"):
-            lower_all(mirror, ruleset.phase("simplify", "lower"), self._convertible, context, trace=self.trace)
+            lower_all(
+                mirror,
+                ruleset.phase("simplify", "lower"),
+                self._convertible,
+                context,
+                trace=self.trace,
+                check=settings.debug or None,
+            )
         with timings.phase("fold"):
             fold_constants(mirror, convertible=self._convertible)
         return self
@@ -158,7 +168,10 @@ class Compilation:
         """Tile and partition the graph, and write what was decided to the report."""
         excluded = self.settings.exclusion(self.mirror)
         with self.report.timings.phase("tile"):
-            self.tiling = tile(self.matcher, self.context, excluded=excluded, refusals=self.refusals)
+            advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
+            self.tiling = tile(
+                self.matcher, self.context, excluded=excluded, refusals=self.refusals, dtype_advice=advice
+            )
         with self.report.timings.phase("partition"):
             self.partition = partition(self.mirror, self.tiling, min_block_size=self.settings.min_block_size)
             self._write_report()
@@ -172,7 +185,7 @@ class Compilation:
         report.nodes = len(computing)
         report.coverage = 1.0 - len(outside) / len(computing) if computing else 1.0
         report.fallbacks = [
-            Fallback(node.name, mirror.op(node), reason, source_of(node)) for node, reason in outside.items()
+            Fallback(node.name, mirror.op(node), reason, model_line(node)) for node, reason in outside.items()
         ]
         report.segments = [
             SegmentReport(
@@ -241,7 +254,7 @@ class Compilation:
             reason_here = f"{blamed.rule.id} ({blamed.rule.where}): {reason}"
             self.refusals[blamed.node.name, blamed.rule.id] = reason_here
             self.report.refusals.append(
-                Fallback(blamed.node.name, self.mirror.op(blamed.node), reason_here, source_of(blamed.node))
+                Fallback(blamed.node.name, self.mirror.op(blamed.node), reason_here, model_line(blamed.node))
             )
 
     def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Any]:
@@ -303,20 +316,10 @@ class Compilation:
         return CompiledModule(module, self.captured, self.report, self.mirror)
 
 
-def source_of(node: fx.Node) -> str:
-    """``file:line`` of the model line a node comes from, as far as its stack trace tells."""
-    trace = node.meta.get("stack_trace") or ""
-    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    if not lines:
-        return ""
-    file, _, rest = lines[-1].removeprefix('File "').partition('", line ')
-    return f"{file}:{rest.partition(',')[0]}"
-
-
 def _model_name(model: Any) -> str:
-    if isinstance(model, torch.export.ExportedProgram):
-        return type(model).__name__
-    return type(model).__name__
+    # torch.export and torch.fx keep the name of the class they were given, where it is not one of their own.
+    graph_module = getattr(model, "graph_module", model)
+    return str(getattr(graph_module, "_model_name", None) or type(model).__name__)
 
 
 def _tensorrt_says(error: Exception) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,9 +79,6 @@ class CompilationSettings:
     """Load each engine after it is built, so that one that builds and cannot run is found now;
     ``None``: where a GPU is present."""
 
-    cache_dir: Path | None = None
-    """Directory for what outlives the process; ``None``: the user's cache directory."""
-
     debug: bool = False
     """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""
 
@@ -124,7 +119,6 @@ class CompilationSettings:
         values = dataclasses.asdict(self)
         values["torch_executed_ops"] = sorted(self.torch_executed_ops)
         values["target_compute_capabilities"] = list(self.target_compute_capabilities)
-        values["cache_dir"] = None if self.cache_dir is None else str(self.cache_dir)
         return values
 
 
@@ -155,17 +149,6 @@ def _count(name: str, value: Any, least: int = 0, most: int | None = None) -> in
 
 def _level(name: str, value: Any) -> int | None:
     return None if value is None else _count(name, value, 0, 5)
-
-
-def _directory(name: str, value: Any) -> Path | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | os.PathLike) or not str(value):
-        raise SettingsError(f"{name} is a path, not {value!r}")
-    path = Path(value).expanduser()
-    if path.exists() and not path.is_dir():
-        raise SettingsError(f"{name} must be a directory; {path} is a file")
-    return path
 
 
 def _capabilities(name: str, value: Any) -> tuple[str, ...]:
@@ -234,6 +217,5 @@ _CHECKS = {
     "version_compatible": _flag,
     "target_compute_capabilities": _capabilities,
     "trial_load": _optional_flag,
-    "cache_dir": _directory,
     "debug": _flag,
 }

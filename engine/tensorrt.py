@@ -68,7 +68,7 @@ def capabilities() -> Capabilities:
     trt = load()
     own = tuple(int(part) for part in trt.__version__.split(".")[:2])
     rtx = trt.__name__.startswith("tensorrt_rtx")
-    version = _RTX_API.get(own, max(_RTX_API.values())) if rtx else own
+    version = _RTX_API.get((own[0], own[1]), max(_RTX_API.values())) if rtx else own
     network = trt.INetworkDefinition
     features = {name.removeprefix("add_") for name in dir(network) if name.startswith("add_")}
     if not rtx:

@@ -1,0 +1,1 @@
+"""The rules language: parsing, checking and loading ``.rules`` files."""

@@ -33,18 +33,18 @@ class Bindings:
     def __init__(self, module: ModuleType) -> None:
         self._module = module
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  there is one instance per process
+    @functools.cache  # noqa: B019  there is one instance per process
     def methods(self, name: str) -> tuple[Method, ...]:
         """The overloads of a method of the network; empty if there is none."""
         function = getattr(self._module.INetworkDefinition, name, None)
         return () if function is None else _overloads(name, function.__doc__ or "")
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def properties(self, layer_class: str) -> frozenset[str]:
         """Names of the properties of a layer class."""
         return frozenset(name for name in dir(getattr(self._module, layer_class, object)) if not name.startswith("_"))
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def members(self, enum: str) -> frozenset[str] | None:
         """Members of an enum class, None if there is no such class."""
         members: Mapping[str, object] | None = getattr(getattr(self._module, enum, None), "__members__", None)

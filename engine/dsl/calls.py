@@ -25,14 +25,14 @@ _RESULTS = {
     "dtype": "dtype",
 }
 # Builtins whose first argument is certainly a tensor, a list, a dtype.
-_FIRST = {
+_FIRST: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("rank", "shape", "dim", "dtype", "numel"), ("tensor",)),
     **dict.fromkeys(("len", "enumerate", "reversed", "sorted", "all", "any"), ("list", "tuple", "tensors", "str")),
     **dict.fromkeys(("sum", "prod", "prefix_sums", "broadcast", "present"), ("list", "tuple", "tensors")),
     **dict.fromkeys(("epsilon", "smallest", "largest"), ("dtype",)),
 }
 # ... and their second argument, where it is certain.
-_SECOND = {"dim": ("int",), "scalar": ("dtype",), "tensor": ("dtype",), "full": ("tensor",)}
+_SECOND: dict[str, tuple[str, ...]] = {"dim": ("int",), "scalar": ("dtype",), "tensor": ("dtype",), "full": ("tensor",)}
 
 
 class CallChecker:
@@ -245,7 +245,7 @@ class CallChecker:
             return None
         self._declared(extern.parameters, function.name, call, scope)
         kind = extern.result
-        if kind.optional or kind.element is None and len(kind.names) != 1:
+        if kind.optional or (kind.element is None and len(kind.names) != 1):
             return None
         return "list" if kind.element is not None else _DECLARED_SORTS.get(kind.names[0])
 

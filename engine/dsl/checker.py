@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from engine.dsl import needs, operators, precedence, sorts, termination, tree
-from engine.dsl.bindings import bindings_for
 from engine.dsl.checked import Checked
-from engine.dsl.definitions import Definitions, Effects
+from engine.dsl.declarations import define
+from engine.dsl.definitions import Effects
 from engine.dsl.expressions import ExpressionChecker
-from engine.dsl.layers import LayerTable
-from engine.dsl.names import RELAXATIONS, SORTS, constants, dtype_classes, dtypes, functions, nearest, suggestion
+from engine.dsl.names import RELAXATIONS, constants, dtypes, suggestion
 from engine.dsl.patterns import PatternResolver, find_operator
 from engine.dsl.problems import Problems
 from engine.dsl.rule import EnumToken, OpName, Rule
@@ -50,27 +48,14 @@ class _Checker:
     ) -> None:
         self.files = files
         self.capabilities = capabilities
-        self.hosts = hosts
         self.problems = Problems({file.path: file.text for file, _ in files})
-        macros = self._unique("macro", ((m.name, m) for file, _ in files for m in file.macros))
-        externs = self._unique("host function", ((e.name, e) for file, _ in files for e in file.externs))
-        layers = LayerTable(
-            [layer for file, _ in files for layer in file.layers],
-            capabilities,
-            bindings_for(capabilities),
-            self.problems,
-        )
-        self.definitions = Definitions(macros, externs, layers)
+        self.definitions = define([file for file, _ in files], capabilities, hosts, self.problems)
         self.emitted: dict[tuple[str, str], Mapping[str, Span]] = {}  # by kind and id
         self.reasons: dict[tuple[str, str], str] = {}
         self.foreign: dict[str, str | None] = {}
 
     def run(self, syntax_errors: Sequence[Diagnostic]) -> Checked:
         self.problems.add(syntax_errors)
-        for extern in self.definitions.externs.values():
-            self._check_extern(extern)
-        self._check_macros()
-        self._check_layers()
         rules = [rule for file, level in self.files for item in file.rules for rule in self._rules(file, item, level)]
         rules = self._replaced(rules)
         self._check_over(rules)
@@ -87,132 +72,6 @@ class _Checker:
             tuple(overridden),
             self.foreign,
         )
-
-    # ------------------------------------------------------------------------------------ definitions
-
-    def _unique(self, what: str, items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, item in items:
-            if name in found:
-                first = found[name]
-                self.problems.report(
-                    f"{what} `{name}` is defined twice", item.span, "rename one", (first.span, "the other definition")
-                )
-            else:
-                found[name] = item
-        return found
-
-    def _check_extern(self, extern: tree.Extern) -> None:
-        report = self.problems.report
-        if not extern.name.startswith("host."):
-            report(f"`{extern.name}` is not the name of a host function", extern.span, "they are called `host.name`")
-            return
-        for parameter in extern.parameters:
-            if parameter.type is not None:
-                self._check_value_type(parameter.type)
-        self._check_value_type(extern.result)
-        function = self.hosts.get(extern.name)
-        short = extern.name.removeprefix("host.")
-        if function is None:
-            near = nearest(extern.name, self.hosts)
-            report(
-                f"`{extern.name}` is not registered",
-                extern.span,
-                f"did you mean `{near}`?"
-                if near
-                else f'decorate its Python function with `@engine.rules.host("{short}")`',
-            )
-            return
-        declared = [parameter.name for parameter in extern.parameters]
-        actual = list(inspect.signature(function).parameters)
-        if declared != actual:
-            report(
-                f"`{extern.name}` is declared with ({', '.join(declared)})",
-                extern.span,
-                f"the registered Python function takes ({', '.join(actual)})",
-            )
-            return
-        for parameter, python in zip(extern.parameters, inspect.signature(function).parameters.values(), strict=True):
-            if not _agrees(parameter.type, python.annotation):
-                report(
-                    f"`{parameter.name}` of `{extern.name}` is declared {sorts.show(parameter.type)}",  # type: ignore[arg-type]
-                    parameter.span,
-                    f"the registered Python function takes {_annotation(python.annotation)}",
-                )
-
-    def _check_value_type(self, kind: tree.Type) -> None:
-        for part in (*((kind.element,) if kind.element else ()), *(kind.items or ())):
-            self._check_value_type(part)
-        known = SORTS | set(dtypes()) | set(dtype_classes())
-        for name in kind.names:
-            if name not in known:
-                self.problems.report(f"unknown type `{name}`", kind.span, suggestion(name, known))
-
-    def _check_macros(self) -> None:
-        for macro in self.definitions.macros.values():
-            if macro.name in functions():
-                self.problems.report(f"`{macro.name}` is a builtin function", macro.span, "give the macro another name")
-            checker = ExpressionChecker(self.definitions, self.problems)
-            scope: dict[str, str | None] = {}
-            for parameter in macro.parameters:
-                if parameter.default is not None:
-                    checker.sort(parameter.default, {})
-                if parameter.name in scope:
-                    self.problems.report(f"`{macro.name}` has two parameters `{parameter.name}`", parameter.span)
-                if parameter.name in constants():
-                    self.problems.report(f"`{parameter.name}` is a word of the language", parameter.span)
-                scope[parameter.name] = None
-            checker.sort(macro.body, scope)
-            self.definitions.effects[macro.name] = checker.effects
-        self._check_macro_cycles()
-
-    def _check_macro_cycles(self) -> None:
-        done: set[str] = set()
-        for start in self.definitions.macros:
-            path: list[str] = []
-
-            def visit(name: str, path: list[str] = path) -> None:
-                if name in path:
-                    cycle = [*path[path.index(name) :], name]
-                    macro = self.definitions.macros[min(cycle)]
-                    self.problems.report(
-                        f"macro `{macro.name}` calls itself: {' > '.join(_rotated(cycle))}",
-                        macro.span,
-                        "macros are expanded in place and cannot recur; use a comprehension or a host function",
-                    )
-                    return
-                if name in done or name not in self.definitions.effects:
-                    return
-                path.append(name)
-                for called in self.definitions.effects[name].macros:
-                    visit(called)
-                path.pop()
-                done.add(name)
-
-            visit(start)
-
-    def _check_layers(self) -> None:
-        for layer in self.definitions.layers.items.values():
-            checker = ExpressionChecker(self.definitions, self.problems)
-            scope: dict[str, str | None] = {}
-            for parameter in layer.parameters:
-                if parameter.default is not None:
-                    sort = checker.sort(parameter.default, scope, parameter.type)
-                    if parameter.type is not None and not sorts.fits_type(sort, parameter.type):
-                        self.problems.report(
-                            f"the default of `{parameter.name}` is {sorts.describe(sort)}, not "  # type: ignore[arg-type]
-                            f"{sorts.show(parameter.type)}",
-                            parameter.default.span,
-                        )
-                scope[parameter.name] = None
-            for argument in layer.via.arguments:
-                checker.sort(argument.value if isinstance(argument, tree.Keyword) else argument, scope)
-            for given in layer.gives:
-                for expr in given or ():
-                    checker.sort(expr, scope)
-            reached = self.definitions.closure(checker.effects)
-            for name, span in (reached.ops | reached.layers).items():
-                self.problems.report(f"a layer declaration computes sizes and dtypes, {name} makes a tensor", span)
 
     # ------------------------------------------------------------------------------------ rules
 
@@ -469,13 +328,6 @@ def _text(text: str, span: Span) -> str:
     return "\n".join(lines)
 
 
-def _rotated(cycle: list[str]) -> list[str]:
-    """A cycle of names that begins with its least, so that it is told the same way from wherever it is found."""
-    ring = cycle[:-1]
-    start = ring.index(min(ring))
-    return [*ring[start:], *ring[:start], ring[start]]
-
-
 def _family_ops(item: tree.RuleItem, value_of: Callable[[tree.Expr], object]) -> Iterator[OpName]:
     for member in item.family.members if item.family else ():
         for value in member:
@@ -499,22 +351,3 @@ def _mentions(node: object, names: set[str]) -> bool:
     if isinstance(node, tree.Node):
         return any(_mentions(getattr(node, name), names) for name in node.__dataclass_fields__ if name != "span")
     return False
-
-
-_PYTHON = {"int": int, "float": float, "str": str, "bool": bool}
-
-
-def _agrees(kind: tree.Type | None, annotation: Any) -> bool:
-    """Whether a declared type and a Python annotation can be the same; only plain ones are compared."""
-    if kind is None or annotation is inspect.Parameter.empty:
-        return True
-    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    if name not in _PYTHON:
-        return True
-    if kind.element is not None or kind.items is not None:
-        return False
-    return len(kind.names) != 1 or kind.names[0] not in _PYTHON or kind.names[0] == name
-
-
-def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from engine.dsl import tree
 from engine.dsl.names import dtype_classes, dtypes, expand_dtypes
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 
 Path = tuple[object, ...]
-Facts = dict[tuple[Path, str], object]
+Facts = dict[tuple[Path, str], Any]
 
 # Patterns with more ways than this are compared by the first ones.
 _WAYS = 64
@@ -27,7 +28,7 @@ _TENSOR = frozenset({"op", "tensor", "dtype", "rank", "const"})
 class Constraints:
     """One way to match a rule."""
 
-    facts: Mapping[tuple[Path, str], object]
+    facts: Mapping[tuple[Path, str], Any]
     guards: frozenset[str]
     negated: frozenset[str]  # what contradicts one of the guards
 
@@ -81,7 +82,9 @@ def _op_ways(op: OpMatch, path: Path, *, root: bool = False) -> list[_Way]:
         facts[path, "output"] = op.output
         if not op.shared:
             facts[path, "exclusive"] = True
-    names = {name: ((*path, "output", i),) for i, name in enumerate(op.outputs or ()) if name is not None}
+    names: dict[str, tuple[Path, ...]] = {
+        name: ((*path, "output", i),) for i, name in enumerate(op.outputs or ()) if name is not None
+    }
     ways: list[_Way] = []
     for order in _orders(op):
         partial = [_Way(facts, names)]
@@ -273,25 +276,25 @@ def _same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _compatible(kind: str, a: object, b: object) -> bool:
+def _compatible(kind: str, a: Any, b: Any) -> bool:
     match kind:
         case "dtype":
-            return bool(a & b)  # type: ignore[operator]
+            return bool(a & b)
         case "length" | "rank":
-            (low, exact), (other_low, other_exact) = a, b  # type: ignore[misc]
+            (low, exact), (other_low, other_exact) = a, b
             if exact and other_exact:
                 return bool(low == other_low)
             return bool(low >= other_low) if exact else bool(other_low >= low) if other_exact else True
         case "range":
-            return max(a[0], b[0]) <= min(a[1], b[1])  # type: ignore[index]
+            return max(a[0], b[0]) <= min(a[1], b[1])
         case "near":
-            return abs(a - b) <= 1e-6 * max(abs(a), abs(b))  # type: ignore[operator, arg-type]
+            return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
         case "not" | "sort" | "optional":
             return True
     return _same(a, b)
 
 
-def _contradict(facts: Mapping[tuple[Path, str], object], other: Mapping[tuple[Path, str], object]) -> bool:
+def _contradict(facts: Mapping[tuple[Path, str], Any], other: Mapping[tuple[Path, str], Any]) -> bool:
     """Whether facts of different kinds about one path exclude each other."""
     for (path, kind), mine in facts.items():
         if kind == "value":
@@ -316,17 +319,17 @@ def _contradict(facts: Mapping[tuple[Path, str], object], other: Mapping[tuple[P
     return False
 
 
-def _fits_length(count: int, length: object) -> bool:
-    low, exact = length  # type: ignore[misc]
+def _fits_length(count: int, length: tuple[int, bool]) -> bool:
+    low, exact = length
     return bool(count == low if exact else count >= low)
 
 
-def _of_sort(value: object, sort: object) -> bool:
+def _of_sort(value: object, sort: frozenset[str]) -> bool:
     names = {bool: {"bool", "scalar"}, int: {"int", "float", "scalar"}, float: {"float", "scalar"}, str: {"str"}}
-    return bool(names.get(type(value), {"dtype"}) & sort)  # type: ignore[operator]
+    return bool(names.get(type(value), {"dtype"}) & sort)
 
 
-def _implied(facts: Mapping[tuple[Path, str], object], path: Path, kind: str, theirs: object) -> bool:
+def _implied(facts: Mapping[tuple[Path, str], Any], path: Path, kind: str, theirs: Any) -> bool:
     mine = facts.get((path, kind), _ABSENT)
     if mine is _ABSENT:
         value = facts.get((path, "value"), _ABSENT)
@@ -344,18 +347,18 @@ def _implied(facts: Mapping[tuple[Path, str], object], path: Path, kind: str, th
             case "near":
                 return isinstance(value, int | float) and _compatible("near", value, theirs)
             case "range":
-                return type(value) is int and theirs[0] <= value <= theirs[1]  # type: ignore[index]
+                return type(value) is int and theirs[0] <= value <= theirs[1]
             case "optional":
                 return value is None or any((path, other) in facts for other in _TENSOR)
         return False
     match kind:
         case "dtype" | "sort":
-            return bool(mine <= theirs)  # type: ignore[operator]
+            return bool(mine <= theirs)
         case "length" | "rank":
-            (low, exact), (other_low, other_exact) = mine, theirs  # type: ignore[misc]
+            (low, exact), (other_low, other_exact) = mine, theirs
             return bool(low == other_low and exact) if other_exact else bool(low >= other_low)
         case "range":
-            return theirs[0] <= mine[0] and mine[1] <= theirs[1]  # type: ignore[index]
+            return theirs[0] <= mine[0] and mine[1] <= theirs[1]
         case "optional":
             return mine == theirs
     return _compatible(kind, mine, theirs) if kind != "not" else _same(mine, theirs)

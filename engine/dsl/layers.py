@@ -164,7 +164,7 @@ class LayerTable:
             ):
                 continue
             near = nearest(name, properties)
-            hint = f"did you mean `{near}`?" if near else f"pass it in `via`, or name its property with `as`"
+            hint = f"did you mean `{near}`?" if near else "pass it in `via`, or name its property with `as`"
             self.problems.report(f"{fitting[0].returns} has no property `{name}`", parameter.span, hint)
         for parameter in item.parameters:
             if isinstance(parameter.default, tree.Upper) and parameter.type is not None:

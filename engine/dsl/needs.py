@@ -55,6 +55,7 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
     Args:
         features: what ``cap.`` may be followed by.
     """
+    hint: str | None
     match term:
         case tree.Binary(operator="and" | "or"):
             check(term.left, features, problems)

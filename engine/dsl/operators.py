@@ -18,7 +18,9 @@ _LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed"}
 OWN = frozenset({"aten", "prims", "prim", *_LIBRARIES})
 
 # Integer arguments that number the dims of a tensor.
-_DIMS = frozenset("dim dims dim0 dim1 dim2 axis axes axis0 axis1 dimension start_dim end_dim".split())
+_DIMS = frozenset(
+    {"dim", "dims", "dim0", "dim1", "dim2", "axis", "axes", "axis0", "axis1", "dimension", "start_dim", "end_dim"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def loaded(namespace: str) -> bool:
 def suggestion(name: str) -> str | None:
     """Advice for a name that is no op: the overloads that there are, or names like it."""
     namespace, _, rest = name.partition(".")
-    packet_name, _, overload = rest.partition(".")
+    packet_name = rest.partition(".")[0]
     packet = _packet(namespace, packet_name)
     if packet is not None:
         overloads = [o for o in sorted(packet.overloads()) if _dispatched(getattr(packet, o)) and not o.endswith("out")]

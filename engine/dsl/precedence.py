@@ -131,10 +131,10 @@ class _Order:
         while ready:
             number = heapq.heappop(ready)
             ordered.append(replace(self.rules[number], rank=len(ordered)))
-            for later in self.before[number]:
-                waiting[later] -= 1
-                if waiting[later] == 0:
-                    heapq.heappush(ready, later)
+            for after in self.before[number]:
+                waiting[after] -= 1
+                if waiting[after] == 0:
+                    heapq.heappush(ready, after)
         if len(ordered) < len(self.rules):
             self._circular([number for number, count in enumerate(waiting) if count > 0])
         return ordered

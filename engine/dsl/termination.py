@@ -7,6 +7,7 @@ ops of a graph decreases with every step (Dershowitz and Manna, 1979).  A rule i
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -42,7 +43,7 @@ def check(rules: Iterable[Rule], emitted: Mapping[tuple[str, str], Mapping[str, 
             if rule.decreases is None:
                 cycle = _cycle(graph, root, op, component)
                 names = dict.fromkeys(
-                    f"`{by_edge[edge][0].id}`" for edge in zip(cycle, cycle[1:], strict=False) if edge in by_edge
+                    f"`{by_edge[edge][0].id}`" for edge in itertools.pairwise(cycle) if edge in by_edge
                 )
                 problems.report(
                     f"lowering need not end: {' > '.join(cycle)}, by {', '.join(names)}",

@@ -177,10 +177,10 @@ def _abs(context: BuiltinContext, value: Any) -> Any:
 
 
 def _broadcast(context: BuiltinContext, shapes: Iterable[Iterable[Int]]) -> list[Int]:
-    shapes = [tuple(shape) for shape in shapes]
-    result = staged.broadcast(context.sizes, shapes)
+    known = [tuple(shape) for shape in shapes]
+    result = staged.broadcast(context.sizes, known)
     if result is None:
-        raise Failed(f"shapes {', '.join(describe(s) for s in shapes)} do not broadcast")
+        raise Failed(f"shapes {', '.join(map(describe, known))} do not broadcast")
     return list(result)
 
 

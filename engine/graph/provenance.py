@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
+_TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 _INHERITED = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
 
 
@@ -67,13 +70,21 @@ def _without_root(path: str) -> str:
 
 
 def model_line(node: fx.Node) -> str:
-    """The innermost ``file:line`` of a node's stack trace, empty when the trace is missing."""
-    for line in reversed(str(node.meta.get("stack_trace") or "").splitlines()):
+    """``file:line`` of the model code a node comes from, empty when the trace is missing.
+
+    That is the innermost frame of the stack trace outside PyTorch's own modules: the line that calls
+    ``self.linear(x)``, not the one inside ``torch.nn.Linear``.
+    """
+    frames = []
+    for line in str(node.meta.get("stack_trace") or "").splitlines():
         text = line.strip()
         if text.startswith('File "'):
             file, _, rest = text.removeprefix('File "').partition('", line ')
-            return f"{file}:{rest.partition(',')[0]}"
-    return ""
+            frames.append((file, rest.partition(",")[0]))
+    if not frames:
+        return ""
+    own = [frame for frame in frames if not frame[0].startswith(_TORCH)]
+    return ":".join((own or frames)[-1])
 
 
 def describe(node: fx.Node) -> str:

@@ -7,7 +7,7 @@ absorbed, and the plan's operands are needed in turn.  Values that nobody needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -59,12 +59,14 @@ def tile(
     *,
     excluded: Callable[[fx.Node], str | None],
     refusals: Refusals,
+    dtype_advice: Mapping[torch.dtype, str] | None = None,
 ) -> Tiling:
     """Tile the graph of ``context.mirror`` with the ``convert`` rules of ``matcher``.
 
     Args:
         excluded: why a node must stay in PyTorch, None if it need not.
         refusals: pairs of node and rule that were tried and failed.
+        dtype_advice: what to do about values of a dtype that TensorRT does not have.
     """
     mirror = context.mirror
     tiling = Tiling()
@@ -78,7 +80,12 @@ def tile(
         reason = excluded(node)
         chosen = None
         if reason is None:
+            reason = _foreign(mirror, _results(mirror, node), dtype_advice or {})
+        if reason is None:
             chosen, reason = _best(matcher, context, node, excluded, refusals)
+        if chosen is not None:
+            reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
+            chosen = None if reason else chosen
         if chosen is None:
             tiling.reasons[node] = reason or ""
             needed.update(mirror.value(operand).node for operand in node.all_input_nodes)
@@ -120,12 +127,7 @@ def _best(
         if missing:
             failures.append(f"{match.rule.id} ({match.rule.where}) does not give output {missing[0]}, which is used")
             continue
-        chosen = Tile(node, match.rule, plan, match.nodes)
-        foreign = _foreign(mirror, chosen)
-        if foreign is not None:
-            failures.append(foreign)
-            continue
-        return chosen, None
+        return Tile(node, match.rule, plan, match.nodes), None
     if refused is not None:
         return None, refused
     if failures:
@@ -133,15 +135,18 @@ def _best(
     return None, nearest(matcher, context, node)
 
 
-def _foreign(mirror: Mirror, chosen: Tile) -> str | None:
-    """Why the dtypes at a tile's boundary keep it out of every network, if they do."""
-    values = [*chosen.operands(), *(Value(chosen.node, i) for i, output in enumerate(chosen.plan.outputs) if output)]
+def _results(mirror: Mirror, node: fx.Node) -> list[Value]:
+    val = node.meta.get("val")
+    return [Value(node, index) for index in range(len(val) if isinstance(val, list | tuple) else 1)]
+
+
+def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtype, str]) -> str | None:
+    """Why the dtypes of values at a tile's boundary keep it out of every network, if they do."""
     for value in values:
         fake = mirror.fake(value)
         if isinstance(fake, torch.Tensor) and not representable(fake.dtype):
-            name = str(fake.dtype).removeprefix("torch.")
-            advice = "; truncate_double=True computes in float32" if fake.dtype is torch.float64 else ""
-            return f"TensorRT has no {name} tensors{advice}"
+            text = f"TensorRT has no {str(fake.dtype).removeprefix('torch.')} tensors"
+            return text + (f"; {advice[fake.dtype]}" if fake.dtype in advice else "")
     return None
 
 

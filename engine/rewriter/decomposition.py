@@ -87,9 +87,40 @@ def _table() -> dict[OpOverload, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions
 
     table: dict[OpOverload, Callable[..., Any]] = dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
-    # PyTorch's own picks the fused kernel of the device that the example happened to be on.
+    # PyTorch's own pick the fused kernel of the device that the example happened to be on.
     table[torch.ops.aten.scaled_dot_product_attention.default] = _attention
+    table[torch.ops.aten.lstm.input] = _lstm
     return table
+
+
+def _lstm(
+    input: torch.Tensor,
+    hx: Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    from torch._decomp import decompositions
+
+    weights = decompositions.gather_params(params, has_biases, hx[0].size(2) != hx[1].size(2))
+    output, states = decompositions._rnn_helper(
+        input,
+        list(zip(hx[0], hx[1], strict=True)),
+        weights,
+        has_biases,
+        num_layers,
+        dropout,
+        train,
+        bidirectional,
+        batch_first,
+        decompositions.one_layer_lstm,
+    )
+    hidden, cell = zip(*states, strict=True)
+    return output, torch.stack(hidden, 0), torch.stack(cell, 0)
 
 
 def _attention(

@@ -24,8 +24,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from engine.capture.canonical import canonical_arguments
 from engine.dsl import tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
+from engine.dtypes import DTYPES
 from engine.errors import EngineError
-from engine.evaluator.builtins import DTYPES
 from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
 from engine.graph.mirror import Mirror, Value

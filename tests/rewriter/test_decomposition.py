@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from engine.graph.provenance import history
 from engine.rewriter import Trace, decompose, decomposition, lower_all
-from tests.graph.build import find, mirror_of
+from tests.graph.build import find, mirror_of, run
 from tests.rewriter.rules import context, ops, rules_of, same
 
 BATCH = ({0: Dim("batch", min=2, max=8)},)
@@ -61,6 +61,17 @@ def test_attention_does_not_depend_on_the_device_of_the_example() -> None:
     decompose(mirror, find(mirror, "aten.scaled_dot_product_attention.default"))
     assert not [op for op in ops(mirror) if "flash" in op or "efficient" in op or "_for_cpu" in op]
     assert "aten.bmm.default" in ops(mirror)
+
+
+def test_recurrence_does_not_depend_on_the_device_of_the_example() -> None:
+    model = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True).eval()
+    inputs = (torch.randn(2, 5, 3),)
+    mirror = mirror_of(model, inputs)
+    assert decompose(mirror, find(mirror, "aten.lstm.input"))
+    assert not [op for op in ops(mirror) if "mkldnn" in op]
+    output, (hidden, cell) = model(*inputs)
+    for found, expected in zip(run(mirror, *inputs), (output, hidden, cell), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
