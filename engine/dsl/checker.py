@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -154,6 +155,10 @@ class _Checker:
                 return OpName(value.name if operator is None else operator.name)
             case tree.Name() if value.name in dtypes():
                 return dtypes()[value.name]
+            case tree.Name() if value.name in _FLOATS:
+                return _FLOATS[value.name]
+            case tree.Unary(operator="-", value=tree.Name(name=name)) if name in _FLOATS:
+                return -_FLOATS[name]
             case tree.ListOf() | tree.TupleOf():
                 return tuple(self._family_value(item) for item in value.items)  # type: ignore[arg-type]
         self.problems.report(
@@ -311,6 +316,9 @@ class _Checker:
                     self.problems.report(f"`over {name}`: there is no such rule", rule.span, hint)
                 elif full == _base(rule):
                     self.problems.report(f"`over {name}`: a rule does not precede itself", rule.span)
+
+
+_FLOATS = {"inf": math.inf, "pi": math.pi, "nan": math.nan}
 
 
 def _key(rule: Rule) -> tuple[str, str]:

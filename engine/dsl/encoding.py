@@ -57,6 +57,13 @@ class CachedRule(Rule):
             object.__setattr__(self, field, value)
         return getattr(self, name)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rule):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in (*_HEAD, *_BODY))
+
+    __hash__ = Rule.__hash__
+
 
 class CachedItems(Mapping[str, Any]):
     """Layers or macros by name, decoded when they are first read."""

@@ -9,6 +9,7 @@ from lark import Token
 
 from engine.dsl import tree
 from engine.dsl.names import dtypes
+from engine.dsl.operations import Operations
 from engine.errors import Diagnostic, Span
 
 Branch = Any  # a lark Tree or Token: lark's own annotations do not narrow
@@ -177,12 +178,6 @@ class ExpressionBuilder:
             first = tree.Binary(_join(first.span, other.span), operator, first, other)
         return first
 
-    def _minus(self, branch: Branch, span: Span) -> tree.Expr:
-        value = self.expr(branch.children[0])
-        if isinstance(value, tree.Literal) and type(value.value) in (int, float):
-            return tree.Literal(span, -value.value)  # type: ignore[operator]
-        return tree.Unary(span, "-", value)
-
     def _call(self, branch: Branch, span: Span) -> tree.Expr:
         return tree.Call(span, self.expr(branch.children[0]), self.arguments(branch.children[1:]))
 
@@ -219,32 +214,12 @@ def _join(first: Span, last: Span) -> Span:
     return Span(first.file, first.line, first.column, last.end_line, last.end_column)
 
 
-def _binary(self: ExpressionBuilder, branch: Branch, span: Span) -> tree.Expr:
-    left, operator, right = branch.children
-    return tree.Binary(span, str(operator), self.expr(left), self.expr(right))
-
-
 def _version(self: ExpressionBuilder, branch: Branch, span: Span) -> tree.Expr:
     name, relation, version = branch.children
     # Kept as text: as a number 10.9 would be more than 10.15.
     return tree.Binary(
         span, str(relation), tree.Name(self.span(name), str(name)), tree.Literal(self.span(version), str(version))
     )
-
-
-def _is(negated: bool) -> Callable[[ExpressionBuilder, Branch, Span], tree.Expr]:
-    def build(self: ExpressionBuilder, branch: Branch, span: Span) -> tree.Expr:
-        value, pattern = branch.children
-        return tree.Is(span, self.expr(value), self.pattern(pattern), negated)
-
-    return build
-
-
-def _pair(operator: str) -> Callable[[ExpressionBuilder, Branch, Span], tree.Expr]:
-    def build(self: ExpressionBuilder, branch: Branch, span: Span) -> tree.Expr:
-        return tree.Binary(span, operator, self.expr(branch.children[0]), self.expr(branch.children[1]))
-
-    return build
 
 
 def _constant(value: object) -> Callable[[ExpressionBuilder, Branch, Span], tree.Expr]:
@@ -271,23 +246,14 @@ _EXPRESSIONS: dict[str, Callable[[ExpressionBuilder, Any, Span], tree.Expr]] = {
     "none": _constant(None),
     "true": _constant(True),
     "false": _constant(False),
+    "operations": lambda b, t, s: Operations(b, t.children).expr(),
     "call": ExpressionBuilder._call,
     "index": lambda b, t, s: tree.Index(s, b.expr(t.children[0]), b.expr(t.children[1])),
     "slice": ExpressionBuilder._slice,
     "field": lambda b, t, s: tree.Field(s, b.expr(t.children[0]), int(t.children[1])),
-    "minus": ExpressionBuilder._minus,
-    "negation": lambda b, t, s: tree.Unary(s, "not", b.expr(t.children[0])),
-    "need_not": lambda b, t, s: tree.Unary(s, "not", b.expr(t.children[0])),
-    "binary": _binary,
-    "comparison": _binary,
+    "need_negation": lambda b, t, s: tree.Unary(s, "not", b.expr(t.children[0])),
     "need_version": _version,
-    "contains": _pair("in"),
-    "contains_not": _pair("not in"),
-    "is_": _is(False),
-    "is_not": _is(True),
-    "disjunction": lambda b, t, s: b._chain(t, "or"),
     "need": lambda b, t, s: b._chain(t, "or"),
-    "conjunction": lambda b, t, s: b._chain(t, "and"),
     "need_all": lambda b, t, s: b._chain(t, "and"),
     "conditional": _conditional,
     "tuple": lambda b, t, s: tree.TupleOf(s, b._items(t)),

@@ -53,10 +53,7 @@ class PatternResolver:
     def _op(self, pattern: tree.OpPattern) -> OpMatch | None:
         operator = self._operator(pattern)
         if operator is None:
-            for argument in pattern.arguments:  # their own mistakes, and the names they bind
-                self._anything(argument)
-            self._outputs(pattern, None)
-            return None
+            return self._unresolved(pattern)
         given, rest = self._given(pattern, operator)
         if rest is None:
             self._fill(pattern, operator, given)
@@ -76,6 +73,17 @@ class PatternResolver:
             pattern.optional,
             pattern.unordered,
             pattern.span,
+        )
+
+    def _unresolved(self, pattern: tree.OpPattern) -> OpMatch | None:
+        """An op without a schema: told already, or of a package that is not loaded; then its rule stays inactive."""
+        found = [(index, self._anything(argument)) for index, argument in enumerate(pattern.arguments)]
+        self._outputs(pattern, None)
+        if pattern.op not in self.unloaded:
+            return None
+        arguments = tuple((index, argument) for index, argument in found if argument is not None)
+        return OpMatch(
+            pattern.op, arguments, None, pattern.output or 0, pattern.outputs, False, False, False, pattern.span
         )
 
     def _operator(self, pattern: tree.OpPattern) -> Operator | None:
@@ -180,15 +188,15 @@ class PatternResolver:
 
     # ------------------------------------------------------------------------------------ arguments
 
-    def _anything(self, pattern: Any) -> None:
+    def _anything(self, pattern: Any) -> ArgumentPattern | None:
         """Resolve a pattern whose place is unknown, for the names it binds."""
         if isinstance(pattern, tree.Keyword):
             pattern = pattern.value
         if isinstance(pattern, tree.Rest):
             if pattern.name is not None:
                 self.bound[pattern.name] = "list"
-        else:
-            self._argument(pattern, None, None)
+            return None
+        return self._argument(pattern, None, None)
 
     def _argument(
         self, pattern: tree.Pattern, schema: Argument | None, operator: Operator | None

@@ -1,0 +1,115 @@
+import dataclasses
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from engine.dsl import cache
+from engine.dsl.encoding import CachedRule
+from engine.dsl.ruleset import RuleSet
+from engine.tensorrt import Capabilities
+
+TEXT = """
+def twice(x) = aten.mul.Tensor(x, 2)
+layer trt.activation(x: tensor, *, type: ActivationType = RELU, alpha: static float? = none) -> tensor
+  gives (shape(x), f16) via add_activation(x, type)
+lower r for (OP, K, D, E) in (aten.abs, -1.5, f32, [1, none]), (aten.neg, inf, i8, "text") "Documentation."
+  match OP(aten.mul.Tensor{x: const floating[N=2..4, ..]?, ~0.5})
+  when  [(k, _)] := present([x]), rank(x) == 2 or D == f32, E is not none, N > 2
+  let   y = [twice(v) if K else v for v in [x][1:] if not k]
+  emit  twice(x)
+  test  x: const f32[B=2..4, 8]
+  reject x = none
+simplify s match (aten.neg(aten.relu?(x)), aten.exp(&aten.abs(x)) -> (y)) emit (x, x)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path))
+    return tmp_path / "rules"
+
+
+def same(a, b):
+    for left, right in zip(a.rules, b.rules, strict=True):
+        for field in dataclasses.fields(left):
+            assert getattr(left, field.name) == getattr(right, field.name), field.name
+    for name in ("inactive", "overridden", "hash", "sources"):
+        assert getattr(a, name) == getattr(b, name)
+    for name in ("layers", "macros", "externs"):
+        assert dict(getattr(a, name)) == dict(getattr(b, name))
+
+
+def test_what_comes_back_is_what_was_kept():
+    first, second = RuleSet.from_text(TEXT), RuleSet.from_text(TEXT)
+    assert not isinstance(first.rules[0], CachedRule)
+    assert isinstance(second.rules[0], CachedRule)
+    same(first, second)
+    layer = second.layers["trt.activation"]
+    assert layer.by_name["type"] is layer.parameters[1]
+
+
+def test_builtin_rules_come_back_whole():
+    same(RuleSet.load(), RuleSet.load())
+
+
+def test_a_second_load_needs_no_parser(tmp_path):
+    path = tmp_path / "my.rules"
+    path.write_text(TEXT)
+    RuleSet.load(path, builtin=False)
+    code = (
+        "import sys; from engine.dsl.ruleset import RuleSet; rules = RuleSet.load(sys.argv[1], builtin=False); "
+        "assert rules.rules and 'lark' not in sys.modules and 'engine.dsl.checker' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda t: t[:-20], lambda t: t.replace("twice", "thrice"), lambda t: "", lambda t: "[]"]
+)
+def test_damaged_entries_are_made_again(folder, damage):
+    first = RuleSet.from_text(TEXT)
+    (entry,) = folder.glob("*.json")
+    entry.write_text(damage(entry.read_text()))
+    second = RuleSet.from_text(TEXT)
+    assert not isinstance(second.rules[0], CachedRule)
+    same(first, second)
+    assert isinstance(RuleSet.from_text(TEXT).rules[0], CachedRule)
+
+
+def test_an_entry_serves_no_other_name(folder):
+    RuleSet.from_text(TEXT)
+    (entry,) = folder.glob("*.json")
+    other = entry.with_name("0" * 40 + ".json")
+    other.write_text(entry.read_text())
+    assert cache.load(other.stem) is None
+
+
+def test_capabilities_are_part_of_the_key(folder):
+    for version in ((10, 9), (11, 1)):
+        RuleSet.from_text(TEXT, capabilities=Capabilities(version, False, frozenset({"activation"})))
+    assert len(list(folder.glob("*.json"))) == 2
+
+
+def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(cache, "_warned", False)
+    with caplog.at_level(logging.WARNING, "engine.rules"):
+        for _ in range(2):
+            assert RuleSet.from_text(TEXT).rules
+    assert len([r for r in caplog.records if "are not cached" in r.message]) == 1
+
+
+def test_old_entries_go(folder, monkeypatch):
+    monkeypatch.setattr(cache, "_ENTRIES", 2)
+    for number in range(4):
+        RuleSet.from_text(TEXT + "#" * number)
+    assert len(list(folder.glob("*.json"))) == 2
+
+
+def test_no_scraps_are_left(folder):
+    RuleSet.from_text(TEXT)
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ""}
+    assert not list(folder.glob(".*.json*"))

@@ -1,0 +1,260 @@
+import subprocess
+import sys
+
+import pytest
+
+from engine.dsl.host import host
+from engine.dsl.needs import parse_version
+from engine.dsl.ruleset import RuleSet
+from engine.errors import RuleError
+from engine.tensorrt import Capabilities
+
+RTX = Capabilities((11, 1), True, frozenset({"activation"}))
+TENSORRT = Capabilities((10, 10), False, frozenset({"activation", "attention", "plugin"}))
+
+LAYER = """
+layer trt.activation(x: tensor, *, type: ActivationType) -> tensor
+  gives (shape(x), dtype(x)) via add_activation(x, type)
+"""
+
+
+def rules(text, **options):
+    return RuleSet.from_text(LAYER + text, **options)
+
+
+def order(ruleset):
+    return [rule.id.partition(".")[2] for rule in ruleset.rules]
+
+
+def test_builtin_rules_load():
+    loaded = RuleSet.load()
+    assert loaded.rules
+    assert not [rule for rule in loaded.rules if rule.level]
+    assert {rule.kind for rule in loaded.phase("simplify", "lower")} <= {"simplify", "lower"}
+
+
+def test_importing_it_is_cheap():
+    code = "import sys, engine.dsl.ruleset; assert 'lark' not in sys.modules and 'tensorrt_rtx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("needs", "wanted"),
+    [
+        ("rtx", [True, False]),
+        ("not rtx", [False, True]),
+        ("trt >= 10.9", [True, True]),
+        ("trt >= 10.10", [True, True]),
+        ("trt >= 10.15", [True, False]),
+        ("trt < 11", [False, True]),
+        ("trt == 11", [True, False]),
+        ("cap.attention", [False, True]),
+        ("cap.plugin and trt < 11, not rtx", [False, True]),
+        ("rtx or cap.attention", [True, True]),
+        ("not (rtx or cap.attention)", [False, False]),
+    ],
+)
+def test_needs(needs, wanted):
+    text = f"convert r match aten.relu(x) needs {needs} emit trt.activation(x, type=RELU)"
+    if "attention" in needs:
+        text += "\nlayer trt.attention(q: tensor) -> tensor via add_attention(q)"
+    assert [bool(rules(text, capabilities=target).rules) for target in (RTX, TENSORRT)] == wanted
+
+
+def test_an_inactive_rule_says_what_it_needs():
+    text = "convert r match aten.relu(x) needs not rtx emit trt.activation(x, type=RELU)"
+    ((rule, reason),) = rules(text, capabilities=RTX).inactive
+    assert rule.id == "my.r"
+    assert reason == "needs not rtx, this is TensorRT-RTX with the API of 11.1"
+
+
+def test_a_macro_brings_the_needs_of_its_layers():
+    text = "def act(x) = trt.activation(x, type=RELU)\nconvert r match aten.relu(x) emit act(x)"
+    ((_, reason),) = rules(text, capabilities=Capabilities((10, 10), False, frozenset())).inactive
+    assert reason == "trt.activation needs INetworkDefinition.add_activation, which TensorRT 10.10 does not have"
+
+
+def test_a_layer_may_differ_between_versions():
+    text = """
+    layer trt.other(x: tensor, *, a: int) -> tensor via add_activation(x, a) until 11.0
+    layer trt.other(x: tensor, *, b: int) -> tensor via add_activation(x, b) since 11.0
+    """
+    assert "a" in rules(text, capabilities=TENSORRT).layers["trt.other"].by_name
+    assert "b" in rules(text, capabilities=RTX).layers["trt.other"].by_name
+
+
+def test_versions_are_not_numbers():
+    assert parse_version("10.15") > parse_version("10.9") > parse_version("10")
+
+
+def test_ops_of_packages_that_are_not_loaded():
+    ((_, reason),) = rules("simplify r match nowhere.op(nowhere.op(x)) emit x").inactive
+    assert reason == "needs nowhere.op, which no loaded package registers"
+
+
+# ------------------------------------------------------------------------------------------ precedence
+
+NEG = "simplify {name} match {pattern} {more} emit x"
+
+
+@pytest.mark.parametrize(
+    ("general", "special"),
+    [
+        ("aten.mul.Tensor(x, k)", "aten.mul.Tensor(x, 2)"),
+        ("aten.mul.Tensor(x, k)", "aten.mul.Tensor(x: floating[..], k)"),
+        ("aten.mul.Tensor(x: floating[..], k)", "aten.mul.Tensor(x: f32[..], k)"),
+        ("aten.mul.Tensor(x: f32[..], k)", "aten.mul.Tensor(x: f32[_, ..], k)"),
+        ("aten.mul.Tensor(x: f32[_, ..], k)", "aten.mul.Tensor(x: f32[_, 3], k)"),
+        ("aten.mul.Tensor(x: f32[..], k)", "aten.mul.Tensor(x: const f32[..], k)"),
+        ("aten.mul.Tensor(x: tensor, k)", "aten.mul.Tensor(aten.neg(x), k)"),
+        ("aten.mul.Tensor(&aten.neg(x), k)", "aten.mul.Tensor(aten.neg(x), k)"),
+        ("aten.mul.Tensor(x, y)", "aten.mul.Tensor(x, x)"),
+        ("aten.mul.Tensor{x, k}", "aten.mul.Tensor{x, 2}"),
+        ("aten.mul.Tensor{x, k}", "aten.mul.Tensor(aten.neg(x), 2)"),
+        ("aten.cat([x, ..xs], d)", "aten.cat([x, y], d)"),
+        ("aten.cat(x, d)", "aten.cat([x, ..ys], d)"),
+        ("aten.neg(aten.relu?(x))", "aten.neg(aten.relu(x: f32[..]))"),
+        ("aten.add.Tensor(x, y, ..)", "aten.add.Tensor(x, y)"),
+    ],
+)
+def test_specific_beats_general(general, special):
+    texts = [NEG.format(name="b", pattern=special, more=""), NEG.format(name="a", pattern=general, more="")]
+    for pair in (texts, texts[::-1]):
+        assert order(rules("\n".join(pair))) == ["b", "a"]
+
+
+def test_a_guard_makes_a_rule_more_specific():
+    texts = [NEG.format(name=n, pattern="aten.neg(x)", more=m) for n, m in (("a", ""), ("z", "when rank(x) == 2"))]
+    assert order(rules("\n".join(texts))) == ["z", "a"]
+
+
+def test_guards_agree_whatever_the_names():
+    first = NEG.format(name="b", pattern="aten.mul.Tensor(y, 2)", more="when rank(y) == 2").replace("emit x", "emit y")
+    second = NEG.format(name="a", pattern="aten.mul.Tensor(x, k)", more="when rank(x) == 2")
+    assert order(rules(first + "\n" + second)) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("when rank(x) == 2", "when rank(x) != 2"),
+        ("when k is none", "when k is not none"),
+        ("when k == 1", "when k == 2"),
+        ("when rank(x) < 2", "when rank(x) >= 2"),
+        ("when is_const(x)", "when not is_const(x)"),
+    ],
+)
+def test_contrary_guards_never_meet(one, other):
+    texts = [NEG.format(name=n, pattern="aten.mul.Tensor(x, k)", more=m) for n, m in (("a", one), ("b", other))]
+    assert order(rules("\n".join(texts))) == ["a", "b"]
+
+
+def test_over_decides_and_chains():
+    text = "\n".join(
+        NEG.format(name=name, pattern="aten.neg(x)", more=f"when {guard} {over}")
+        for name, guard, over in (
+            ("a", "rank(x) == 1", ""),
+            ("b", "is_const(x)", "over a"),
+            ("c", "dim(x, 0) == 1", "over b"),
+        )
+    )
+    assert order(rules(text)) == ["c", "b", "a"]
+
+
+def test_order_does_not_depend_on_the_text():
+    texts = [NEG.format(name=name, pattern=f"aten.{name}(aten.{name}(x))", more="") for name in ("neg", "abs", "relu")]
+    assert order(rules("\n".join(texts))) == order(rules("\n".join(texts[::-1]))) == ["abs", "neg", "relu"]
+
+
+# ------------------------------------------------------------------------------------------ levels
+
+
+@pytest.fixture
+def user_file(tmp_path):
+    def write(text, name="my.rules"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_user_rules_come_first(user_file):
+    path = user_file("simplify mine match aten.neg(x) when rank(x) == 1 emit x")
+    base = user_file(NEG.format(name="given", pattern="aten.neg(aten.neg(x))", more=""), "base.rules")
+    from engine.dsl.source import read_sources
+
+    loaded = RuleSet._of([*read_sources([base], 0), *read_sources([path], 1)], None)
+    assert [rule.id for rule in loaded.rules] == ["my.mine", "base.given"]
+    assert loaded.overridden == (("my.mine", "base.given"),)
+
+
+def test_a_user_rule_of_the_same_name_replaces(user_file):
+    path = user_file(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=""), "one.rules")
+    from engine.dsl.source import Source, read_sources
+
+    built_in = Source("one.rules", "one", 0, NEG.format(name="r", pattern="aten.abs(aten.abs(x))", more=""))
+    loaded = RuleSet._of([built_in, *read_sources([path], 1)], None)
+    assert [rule.roots[0].op for rule in loaded.rules] == ["aten.neg.default"]
+    assert loaded.overridden == (("one.r", "one.r"),)
+
+
+def test_directories_stand_for_their_files(tmp_path):
+    for name, op in (("b", "neg"), ("a", "abs")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.rules").write_text(NEG.format(name="r", pattern=f"aten.{op}(x)", more=""))
+    loaded = RuleSet.load(tmp_path, builtin=False)
+    assert [rule.id for rule in loaded.rules] == ["a.r", "b.r"]
+
+
+def test_missing_files():
+    with pytest.raises(FileNotFoundError, match="no rules at"):
+        RuleSet.load("nowhere.rules", builtin=False)
+
+
+# ------------------------------------------------------------------------------------------ identity
+
+
+def test_the_hash_is_of_the_content():
+    text = NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more="")
+    assert rules(text).hash == rules(text).hash
+    assert rules(text) == rules(text)
+    assert rules(text).hash != rules(text + " ").hash
+    assert rules(text, capabilities=RTX).hash != rules(text, capabilities=TENSORRT).hash
+
+
+def test_a_set_is_frozen():
+    loaded = rules("")
+    with pytest.raises(AttributeError):
+        loaded.rules = ()
+    with pytest.raises(TypeError):
+        loaded.layers["x"] = None
+
+
+def test_the_text_of_a_rule_is_kept():
+    text = NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more="\n ")
+    (rule,) = rules(text).rules
+    assert rule.text == text
+    assert rule.where == "my.rules:4"
+
+
+def test_host_functions_are_found_by_name():
+    @host("sevenfold")
+    def sevenfold(a: int) -> int:
+        return 7 * a
+
+    loaded = rules("extern host.sevenfold(a: int) -> int")
+    assert loaded.hosts["host.sevenfold"] is sevenfold
+
+
+def test_host_names_are_checked():
+    with pytest.raises(ValueError, match="lower-case"):
+        host("not a name")
+
+
+def test_mistakes_of_all_files_are_told_together(tmp_path):
+    (tmp_path / "a.rules").write_text("lower r match aten.relu(x")
+    (tmp_path / "b.rules").write_text("lower r match aten.relu(x) emit y")
+    with pytest.raises(RuleError) as refusal:
+        RuleSet.load(tmp_path, builtin=False)
+    assert len(refusal.value.diagnostics) == 2

@@ -1,0 +1,211 @@
+"""Rules of users: new ops, other rules for known ops, rules that TensorRT does not take, rules with mistakes."""
+
+import pytest
+import torch
+from torch import nn
+
+import engine
+from engine.errors import CoverageError, RuleError
+from tests.comparison import assert_agrees
+from tests.operators import halves, swirl
+from tests.summaries import partition_text, portable
+
+SWIRL = """
+convert swirl "sin(x) * x."
+  match engine_tests.swirl(x: f32[..])
+  emit  trt.elementwise(trt.unary(x, op=SIN), x, op=PROD)
+  test  x: f32[2, 3]
+"""
+
+
+class Swirl(nn.Module):
+    def forward(self, x):
+        return swirl(x.relu()) + 1
+
+
+@pytest.fixture
+def rules(tmp_path):
+    def write(text, name="my.rules"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_rule_for_a_custom_op(rules):
+    path, model, x = rules(SWIRL), Swirl().eval(), torch.randn(2, 3)
+    assert engine.coverage(model, [x], min_block_size=1).coverage < 1.0
+    for given in ([path], [str(path)], [path.parent], [engine.RuleSet.load(path)], engine.RuleSet.load(path)):
+        report = engine.coverage(model, [x], rules=given)
+        assert report.coverage == 1.0
+    compiled = engine.compile(model, [x], rules=[path], require_full_compilation=True)
+    assert compiled.report.rules_used["my.swirl"] == 1
+    assert compiled.report.overridden == ()
+    assert_agrees(compiled, model, x)
+
+
+def test_a_lowering_for_a_custom_op_with_two_outputs(rules):
+    path = rules("""
+lower halves "The left half scaled, the right half shifted."
+  match engine_tests.halves(x: floating[_, 8], s)
+  emit  (aten.mul.Tensor(aten.slice.Tensor(x, 1, 0, 4, 1), s), aten.sub.Tensor(aten.slice.Tensor(x, 1, 4, 8, 1), s))
+  test  x: f32[2, 8], s = 2.0
+""")
+
+    class Model(nn.Module):
+        def forward(self, x):
+            left, right = halves(x, 3.0)
+            return left + 1, right
+
+    model = Model().eval()
+    x = engine.Input(min_shape=(1, 8), opt_shape=(2, 8), max_shape=(4, 8))
+    compiled = engine.compile(model, [x], rules=[path])
+    assert compiled.report.coverage == 1.0
+    assert compiled.report.rules_used["my.halves"] == 1
+    assert_agrees(compiled, model, torch.randn(3, 8))
+
+
+def test_a_rule_of_the_user_is_tried_before_a_built_in_one(rules):
+    path = rules("""
+convert relu "By a maximum with zero, to see the difference."
+  match aten.relu(x: f32[..])
+  emit  trt.elementwise(x, full(0.0, x), op=MAX)
+  test  x: f32[2, 3]
+""")
+    model, x = nn.ReLU(), torch.randn(2, 3)
+    compiled = engine.compile(model, [x], rules=[path])
+    assert compiled.report.rules_used == {"my.relu": 1}
+    assert compiled.report.overridden == (("my.relu", "activation.relu"),)
+    assert "my.relu overrides activation.relu" in str(compiled.report)
+    assert_agrees(compiled, model, x)
+    # Integers do not match the user's rule: the built-in one is still there.
+    other = engine.compile(model, [torch.tensor([-1, 2])], rules=[path])
+    assert other.report.rules_used == {"activation.relu": 1}
+    assert other.report.overridden == ()
+
+
+# ------------------------------------------------------------------------------------ refusals
+
+MIXED = """
+convert relu "Mixes float32 with integers, which a strongly typed network does not take."
+  match aten.relu(x: f32[..])
+  emit  trt.elementwise(x, filled(0, ones(rank(x)), i64), op=MAX)
+"""
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.linear(self.linear(x).relu()).sigmoid()
+
+
+def test_a_refused_tile_gives_way_to_the_next_rule(rules, snapshot):
+    path, model, x = rules(MIXED), Net().eval(), torch.randn(2, 8)
+    compiled = engine.compile(model, [x], rules=[path], min_block_size=1)
+    report = compiled.report
+    assert report.coverage == 1.0
+    assert report.fallbacks == []
+    assert [(r.node, r.op) for r in report.refusals] == [("relu", "aten.relu.default")]
+    assert "my.relu (" in report.refusals[0].reason
+    assert "TensorRT refused it: " in report.refusals[0].reason
+    assert "my.relu" not in report.rules_used
+    assert report.rules_used["activation.relu"] == 1
+    assert "my.relu" in str(report)
+    assert_agrees(compiled, model, x)
+    assert partition_text(report) == snapshot
+
+
+REFUSED_SWIRL = """
+convert swirl "Mixes float32 with integers."
+  match engine_tests.swirl(x: f32[..])
+  emit  trt.elementwise(x, filled(0, ones(rank(x)), i64), op=PROD)
+"""
+
+
+def test_a_refused_tile_without_another_rule_runs_in_pytorch(rules, snapshot):
+    path, model, x = rules(REFUSED_SWIRL), Swirl().eval(), torch.randn(2, 3)
+    compiled = engine.compile(model, [x], rules=[path], min_block_size=1)
+    report = compiled.report
+    assert [segment.backend for segment in report.segments] == ["tensorrt", "torch", "tensorrt"]
+    assert "my.swirl" in report.fallbacks[0].reason
+    assert "TensorRT refused it" in report.fallbacks[0].reason
+    assert_agrees(compiled, model, x)
+    assert partition_text(report) == snapshot
+    with pytest.raises(CoverageError, match=r"my\.swirl .*TensorRT refused it"):
+        engine.compile(model, [x], rules=[path], require_full_compilation=True)
+
+
+def test_a_wrong_shape_is_found_when_the_layer_is_added(rules):
+    path = rules("""
+convert swirl "Sums where nothing is to be summed."
+  match engine_tests.swirl(x: f32[..])
+  emit  trt.reduce(x, op=SUM, axes=[0], keep_dims=true)
+""")
+    model, x = Swirl().eval(), torch.randn(2, 3)
+    compiled = engine.compile(model, [x], rules=[path], min_block_size=1)
+    assert_agrees(compiled, model, x)
+    assert [fallback.node for fallback in compiled.report.fallbacks] == ["swirl"]
+
+
+def test_a_build_that_tensorrt_refuses_demotes_and_quotes_it():
+    """Arithmetic of INT8 passes as layers are added and fails when the engine is built."""
+
+    class Bytes(nn.Module):
+        def forward(self, x, y):
+            return (x + x) * 2, y.relu() + 1
+
+    model = Bytes().eval()
+    x, y = torch.ones(2, 3, dtype=torch.int8), torch.randn(2, 3)
+    compiled = engine.compile(model, [x, y], min_block_size=1)
+    assert_agrees(compiled, model, x, y)
+    for refusal in compiled.report.refusals:
+        assert "TensorRT could not build the engine" not in refusal.reason
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+BROKEN = """
+convert one
+  match aten.reluu(x)
+  emit  trt.activation(x, type=RELU)
+
+convert two
+  match aten.relu(x)
+  emit  trt.activation(x, type=RELUU)
+
+convert three
+  match aten.sigmoid(x)
+  emit  aten.relu(x)
+
+convert four
+  match aten.tanh(x)
+  emit  trt.activation(y, type=TANH)
+
+lower five
+  match aten.silu(x)
+  emit  aten.mul.Tensor(x, aten.sigmoid(x, 3))
+"""
+
+
+def test_every_mistake_of_a_file_is_reported_at_once(rules, snapshot):
+    path = rules(BROKEN)
+    with pytest.raises(RuleError) as caught:
+        engine.compile(Net(), [torch.randn(2, 8)], rules=[path])
+    text = portable(str(caught.value).replace(str(path.parent), ""))
+    assert {diagnostic.span.line for diagnostic in caught.value.diagnostics} >= {3, 8, 12, 16, 20}
+    assert text == snapshot
+
+
+def test_a_file_that_does_not_parse(rules):
+    path = rules("convert one\n  match aten.relu(x\n  emit x\n")
+    with pytest.raises(RuleError, match=r"my\.rules:\d"):
+        engine.coverage(Net(), [torch.randn(2, 8)], rules=[path])
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.rules"):
+        engine.coverage(Net(), [torch.randn(2, 8)], rules=["nowhere.rules"])
