@@ -173,7 +173,9 @@ class Compilation:
                 self.matcher, self.context, excluded=excluded, refusals=self.refusals, dtype_advice=advice
             )
         with self.report.timings.phase("partition"):
-            self.partition = partition(self.mirror, self.tiling, min_block_size=self.settings.min_block_size)
+            # Where nothing may stay in PyTorch, what is reported is what has no rule, not what that leaves small.
+            least = 1 if self.settings.require_full_compilation else self.settings.min_block_size
+            self.partition = partition(self.mirror, self.tiling, min_block_size=least)
             self._write_report()
         if self.settings.require_full_compilation and self.report.fallbacks:
             raise CoverageError(_not_covered(self.report))
@@ -311,6 +313,7 @@ class Compilation:
                 )
             scalars = {name: network.scalars for name, (network, _) in built.items()}
             module = assemble(self.mirror, self.partition, modules, scalars)
+            self.mirror.release_constants()
             self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
             self.report.tensorrt = describe_tensorrt() if built else ""
         return CompiledModule(module, self.captured, self.report, self.mirror)
@@ -331,9 +334,11 @@ def _tensorrt_says(error: Exception) -> str:
 
 
 def _not_covered(report: Report) -> str:
-    lines = [f"require_full_compilation: {len(report.fallbacks)} node(s) of {report.model} cannot be in an engine"]
+    count = len(report.fallbacks)
+    nodes = f"{count} of {report.nodes} nodes" if report.nodes > 1 else "the only node"
+    lines = [f"require_full_compilation: {nodes} of {report.model} cannot be in an engine"]
     for fallback in report.fallbacks:
         where = f", from {fallback.source}" if fallback.source else ""
         lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
-    lines.append('write a rule for it (rules=["my.rules"]), or drop require_full_compilation to run it in PyTorch')
+    lines.append('write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch')
     return "\n".join(lines)

@@ -107,7 +107,7 @@ def _resnet50(small: bool, batch: int) -> Built:
         model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=8)
     else:
         model = ResNet(Bottleneck, [3, 4, 6, 3])
-    return _calibrated(Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}}))
+    return Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}})
 
 
 def _mobilenet_v3_large(small: bool, batch: int) -> Built:

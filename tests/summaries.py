@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def portable(text: str) -> str:
-    """Without this machine's folders, and without line numbers of libraries, rules and tests."""
+    """Without this machine's folders, and without line numbers of Python files and built-in rules."""
     text = text.replace(f"{ROOT}/", "")
     text = re.sub(r"[^\s'\"(]*/site-packages/", "", text)
-    return re.sub(r"\.(py|rules):\d+(:\d+)?", r".\1:_", text)
+    return re.sub(r"(\.py|\brules/[\w/]+\.rules):\d+(:\d+)?", r"\1:_", text)
 
 
 def plain_symbols(text: str) -> str:

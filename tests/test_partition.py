@@ -43,21 +43,6 @@ def test_an_op_without_rule_splits_the_graph(snapshot):
     assert partition_text(report) == snapshot
 
 
-def test_the_nearest_rule_is_named(snapshot):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.nn.functional.elu(x, alpha=1.0, inplace=False) + torch.celu(x, alpha=0.5)
-
-    # ELU of integers is nothing that PyTorch knows; a scale of ELU is nothing that the rule knows.
-    class Scaled(nn.Module):
-        def forward(self, x):
-            return torch.ops.aten.elu(x, 1.0, 1.5, 1.0) + x
-
-    model, x = Scaled().eval(), torch.randn(2, 3)
-    report = engine.coverage(model, [x], torch_executed_ops=["aten.add"])
-    assert partition_text(report) == snapshot
-
-
 @pytest.mark.parametrize("name", ["torch.ops.aten.relu", "aten.relu", "aten.relu.default", torch.ops.aten.relu, "relu"])
 def test_torch_executed_ops(name):
     model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(3, 8)

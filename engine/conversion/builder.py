@@ -75,6 +75,9 @@ def builder_config(builder: Any, settings: Any) -> Any:
         if config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) != settings.workspace_size:
             raise _unable("workspace_size", settings.workspace_size)
     if settings.disable_tf32:
+        if capabilities().rtx:
+            # Observed with 1.6.1 on compute capability 9.0: float32 products are those of TF32 all the same.
+            raise _unable("disable_tf32", True, "TensorRT-RTX ignores the flag")
         config.clear_flag(trt.BuilderFlag.TF32)
     else:
         config.set_flag(trt.BuilderFlag.TF32)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -35,7 +36,8 @@ def infer(
     positional = [map_values(item, faked) for item in positional]
     keywords = {name: map_values(item, faked) for name, item in keywords.items()}
     try:
-        with _nothing_assumed(shape_env), mode, torch.no_grad():
+        # Composite ops written in C++ ask symbolic sizes for their values; PyTorch's Python versions do not.
+        with _nothing_assumed(shape_env), enable_python_dispatcher(), mode, torch.no_grad():
             return op(*positional, **keywords)
     except Exception as error:
         raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error

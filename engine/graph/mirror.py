@@ -227,6 +227,11 @@ class Mirror:
         """
         return self._constants.evaluate(value)
 
+    def release_constants(self) -> None:
+        """Let go of the weights.  Structure, dtypes and shapes can still be looked at; nothing can be evaluated."""
+        self.constants.clear()
+        self._constants = Constants(self)
+
     # ------------------------------------------------------------ edits
 
     def insert(

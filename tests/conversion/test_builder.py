@@ -26,12 +26,17 @@ def config(**settings: Any) -> Any:
 
 def test_settings_arrive() -> None:
     trt = load()
-    made = config(optimization_level=2, workspace_size=1 << 20, disable_tf32=True)
+    made = config(optimization_level=2, workspace_size=1 << 20)
     assert made.builder_optimization_level == 2
     assert made.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 20
-    assert not made.get_flag(trt.BuilderFlag.TF32)
     assert config().get_flag(trt.BuilderFlag.TF32)
     assert config().profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+
+
+@rtx_only
+def test_tf32_cannot_be_disabled_on_rtx() -> None:
+    with pytest.raises(SettingsError, match="disable_tf32=True cannot be honoured"):
+        config(disable_tf32=True)
 
 
 @rtx_only
