@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from engine.report import Report
+from engine.report import Fallback, Report
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
+
+# Columns where the output is no terminal: wide enough to keep rows on a line for grep.
+_PIPE_WIDTH = 200
+# Nodes listed under one reason; the JSON form of the report has all.
+_MOST_NODES = 25
+
+_PHASES = {
+    "rules": "read the rules",
+    "export": "torch.export",
+    "mirror": "index the graph",
+    "rewrite": "simplify and lower",
+    "fold": "compute constants",
+    "tile": "choose convert rules",
+    "partition": "cut into segments",
+    "emit": "write TensorRT networks",
+    "build": "TensorRT builds engines",
+    "load": "TensorRT loads them once",
+    "assemble": "put the module together",
+}
+
+
+def _console(file: TextIO, width: int | None = None, color: bool | None = None) -> Console:
+    # Reasons and rule ids hold brackets and colons, which are no markup.
+    if width is None and "COLUMNS" not in os.environ and not file.isatty():
+        width = _PIPE_WIDTH
+    return Console(
+        file=file,
+        width=width,
+        no_color=color is False,
+        force_terminal=color or None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 def render_report(report: Report, file: TextIO, *, width: int | None = None, color: bool | None = None) -> None:
@@ -22,76 +59,119 @@ def render_report(report: Report, file: TextIO, *, width: int | None = None, col
         width: columns, the terminal's width if None.
         color: force colours on or off; None looks at the terminal.
     """
-    console = Console(file=file, width=width, no_color=color is False, force_terminal=color or None, highlight=False)
+    console = _console(file, width, color)
+    inside = round(report.coverage * report.nodes)
+    engines = sum(segment.backend == "tensorrt" for segment in report.segments)
     console.print(
-        f"[bold]{report.model}[/]: coverage {report.coverage:.1%} of {report.nodes} nodes, "
-        f"{sum(s.backend == 'tensorrt' for s in report.segments)} engine(s)"
-        + (f", {_size(report.engine_bytes)}" if report.engine_bytes else "")
-        + (f", {report.tensorrt}" if report.tensorrt else "")
+        Text.assemble(
+            (report.model, "bold"),
+            f": coverage {report.coverage:.1%}, {inside} of {report.nodes} nodes in {engines} engine(s)",
+        ),
+        soft_wrap=True,
     )
-    if report.compute_capabilities:
-        console.print(f"serves compute capabilities {', '.join(report.compute_capabilities)}")
-    console.print(_segments(report))
-    if report.fallbacks:
-        console.print(_fallbacks(report))
-    if report.timings.phases:
-        console.print(_timings(report))
+    if report.engine_bytes:
+        serves = f" for compute capabilities {', '.join(report.compute_capabilities)}"
+        console.print(
+            f"{_size(report.engine_bytes)} built by {report.tensorrt}{serves if report.compute_capabilities else ''}",
+            soft_wrap=True,
+        )
     for winner, loser in report.overridden:
-        console.print(f"{winner} overrides {loser}")
+        console.print(f"{winner} overrides {loser}", soft_wrap=True)
+    if report.segments:
+        console.print()
+        console.print(_segments(report))
+    if report.fallbacks:
+        _print_reasons(console, "in PyTorch, and why", report.fallbacks)
+    outside = {(fallback.node, fallback.reason) for fallback in report.fallbacks}
+    refused = [refusal for refusal in report.refusals if (refusal.node, refusal.reason) not in outside]
+    if refused:
+        _print_reasons(console, "rules that gave way to others", refused)
+    if report.rules_used:
+        console.print()
+        console.print(Text("rules used, and how often", style="bold"))
+        console.print(", ".join(f"{rule} {count}" for rule, count in report.rules_used.items()))
+    if report.timings.phases:
+        console.print()
+        console.print(_timings(report))
 
 
 def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
-def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+def _table(title: str, *columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
+    """A table; columns in ``whole`` never break, the others fold where the terminal is narrow."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify = "right" if column in right else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)  # type: ignore[arg-type]
+    return table
+
+
+def _fix_widths(table: Table) -> Table:
+    """Keep columns that must not break at the width of their longest cell, however narrow the terminal is."""
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(len(str(cell)) for cell in [column.header, *column.cells])
     return table
 
 
 def _segments(report: Report) -> Table:
-    table = _table("segments", "name", "runs in", "nodes", "tiles", "layers", "size", "inputs", "outputs",
-                   right=("nodes", "tiles", "layers", "size"))  # fmt: skip
+    whole = ("name", "runs in", "nodes", "layers", "size")
+    table = _table("segments, in order", *whole, "inputs", "outputs", right=("nodes", "layers", "size"), whole=whole)
     for segment in report.segments:
         table.add_row(
             segment.name,
-            segment.backend,
+            "TensorRT" if segment.backend == "tensorrt" else "PyTorch",
             str(segment.nodes),
-            str(segment.tiles),
             str(segment.layers or "-"),
             _size(segment.engine_bytes) if segment.engine_bytes else "-",
             _names(segment.inputs),
             _names(segment.outputs),
         )
-    return table
+    return _fix_widths(table)
 
 
 def _names(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 4 else ", ".join(names[:3]) + f", ... ({len(names)})"
 
 
-def _fallbacks(report: Report) -> Table:
-    table = _table("in PyTorch, and why", "node", "op", "reason", "model source")
-    for fallback in report.fallbacks:
-        table.add_row(fallback.node, fallback.op, fallback.reason, fallback.source)
-    return table
+def _print_reasons(console: Console, title: str, fallbacks: Iterable[Fallback]) -> None:
+    """Print nodes under the reason that they share; whole lines, however narrow the terminal is."""
+    groups: dict[str, list[Fallback]] = defaultdict(list)
+    for fallback in fallbacks:
+        groups[fallback.reason].append(fallback)
+    console.print()
+    console.print(Text(title, style="bold"))
+    for reason, members in groups.items():
+        for index, line in enumerate(reason.splitlines()):
+            console.print(("  " if index == 0 else "    ") + line, soft_wrap=True)
+        for fallback in members[:_MOST_NODES]:
+            source = f"  at {_relative(fallback.source)}" if fallback.source else ""
+            console.print(f"      {fallback.node}  {fallback.op}{source}", soft_wrap=True)
+        if len(members) > _MOST_NODES:
+            console.print(f"      ... and {len(members) - _MOST_NODES} more nodes", soft_wrap=True)
+
+
+def _relative(source: str) -> str:
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else source
 
 
 def _timings(report: Report) -> Table:
-    table = _table("time", "phase", "seconds", "", right=("seconds",))
+    whole = ("phase", "seconds", "what")
+    table = _table("time", *whole, "", right=("seconds",), whole=whole)
     total = report.timings.total or 1.0
     for name, seconds in report.timings.phases.items():
-        table.add_row(name, f"{seconds:.3f}", "#" * round(40 * seconds / total))
-    table.add_row("ours", f"{report.timings.own:.3f}", "(without export, build and load)")
-    table.add_row("total", f"{report.timings.total:.3f}", "")
-    return table
+        table.add_row(name, f"{seconds:.3f}", _PHASES.get(name, ""), "#" * round(20 * seconds / total))
+    table.add_row("ours", f"{report.timings.own:.3f}", "without export, build, load", "")
+    table.add_row("total", f"{report.timings.total:.3f}", "", "")
+    return _fix_widths(table)
 
 
 def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | None) -> None:
     """Print the rules of a set, in order of precedence within an op, inactive ones with their reason."""
-    table = _table("", "rule", "kind", "op", "where", "says")
+    table = _table("", "rule", "kind", "op", "where", "says", whole=("rule", "kind"))
     rows = [(rule, "") for rule in ruleset.rules] + [(rule, reason) for rule, reason in ruleset.inactive]
     for rule, reason in sorted(rows, key=lambda row: (row[0].kind, row[0].roots[0].op, row[0].rank, row[0].id)):
         roots = ", ".join(dict.fromkeys(root.op for root in rule.roots))
@@ -99,7 +179,7 @@ def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | 
             continue
         where = f"{Path(rule.span.file).name}:{rule.span.line}"
         table.add_row(rule.id, rule.kind, roots, where, f"inactive: {reason}" if reason else rule.doc)
-    Console(file=file, highlight=False).print(table)
+    _console(file).print(_fix_widths(table))
 
 
 def render_rule_stats(ruleset: RuleSet, file: TextIO) -> None:
@@ -117,10 +197,10 @@ def render_rule_stats(ruleset: RuleSet, file: TextIO) -> None:
         counts["lines"] += rule.span.end_line - rule.span.line + 1
         counts["host"] += "host." in rule.text
     columns = ("simplify", "lower", "convert", "members", "lines", "host")
-    table = _table("", "family", *columns, right=columns)
+    table = _table("", "family", *columns, right=columns, whole=("family", *columns))
     total: Counter[str] = Counter()
     for family, counts in sorted(families.items()):
         table.add_row(family, *(str(counts[column]) for column in columns))
         total.update(counts)
     table.add_row("all", *(str(total[column]) for column in columns))
-    Console(file=file, highlight=False).print(table)
+    _console(file).print(_fix_widths(table))

@@ -157,4 +157,5 @@ def nearest(matcher: Matcher, context: Context, node: fx.Node) -> str:
     if not misses:
         return f"no rule converts {op}"
     best = max(misses, key=lambda miss: miss.passed)
-    return f"nearest rule {best.rule.id} ({best.rule.where}): {best}"
+    why = str(best).removeprefix(f"{best.rule.id} at {node.name}: ")
+    return f"nearest rule {best.rule.id} ({best.rule.where}): {why}"
