@@ -49,8 +49,9 @@ def cli() -> None:
 @_JSON
 def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Compile an exported program and write its engines to a folder."""
-    from engine.plans import write_plans
+    from engine.plans import require_free, write_plans
 
+    require_free(output)
     with _progress(f"compiling {model.name}"):
         compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
         assert isinstance(compiled, engine.CompiledModule)  # an exported program knows its shapes
@@ -67,6 +68,7 @@ def coverage(model: Path, rule_files: tuple[Path, ...], as_json: bool, **setting
     """Say what of an exported program would be in an engine, and why the rest would not."""
     with _progress(f"reading {model.name}"):
         report = engine.coverage(_load(model), rules=rule_files, **_given(settings))
+        report.model = model.name
     _print_report(report, as_json)
 
 

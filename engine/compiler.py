@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from engine.assembly import assemble
 from engine.capture import Captured, capture
+from engine.capture.importer import is_importable
 from engine.compiled import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
@@ -51,7 +52,7 @@ def compile(
     Args:
         model: an ``nn.Module``, an ``ExportedProgram``, or a ``GraphModule`` of ATen ops.  It is not changed.
         args, kwargs: example inputs; a tensor, or an :class:`engine.Input` with a range of shapes.  Without them
-            shapes are taken from the first call (an ``ExportedProgram`` knows its own).
+            shapes are taken from the first call (an ``ExportedProgram`` and a graph of ATen ops know their own).
         dynamic_shapes: as ``torch.export.export`` takes them.
         rules: paths of ``.rules`` files or directories, or one :class:`engine.RuleSet`.
         runtime: ``"python"`` runs engines on a GPU, ``"interpreter"`` runs their networks on the CPU, ``"auto"``
@@ -67,7 +68,7 @@ def compile(
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
     options = CompilationSettings.from_kwargs(**settings)
-    if args is None and kwargs is None and not isinstance(model, torch.export.ExportedProgram):
+    if args is None and kwargs is None and _needs_inputs(model):
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
     compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
     compilation.place()
@@ -317,6 +318,11 @@ class Compilation:
             self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
             self.report.tensorrt = describe_tensorrt() if built else ""
         return CompiledModule(module, self.captured, self.report, self.mirror)
+
+
+def _needs_inputs(model: Any) -> bool:
+    """Whether a model says nothing of its inputs: programs and graphs with fake values know theirs."""
+    return isinstance(model, nn.Module) and not (isinstance(model, fx.GraphModule) and is_importable(model))
 
 
 def _model_name(model: Any) -> str:

@@ -14,18 +14,32 @@ from engine.compiled import CompiledModule
 from engine.runtime import TorchTensorRTModule
 
 
+def require_free(folder: str | os.PathLike[str]) -> None:
+    """Check that ``folder`` does not exist, is empty, or was written by :func:`write_plans`.
+
+    Raises:
+        FileExistsError: it holds something else.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{target} is a file: plans are written to a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / "report.json").is_file():
+        raise FileExistsError(f"{target} holds other files (and no report.json): choose a new folder for the plans")
+
+
 def write_plans(compiled: CompiledModule, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every engine of a compiled module, and the report, into a new folder.
 
     The folder holds ``engine_0.plan``, ``engine_0.json``, ... and ``report.json``.  It appears whole or not at
-    all; an older folder of the same name is replaced.
+    all; one that an earlier call wrote is replaced.
 
     Returns:
         The paths of the plans.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or holds something else.
     """
+    require_free(folder)
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

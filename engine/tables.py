@@ -118,7 +118,7 @@ def _fix_widths(table: Table) -> Table:
 
 def _segments(report: Report) -> Table:
     whole = ("name", "runs in", "nodes", "layers", "size")
-    table = _table("segments, in order", *whole, "inputs", "outputs", right=("nodes", "layers", "size"), whole=whole)
+    table = _table("segments, in order", *whole, "inputs -> outputs", right=("nodes", "layers", "size"), whole=whole)
     for segment in report.segments:
         table.add_row(
             segment.name,
@@ -126,8 +126,7 @@ def _segments(report: Report) -> Table:
             str(segment.nodes),
             str(segment.layers or "-"),
             _size(segment.engine_bytes) if segment.engine_bytes else "-",
-            _names(segment.inputs),
-            _names(segment.outputs),
+            f"{_names(segment.inputs)} -> {_names(segment.outputs)}",
         )
     return _fix_widths(table)
 

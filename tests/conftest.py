@@ -40,6 +40,13 @@ class Snapshots(AmberSnapshotExtension):
         folder = Path(test_location.filepath).resolve().parent
         return str(HERE / "snapshots" / folder.relative_to(HERE))
 
+    @classmethod
+    def matches_test_location(cls, *, test_location, snapshot_location):
+        # Files of one name in two folders are two files: updating one must not drop the other's snapshots.
+        return str(Path(snapshot_location).parent) == cls.dirname(
+            test_location=test_location
+        ) and super().matches_test_location(test_location=test_location, snapshot_location=snapshot_location)
+
 
 @pytest.fixture
 def snapshot(snapshot):

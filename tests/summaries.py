@@ -136,6 +136,8 @@ def _layer(layer: Any) -> Iterator[str]:
             continue
         if callable(value) or attribute.startswith("_"):
             continue
+        if type(value).__name__ == "Permutation" and list(value) == list(range(len(list(value)))):
+            continue
         attributes.append(f"{attribute}={_attribute(value)}")
     if attributes:
         yield f"    {', '.join(attributes)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,13 +23,19 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "SOFTSIGN": lambda x, a, b: x / (1 + x.abs()),
     # alpha * log(exp(beta * x) + 1), written so that exp cannot overflow.
     "SOFTPLUS": lambda x, a, b: a * torch.logaddexp(b * x, torch.zeros((), dtype=x.dtype)),
-    "CLIP": lambda x, a, b: torch.clamp(torch.clamp(x, max=b), min=a),
+    # NaN becomes the lower bound, as observed on TensorRT-RTX 1.6.1, compute capability 9.0.
+    "CLIP": lambda x, a, b: torch.clamp(torch.clamp(x, max=b), min=a).masked_fill(x.isnan(), a),
     "HARD_SIGMOID": lambda x, a, b: torch.clamp(a * x + b, 0, 1),
     "SCALED_TANH": lambda x, a, b: a * torch.tanh(b * x),
     "THRESHOLDED_RELU": lambda x, a, b: torch.where(x > a, x, torch.zeros((), dtype=x.dtype)),
     "GELU_ERF": lambda x, a, b: F.gelu(x),
     "GELU_TANH": lambda x, a, b: F.gelu(x, approximate="tanh"),
 }
+
+def _sign(x: Tensor) -> Tensor:
+    # NaN stays NaN, as observed on TensorRT-RTX 1.6.1, compute capability 9.0; PyTorch makes it 0.
+    return torch.where(x.isnan(), x, torch.sign(x)) if x.is_floating_point() else torch.sign(x)
+
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "EXP": torch.exp,
@@ -52,7 +59,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "FLOOR": torch.floor,
     "ERF": torch.erf,
     "NOT": torch.logical_not,
-    "SIGN": torch.sign,
+    "SIGN": _sign,
     "ROUND": torch.round,
     "ISINF": torch.isinf,
     "ISNAN": torch.isnan,
@@ -65,14 +72,28 @@ def _divide(x: Tensor, y: Tensor) -> Tensor:
 
 def _floor_divide(x: Tensor, y: Tensor) -> Tensor:
     # The floor of the quotient; ``torch.div(..., rounding_mode="floor")`` corrects by the remainder.
-    return torch.floor(x / y) if x.is_floating_point() else torch.div(x, y, rounding_mode="floor")
+    if not x.is_floating_point():
+        return torch.div(x, y, rounding_mode="floor")
+    # The quotient of half-width floats is rounded after the floor only: observed in bfloat16 on
+    # TensorRT-RTX 1.6.1, compute capability 9.0.
+    return torch.floor(x.float() / y.float()).to(x.dtype)
+
+
+# Of a NaN and a number, the first operand wins: observed on TensorRT-RTX 1.6.1, compute capability 9.0.
+# The documentation leaves it open; PyTorch gives NaN.
+def _maximum(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y > x, y, x)
+
+
+def _minimum(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y < x, y, x)
 
 
 _ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "SUM": torch.add,
     "PROD": torch.mul,
-    "MAX": torch.maximum,
-    "MIN": torch.minimum,
+    "MAX": _maximum,
+    "MIN": _minimum,
     "SUB": torch.sub,
     "DIV": _divide,
     "POW": torch.pow,
@@ -139,7 +160,11 @@ def select(step: Step, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def cast(step: Step, x: Tensor) -> Tensor:
-    """Convert as CUDA does: to integers towards zero, saturating, NaN to zero; to bool, is it not zero."""
+    """Convert as CUDA does: to integers towards zero, saturating; to bool, is it not zero.
+
+    NaN becomes 0, but the lowest value as an int64: observed on TensorRT-RTX 1.6.1, compute capability 9.0,
+    and what the CUDA conversions document.
+    """
     dtype = output_dtype(step)
     if x.dtype in NARROW_FLOATS:
         x = x.float()
@@ -147,7 +172,8 @@ def cast(step: Step, x: Tensor) -> Tensor:
         return x != 0
     if x.is_floating_point() and not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
-        whole = torch.nan_to_num(x.double(), nan=0.0).trunc()
+        nan = float(limits.min) if dtype == torch.int64 else 0.0
+        whole = torch.nan_to_num(x.double(), nan=nan, posinf=math.inf, neginf=-math.inf).trunc()
         # The largest int64 is not a double, so it is reached by comparison and not by conversion.
         above = whole >= float(limits.max)
         inside = torch.where(above, 0.0, whole.clamp(min=limits.min)).to(dtype)

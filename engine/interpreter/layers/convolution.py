@@ -20,13 +20,15 @@ def window_padding(step: Step, sizes: Sequence[int], window: Sequence[int], stri
     """Pre and post padding of a convolution or pooling under the step's ``PaddingMode``.
 
     The post padding is what makes a plain sliding window give the output size of the formulas documented
-    at ``PaddingMode``; it is more than the declared one where EXPLICIT_ROUND_UP adds a last window.
+    at ``PaddingMode``; it is more than the declared one where EXPLICIT_ROUND_UP adds a last window.  The
+    formulas of SAME give less than nothing where the stride is wider than the window; TensorRT then does not
+    pad: observed for convolutions on TensorRT-RTX 1.6.1, compute capability 9.0.
     """
     mode = step["padding_mode"]
     pre, post = list(step["pre_padding"]), list(step["post_padding"])
     for axis, (size, width, pace) in enumerate(zip(sizes, window, stride, strict=True)):
         if mode.startswith("SAME"):
-            total = (size - 1) // pace * pace + width - size
+            total = max((size - 1) // pace * pace + width - size, 0)
             less = total // 2
             pre[axis] = less if mode == "SAME_UPPER" else total - less
             post[axis] = total - pre[axis]

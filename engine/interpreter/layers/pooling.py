@@ -20,9 +20,9 @@ _AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 def pooling(step: Step, x: Tensor) -> Tensor:
     """Slide a window over the last dimensions.
 
-    An average divides by the window's overlap with the unpadded input, or, where padding counts, with
-    the padded input: what EXPLICIT_ROUND_UP reaches beyond the padding never counts
-    (``IPoolingLayer::setAverageCountExcludesPadding``).
+    An average divides by the window's overlap with the unpadded input, or, where padding counts, by the
+    whole window (``IPoolingLayer::setAverageCountExcludesPadding``).  The latter includes what
+    EXPLICIT_ROUND_UP reaches beyond the padding: observed on TensorRT-RTX 1.6.1, compute capability 9.0.
     """
     kind = step["type"]
     dtype = x.dtype
@@ -52,22 +52,22 @@ def _average(step: Step, x: Tensor) -> Tensor:
     pre, post = window_padding(step, sizes, window, stride)
     excludes = step["average_count_excludes_padding"]
     pool = _AVERAGE[len(window)]
-    even = pre == post == list(step["post_padding"])
-    if even and all(0 <= 2 * p <= w for p, w in zip(pre, window, strict=True)):
+    if pre == post and all(0 <= 2 * p <= w for p, w in zip(pre, window, strict=True)):
         return pool(x, window, stride, pre, count_include_pad=not excludes)  # type: ignore[no-any-return, operator]
-    declared = post if step["padding_mode"].startswith("SAME") else list(step["post_padding"])
-    total = pool(pad_spatial(x, pre, post), window, stride) * math.prod(window)  # type: ignore[operator]
-    for axis in range(len(window)):
-        start, end = (0, sizes[axis]) if excludes else (-pre[axis], sizes[axis] + declared[axis])
-        count = _overlaps(window[axis], stride[axis], -pre[axis], total.shape[axis - len(window)], start, end)
+    whole = pool(pad_spatial(x, pre, post), window, stride)  # type: ignore[operator]
+    if not excludes:
+        return whole  # type: ignore[no-any-return]
+    total = whole * math.prod(window)
+    for axis, (width, pace, size) in enumerate(zip(window, stride, sizes, strict=True)):
+        count = _overlaps(width, pace, -pre[axis], total.shape[axis - len(window)], size)
         total = total / count.reshape([-1] + [1] * (len(window) - axis - 1))
     return total  # type: ignore[no-any-return]
 
 
-def _overlaps(width: int, stride: int, first: int, count: int, start: int, end: int) -> Tensor:
-    """How many positions of each of ``count`` windows lie in [start, end)."""
+def _overlaps(width: int, stride: int, first: int, count: int, size: int) -> Tensor:
+    """How many positions of each of ``count`` windows lie in [0, size)."""
     begins = torch.arange(count) * stride + first
-    return (torch.clamp(begins + width, max=end) - torch.clamp(begins, min=start)).clamp(min=1).float()
+    return (torch.clamp(begins + width, max=size) - torch.clamp(begins, min=0)).clamp(min=1).float()
 
 
 EVALUATORS: dict[str, Evaluator] = {"POOLING": pooling}

@@ -51,8 +51,13 @@ def _to_fp4(x: Tensor) -> Tensor:
 
 
 def quantize(step: Step, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """clamp(round(x / scale) + zero)."""
-    scaled = x.float() / spread(step, scale, x)
+    """clamp(round(x / scale) + zero).
+
+    TensorRT multiplies by the reciprocal of the scale, in the data type of ``x``: both the reciprocal and the
+    product are rounded to it.  Observed in float16 and bfloat16 on TensorRT-RTX 1.6.1, compute capability 9.0.
+    """
+    factor = spread(step, scale, x).reciprocal().to(x.dtype)
+    scaled = (x * factor).float()
     if zero is not None:
         scaled = scaled.round() + spread(step, zero, x)
     return to_quantized(scaled, step.output_types[0])
