@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from engine import tensorrt
 from engine.assembly import assemble
 from engine.capture import Captured, capture
 from engine.capture.importer import is_importable
@@ -68,6 +69,7 @@ def compile(
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
     options = CompilationSettings.from_kwargs(**settings)
+    tensorrt.load()  # before minutes of work, not after
     if args is None and kwargs is None and _needs_inputs(model):
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
     compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)

@@ -1,4 +1,4 @@
-"""The names that rules give to dtypes, and the classes of dtypes."""
+"""Dtypes: the names that rules give them, their classes, and the TensorRT data types they are."""
 
 from __future__ import annotations
 
@@ -29,4 +29,18 @@ CLASSES: dict[str, tuple[torch.dtype, ...]] = {
     "integral": INTEGRAL,
     "complex": COMPLEX,
     "tensor": tuple(DTYPES.values()),
+}
+
+# TensorRT data types, by name, that PyTorch has tensors for; the packed 4-bit types have none.
+DATA_TYPES: dict[str, torch.dtype] = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT64": torch.int64,
+    "INT32": torch.int32,
+    "INT8": torch.int8,
+    "UINT8": torch.uint8,
+    "BOOL": torch.bool,
+    "FP8": torch.float8_e4m3fn,
+    "E8M0": torch.float8_e8m0fnu,
 }

@@ -6,22 +6,11 @@ from typing import Any
 
 import torch
 
+from engine.dtypes import DATA_TYPES
 from engine.errors import ConversionError
 from engine.tensorrt import load
 
-_NAMES: dict[torch.dtype, str] = {
-    torch.float32: "FLOAT",
-    torch.float16: "HALF",
-    torch.bfloat16: "BF16",
-    torch.int64: "INT64",
-    torch.int32: "INT32",
-    torch.int8: "INT8",
-    torch.uint8: "UINT8",
-    torch.bool: "BOOL",
-    torch.float8_e4m3fn: "FP8",
-    torch.float8_e8m0fnu: "E8M0",
-}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_NAMES = {dtype: name for name, dtype in DATA_TYPES.items()}
 
 
 def tensorrt_dtype(dtype: torch.dtype) -> Any:
@@ -46,7 +35,7 @@ def representable(dtype: torch.dtype) -> bool:
 
 def torch_dtype(data_type: Any) -> torch.dtype | None:
     """The torch dtype of a ``trt.DataType``, None for packed 4-bit types."""
-    return _DTYPES.get(data_type.name)
+    return DATA_TYPES.get(data_type.name)
 
 
 __all__ = ["representable", "tensorrt_dtype", "torch_dtype"]

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from engine.dtypes import DATA_TYPES
+
 # INT4 and FP4 have no element of their own on the CPU.  They are held unpacked, one value per
 # element, in the narrowest dtype that represents every one of their values exactly.
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "BF16": torch.bfloat16,
-    "INT8": torch.int8,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "BOOL": torch.bool,
-    "UINT8": torch.uint8,
-    "FP8": torch.float8_e4m3fn,
-    "INT4": torch.int8,
-    "FP4": torch.float8_e4m3fn,
-    "E8M0": torch.float8_e8m0fnu,
-}
+TORCH_DTYPES: dict[str, torch.dtype] = {**DATA_TYPES, "INT4": torch.int8, "FP4": torch.float8_e4m3fn}
 
 PACKED = frozenset({"INT4", "FP4"})
 

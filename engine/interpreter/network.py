@@ -135,6 +135,18 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "UNSQUEEZE": ("IUnsqueezeLayer", ()),
 }
 
+# Attributes that an input replaces: layer type -> attribute -> input.  TensorRT warns when such an attribute
+# is read while its input is set.
+_REPLACED: dict[str, dict[str, int]] = {
+    "CONVOLUTION": {"kernel": 1, "bias": 2},
+    "DECONVOLUTION": {"kernel": 1, "bias": 2},
+    "FILL": {"shape": 0, "alpha": 1, "beta": 2},
+    "RESIZE": {"shape": 1, "scales": 1},
+    "SHUFFLE": {"reshape_dims": 1},
+    "SLICE": {"start": 1, "shape": 2, "stride": 3, "axes": 5},
+    "TOPK": {"k": 1},
+}
+
 # Boundary layers know the loop or conditional they belong to through this property.
 _OWNERS = {
     "TRIP_LIMIT": "loop",
@@ -250,10 +262,20 @@ class _Reader:
             )
         class_name, names = _LAYERS[kind]
         layer.__class__ = getattr(self._trt, class_name)
-        attributes = {name: self._attribute(layer, name) for name in names if hasattr(type(layer), name)}
-        if kind == "FILL" and getattr(layer, "is_alpha_beta_int64", bool)():
-            attributes["alpha"], attributes["beta"] = int(layer.alpha), int(layer.beta)
         inputs = tuple(self._input(layer, index) for index in range(layer.num_inputs))
+        replaced = {
+            name
+            for name, index in _REPLACED.get(kind, {}).items()
+            if index < len(inputs) and inputs[index] is not None
+        }
+        attributes = {
+            name: None if name in replaced else self._attribute(layer, name)
+            for name in names
+            if hasattr(type(layer), name)
+        }
+        if kind == "FILL" and getattr(layer, "is_alpha_beta_int64", bool)():
+            for name in {"alpha", "beta"} - replaced:
+                attributes[name] = int(getattr(layer, name))
         return self._finish(layer, kind, inputs, attributes, layer.metadata)
 
     def _attention(self, boundary: Any) -> Step:
@@ -268,6 +290,10 @@ class _Reader:
             for name in _ATTENTION
             if hasattr(type(attention), name)
         }
+        if self._trt.__name__ == "tensorrt_rtx":
+            # TensorRT-RTX accepts NONE and applies the softmax nevertheless: observed on TensorRT-RTX 1.6.1,
+            # compute capability 9.0.
+            attributes["norm_op"] = "SOFTMAX"
         if len(inputs) > 4 and inputs[4] is not None:
             attributes["normalization_quantize_to_type"] = attention.normalization_quantize_to_type.name
         return self._finish(boundary, "ATTENTION", inputs, attributes, attention.metadata, attention.name)

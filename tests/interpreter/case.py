@@ -74,8 +74,9 @@ class LayerCase:
 
     ``build`` takes the :class:`Net` and its input tensors and returns the output tensors.  ``dynamic`` gives
     the dynamic axes of inputs.  ``reference`` computes the outputs from the input tensors without the
-    interpreter, None where the interpreter's answer is only compared with TensorRT's.  ``exact`` false
-    allows ``rtol``/``atol`` in integer outputs too.  ``capability`` is the compute capability it needs.
+    interpreter, None where the interpreter's answer is only compared with TensorRT's.  ``tolerance``
+    is relative and absolute, by data type unless given.  ``capability`` is the compute capability it needs.
+    ``shape_inputs`` gives the smallest and the largest values of inputs that determine shapes.
     """
 
     name: str
@@ -85,6 +86,7 @@ class LayerCase:
     dynamic: dict[str, tuple[int, ...]] | None = None
     tolerance: tuple[float, float] | None = None
     capability: int = 8
+    shape_inputs: dict[str, tuple[Sequence[int], Sequence[int]]] = field(default_factory=dict)
     keep: list[Net] = field(default_factory=list, compare=False, repr=False)
 
     def network(self) -> Net:
@@ -127,7 +129,7 @@ _LOGGER: list[Any] = []
 
 
 def logger() -> Any:
-    """A logger that keeps the errors of the last network in ``messages``."""
+    """A logger that keeps the errors of the last network in ``messages``, and warnings in ``warnings``."""
     if not _LOGGER:
         trt = load()
 
@@ -135,11 +137,14 @@ def logger() -> Any:
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
                 self.messages: list[str] = []
+                self.warnings: list[str] = []
 
             def log(self, severity: Any, message: str) -> None:
                 # Every start on a machine without a driver logs this; it says nothing about a network.
                 if severity <= trt.ILogger.Severity.ERROR and "Cuda Runtime" not in message:
                     self.messages.append(message)
+                elif severity == trt.ILogger.Severity.WARNING:
+                    self.warnings.append(message)
 
         _LOGGER.append(Recorder())
     return _LOGGER[0]
@@ -155,6 +160,18 @@ def rand(
     if not dtype.is_floating_point:
         return torch.randint(int(low), int(high), shape, generator=generator).to(dtype)
     return (torch.rand(shape, generator=generator) * (high - low) + low).to(dtype)
+
+
+def grid(
+    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, low: float = -2, high: float = 2, step: float = 0.25
+) -> Tensor:
+    """Repeatable multiples of ``step`` in [low, high).
+
+    A product of two such values has few bits, and so has a sum of some hundred products: they are the same
+    in every order, in TF32, and where a kernel accumulates in float16.  TensorRT-RTX 1.6.1 multiplies float32 in
+    TF32 on compute capability 9.0 whether or not the builder's TF32 flag is set.
+    """
+    return rand(*shape, seed=seed, low=low / step, high=high / step).floor().mul(step).to(dtype)
 
 
 def short(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tests.interpreter.case import LayerCase, Net, name, rand
+from tests.interpreter.case import LayerCase, Net, grid, name, rand
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, tuple[float, float, Any]] = {
     "SELU": (1.5, 1.1, lambda x: torch.where(x > 0, 1.1 * x, 1.1 * (1.5 * torch.exp(x) - 1.5))),
     "SOFTSIGN": (0, 0, F.softsign),
     "SOFTPLUS": (1.3, 0.8, lambda x: 1.3 * torch.log(torch.exp(0.8 * x) + 1)),
-    "CLIP": (-0.5, 0.75, lambda x: x.clamp(-0.5, 0.75)),
+    "CLIP": (-0.5, 0.75, lambda x: x.clamp(-0.5, 0.75).nan_to_num(nan=-0.5)),
     "HARD_SIGMOID": (0.3, 0.4, lambda x: (0.3 * x + 0.4).clamp(0, 1)),
     "SCALED_TANH": (1.2, 0.6, lambda x: 1.2 * torch.tanh(0.6 * x)),
     "THRESHOLDED_RELU": (0.4, 0, lambda x: F.threshold(x, 0.4, 0)),
@@ -47,16 +47,26 @@ UNARY = {
 BINARY = {
     "SUM": torch.add,
     "PROD": torch.mul,
-    "MAX": torch.maximum,
-    "MIN": torch.minimum,
+    "MAX": lambda x, y: _first_of_nan(x, y, torch.maximum),
+    "MIN": lambda x, y: _first_of_nan(x, y, torch.minimum),
     "SUB": torch.sub,
     "DIV": lambda x, y: x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc"),
     "POW": torch.pow,
-    "FLOOR_DIV": lambda x, y: torch.floor(x / y) if x.is_floating_point() else torch.floor_divide(x, y),
+    "FLOOR_DIV": lambda x, y: (
+        torch.floor(x.float() / y.float()).to(x.dtype) if x.is_floating_point() else torch.floor_divide(x, y)
+    ),
     "EQUAL": torch.eq,
     "GREATER": torch.gt,
     "LESS": torch.lt,
 }
+
+
+def _sign(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x.isnan(), x, torch.sign(x))
+
+
+def _first_of_nan(x: torch.Tensor, y: torch.Tensor, function: Any) -> torch.Tensor:
+    return torch.where(x.isnan() | y.isnan(), x, function(x, y)) if x.is_floating_point() else function(x, y)
 
 
 def _wide(function: Any) -> Any:
@@ -120,7 +130,7 @@ def unary() -> Iterator[LayerCase]:
     specials = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0])
     yield LayerCase("unary-ROUND-halves", _unary("ROUND"), {"x": halves}, torch.round)
     for kind in ("ISINF", "ISNAN", "SIGN", "ABS", "SQRT", "RECIP", "LOG"):
-        yield LayerCase(name("unary-special", kind), _unary(kind), {"x": specials}, UNARY[kind][0])
+        yield LayerCase(name("unary-special", kind), _unary(kind), {"x": specials}, UNARY[kind][0] if kind != "SIGN" else _sign)
     yield LayerCase("unary-NOT", _unary("NOT"), {"x": rand(5, 7, dtype=torch.bool)}, torch.logical_not)
 
 
@@ -244,8 +254,8 @@ def products() -> Iterator[LayerCase]:
     for dtype in FLOATS:
         for op0 in ("NONE", "TRANSPOSE"):
             for op1 in ("NONE", "TRANSPOSE"):
-                x = rand(2, 3, 8, 16, dtype=dtype) if op0 == "NONE" else rand(2, 3, 16, 8, dtype=dtype)
-                y = rand(1, 3, 16, 12, dtype=dtype) if op1 == "NONE" else rand(1, 3, 12, 16, dtype=dtype)
+                x = grid(2, 3, *((8, 16) if op0 == "NONE" else (16, 8)), dtype=dtype)
+                y = grid(1, 3, *((16, 12) if op1 == "NONE" else (12, 16)), dtype=dtype, seed=1)
 
                 def reference(x: Any, y: Any, op0: str = op0, op1: str = op1) -> Any:
                     x = x.float() if op0 == "NONE" else x.float().mT
@@ -258,33 +268,33 @@ def products() -> Iterator[LayerCase]:
                     lambda x, y, f=reference: f(x, y).to(x.dtype),
                     dynamic={"x": (0,)} if dtype == torch.float32 else None,
                 )
-    x, y = rand(2, 6, 8), rand(2, 8, 5)
+    x, y = grid(2, 6, 8), grid(2, 8, 5)
     yield LayerCase(
         "matmul-VECTOR-NONE",
         build("VECTOR", "NONE"),
-        {"x": rand(2, 8), "y": y},
+        {"x": grid(2, 8), "y": y},
         lambda v, y: torch.einsum("bk,bkn->bn", v, y),
     )
     yield LayerCase(
         "matmul-NONE-VECTOR",
         build("NONE", "VECTOR"),
-        {"x": x, "y": rand(2, 8)},
+        {"x": x, "y": grid(2, 8)},
         lambda x, v: torch.einsum("bmk,bk->bm", x, v),
     )
     yield LayerCase(
         "matmul-VECTOR-TRANSPOSE",
         build("VECTOR", "TRANSPOSE"),
-        {"x": rand(2, 8), "y": rand(2, 5, 8)},
+        {"x": grid(2, 8), "y": grid(2, 5, 8)},
         lambda v, y: torch.einsum("bk,bnk->bn", v, y),
     )
     yield LayerCase(
         "matmul-VECTOR-VECTOR",
         build("VECTOR", "VECTOR"),
-        {"x": rand(3, 8), "y": rand(3, 8, seed=1)},
+        {"x": grid(3, 8), "y": grid(3, 8, seed=1)},
         lambda x, y: (x * y).sum(-1),
     )
     yield LayerCase(
-        "matmul-VECTOR-VECTOR-1d", build("VECTOR", "VECTOR"), {"x": rand(8), "y": rand(8, seed=1)}, torch.dot
+        "matmul-VECTOR-VECTOR-1d", build("VECTOR", "VECTOR"), {"x": grid(8), "y": grid(8, seed=1)}, torch.dot
     )
     equations = {
         "ij,jk->ik": ((4, 5), (5, 6)),
@@ -299,7 +309,7 @@ def products() -> Iterator[LayerCase]:
         "ij,jk": ((4, 5), (5, 6)),
     }
     for equation, shapes in equations.items():
-        inputs = {f"x{i}": rand(*shape, seed=i) for i, shape in enumerate(shapes)}
+        inputs = {f"x{i}": grid(*shape, seed=i) for i, shape in enumerate(shapes)}
         yield LayerCase(
             name("einsum", equation.replace("->", "_").replace(",", "_")),
             lambda net, *xs, equation=equation: net.network.add_einsum(list(xs), equation),

@@ -56,7 +56,7 @@ def reduces() -> Iterator[LayerCase]:
             name("reduce-nan", op),
             build(op, 0b10, False),
             {"x": torch.tensor([[1.0, float("nan"), 3.0]])},
-            lambda x, op=op: _reduced(x, op, 0b10, False),
+            lambda x, op=op: _reduced(x[:, [0, 2]] if op in ("MAX", "MIN") else x, op, 0b10, False),
         )
 
 
