@@ -44,7 +44,9 @@ class CompiledModule(nn.Module):
         memo[id(self)] = clone
         nn.Module.__init__(clone)
         clone.graph_module = copy.deepcopy(self.graph_module, memo)
-        clone.report, clone._signature, clone._mirror = self.report, self._signature, self._mirror
+        clone.report = self.report
+        clone._signature = self._signature
+        clone._mirror = self._mirror
         clone.training = self.training
         return clone
 

@@ -24,11 +24,11 @@ from engine.capture.importer import is_importable
 from engine.compiled import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
-from engine.evaluator import Context
+from engine.evaluator import Context, apply
 from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
 from engine.matcher.matcher import Matcher
-from engine.partitioner import Partition, Segment, Tiling, partition, tile
+from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
 from engine.partitioner.tiling import computes
 from engine.report import Fallback, Report, SegmentReport
 from engine.rewriter import Trace, fold_constants, lower_all
@@ -137,9 +137,9 @@ class Compilation:
         with timings.phase("rules"):
             ruleset = load_rules(rules)
         # PyTorch overrides operators for the whole process while it exports.
-        with timings.phase("export"), _EXPORTING, warnings.catch_warnings():
+        with _EXPORTING, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-            captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings)
+            captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings, timings=timings)
         with timings.phase("mirror"):
             mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
             mirror.hoist_sizes()
@@ -161,8 +161,6 @@ class Compilation:
 
     def _convertible(self, node: fx.Node) -> bool:
         """Whether some ``convert`` rule takes the node as it is."""
-        from engine.evaluator import apply
-
         return any(apply(match.rule, match, self.context) for match in self.matcher.matches(node))
 
     # -------------------------------------------------------------------------------- deciding
@@ -173,7 +171,12 @@ class Compilation:
         with self.report.timings.phase("tile"):
             advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
             self.tiling = tile(
-                self.matcher, self.context, excluded=excluded, refusals=self.refusals, dtype_advice=advice
+                self.matcher,
+                self.context,
+                excluded=excluded,
+                refusals=self.refusals,
+                dtype_advice=advice,
+                inactive=self.ruleset.inactive,
             )
         with self.report.timings.phase("partition"):
             # Where nothing may stay in PyTorch, what is reported is what has no rule, not what that leaves small.
@@ -262,10 +265,11 @@ class Compilation:
                 Fallback(blamed.node.name, self.mirror.op(blamed.node), reason_here, model_line(blamed.node))
             )
 
-    def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Any]:
+    def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Tile]:
         node = getattr(error, "node", None)
-        if node is not None:
-            return [chosen for chosen in segment.tiles if chosen.node is node]
+        tiles = [chosen for chosen in segment.tiles if chosen.node is node]
+        if tiles:
+            return tiles
         named = set()
         for layer in getattr(error, "failed_layers", ()):
             rule_id, _, rest = layer.partition("/")
@@ -280,9 +284,7 @@ class Compilation:
                 return tiles
         return list(segment.tiles)
 
-    def _has_alternative(self, chosen: Any) -> bool:
-        from engine.evaluator import apply
-
+    def _has_alternative(self, chosen: Tile) -> bool:
         return any(
             match.rule.id != chosen.rule.id
             and (chosen.node.name, match.rule.id) not in self.refusals
@@ -348,5 +350,7 @@ def _not_covered(report: Report) -> str:
     for fallback in report.fallbacks:
         where = f", from {fallback.source}" if fallback.source else ""
         lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
-    lines.append('write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch')
+    lines.append(
+        'write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch'
+    )
     return "\n".join(lines)

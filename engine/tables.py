@@ -25,6 +25,7 @@ _MOST_NODES = 25
 _PHASES = {
     "rules": "read the rules",
     "export": "torch.export",
+    "import": "canonical form, inputs",
     "mirror": "index the graph",
     "rewrite": "simplify and lower",
     "fold": "compute constants",

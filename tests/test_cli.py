@@ -41,7 +41,9 @@ def programs(tmp_path_factory):
     torch.export.save(torch.export.export(Swirl(), (torch.randn(2, 3),)), folder / "swirl.pt2")
     (folder / "text.pt2").write_text("this is no program\n")
     (folder / "broken.rules").write_text("convert a\n  match aten.nope(x)\n  emit  trt.activation(x, type=RELUU)\n")
-    (folder / "fine.rules").write_text("convert a\n  match aten.relu(x: f32[_, 4])\n  emit  trt.activation(x, type=RELU)\n")
+    (folder / "fine.rules").write_text(
+        "convert a\n  match aten.relu(x: f32[_, 4])\n  emit  trt.activation(x, type=RELU)\n"
+    )
     return folder
 
 
@@ -193,7 +195,9 @@ def test_a_file_that_is_no_program_exits_with_1(programs, name, tmp_path):
 
 
 def test_the_installed_command():
-    done = subprocess.run([sys.executable, "-m", "engine.cli", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.cli", "--version"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert engine.__version__ in done.stdout
     assert done.stderr == ""

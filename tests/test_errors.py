@@ -87,13 +87,13 @@ def test_a_model_that_fails_by_itself():
 
 @pytest.mark.parametrize("model", [lambda x: x, None, "model.pt2", torch.ones(2)])
 def test_what_is_no_model(model):
-    with pytest.raises(CaptureError, match="pass an nn.Module, an ExportedProgram or an fx.GraphModule"):
+    with pytest.raises(CaptureError, match=r"pass an nn\.Module, an ExportedProgram or an fx\.GraphModule"):
         engine.compile(model, [torch.randn(2)])
 
 
 @pytest.mark.parametrize("model", [lambda x: x, None, "model.pt2"])
 def test_what_is_no_model_is_refused_before_the_first_call(model):
-    with pytest.raises(CaptureError, match="pass an nn.Module, an ExportedProgram or an fx.GraphModule"):
+    with pytest.raises(CaptureError, match=r"pass an nn\.Module, an ExportedProgram or an fx\.GraphModule"):
         engine.compile(model)
 
 

@@ -63,7 +63,7 @@ def test_torch_executed_ops_by_node_name_takes_one_node():
 
 
 def test_an_unknown_op_in_torch_executed_ops_is_refused():
-    with pytest.raises(SettingsError, match="PyTorch has no op 'aten.relv'; did you mean 'aten.rel"):
+    with pytest.raises(SettingsError, match=r"PyTorch has no op 'aten\.relv'; did you mean 'aten\.rel"):
         engine.coverage(Chain(), [torch.randn(3, 8)], torch_executed_ops=["aten.relv"])
 
 

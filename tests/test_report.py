@@ -17,7 +17,9 @@ from tests.operators import swirl
 from tests.summaries import graph_text, networks_text, partition_text, portable, start
 
 # What differs from run to run and from machine to machine.
-VARYING = re.compile(r"\d+\.\d+(?= (KiB|MiB))|\d+\.\d{3}\b|#+|TensorRT(-RTX)? \d[\d.]+|SM\d+(, SM\d+)*|^(load) .*\n", re.M)
+VARYING = re.compile(
+    r"\d+\.\d+(?= (KiB|MiB))|\d+\.\d{3}\b|#+|TensorRT(-RTX)? \d[\d.]+|SM\d+(, SM\d+)*|^(load) .*\n", re.M
+)
 
 
 def stable(text):
@@ -137,7 +139,14 @@ def test_nothing_of_importance_is_cut_in_narrow_terminals(width, tmp_path):
         render_report(long_report(), file, width=width, color=False)
         file.seek(0)
         text = file.read()
-    for needed in ("engine_0", "torch_0", "TensorRT", "PyTorch", "117.7 MiB", "node_24  aten.some_op.default  at a.py:12"):
+    for needed in (
+        "engine_0",
+        "torch_0",
+        "TensorRT",
+        "PyTorch",
+        "117.7 MiB",
+        "node_24  aten.some_op.default  at a.py:12",
+    ):
         assert needed in text
     assert "expected [bold]f32[2, 3][/bold] :smile: [x]" in text
     assert "... and 35 more nodes" in text

@@ -23,6 +23,7 @@ from engine.capture.pytrees import register_from_message, register_inputs
 from engine.capture.ranges import find_ranges
 from engine.capture.signature import Argument
 from engine.errors import CaptureError
+from engine.report import Timings
 from engine.settings import CompilationSettings
 from engine.sizes import normal
 
@@ -37,6 +38,7 @@ def capture(
     *,
     dynamic_shapes: Any = None,
     settings: CompilationSettings | None = None,
+    timings: Timings | None = None,
 ) -> Captured:
     """Capture a model as a canonical graph of ATen ops, composites whole.
 
@@ -46,31 +48,41 @@ def capture(
         args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
         dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
         settings: of the compilation; ``truncate_double`` is seen to here.
+        timings: what torch.export takes is added as ``export``, the rest as ``import``.
 
     Raises:
         CaptureError: torch.export cannot take the model, or the model keeps state.
         InputError: the example arguments do not describe a call.
     """
-    captured = _capture(model, args, kwargs, dynamic_shapes)
+    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings())
     if settings is not None and settings.truncate_double:
         truncate_doubles(captured.graph, captured.constants, captured.fake_mode)
     return captured
 
 
-def _capture(model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> Captured:
+def _capture(
+    model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings
+) -> Captured:
     if isinstance(model, ExportedProgram):
-        return _captured_program(_decomposed(model), None, _class_name(model))
+        with timings.phase("export"):
+            program = _decomposed(model)
+        with timings.phase("import"):
+            return _captured_program(program, None, _class_name(model))
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
             "(a function can be wrapped in an nn.Module)"
         )
     if isinstance(model, fx.GraphModule) and is_importable(model):
-        return _captured_graph(model)
-    examples = prepare(model, args, kwargs, dynamic_shapes)
-    register_inputs((examples.args, examples.kwargs))
-    program, notes = _export(model, examples)
-    return _captured_program(program, examples, type(model).__name__, model, notes)
+        with timings.phase("import"):
+            return _captured_graph(model)
+    with timings.phase("import"):
+        examples = prepare(model, args, kwargs, dynamic_shapes)
+        register_inputs((examples.args, examples.kwargs))
+    with timings.phase("export"):
+        program, notes = _export(model, examples)
+    with timings.phase("import"):
+        return _captured_program(program, examples, type(model).__name__, model, notes)
 
 
 # ------------------------------------------------------------------------------------ torch.export

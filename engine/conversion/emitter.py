@@ -17,6 +17,7 @@ from engine.conversion.scope import NetworkScope, Refused, mismatch
 from engine.conversion.shapes import ShapeTensors
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken
+from engine.dtypes import DTYPES
 from engine.errors import ConversionError
 from engine.evaluator import Context, evaluate
 from engine.evaluator.builtins import Failed
@@ -316,8 +317,14 @@ def _kind(parameter: tree.Parameter) -> str:
     if kind is None:
         return "tensor"
     if kind.element is not None:
-        return kind.element.names[0] + "s"
-    return kind.names[0] if kind.names else "tensor"
+        return _sort(kind.element) + "s"
+    return _sort(kind)
+
+
+def _sort(kind: tree.Type) -> str:
+    """The first name of a type; tensors of certain dtypes are tensors."""
+    first = kind.names[0] if kind.names else "tensor"
+    return "tensor" if first in DTYPES and first != "bool" else first
 
 
 def _is_static(parameter: tree.Parameter) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from engine.dsl import needs, sorts, tree
 from engine.dsl.bindings import Bindings, Method
-from engine.dsl.names import SORTS, dtype_classes, nearest, suggestion
+from engine.dsl.names import SORTS, dtype_classes, dtypes, nearest, suggestion
 from engine.dsl.problems import Problems
 from engine.dsl.rule import Layer
 from engine.tensorrt import Capabilities
@@ -117,7 +117,7 @@ class LayerTable:
         if kind is None:  # the grammar does not allow it
             return
         element = kind if kind.element is None else kind.element
-        known = SORTS | set(dtype_classes())
+        known = SORTS | set(dtype_classes()) | set(dtypes())
         for name in element.names:
             if name[0].isupper():
                 if self.bindings is not None and self.bindings.members(name) is None:

@@ -13,6 +13,7 @@ from engine.capture.canonical import canonical_arguments
 from engine.dsl import operators
 from engine.dsl.rule import EnumToken, Layer
 from engine.dsl.tree import Parameter, Type
+from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import EngineError, Span
 from engine.evaluator.builtins import Failed, describe
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, OpCall, map_tensors
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 
 # Types of layer parameters whose values must be settled before the network is built.
 _NUMBERS = {"int", "float", "bool", "scalar", "axes"}
+
+# What `tensor` stands for in the declaration of a layer: what networks compute with. Layers that take more name it.
+_INNER = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.bool})
+
+
+# Further dtypes that outputs can have: quantised ones, and u8 where a result leaves the network.
+_BOUNDARY = frozenset({torch.uint8, torch.float8_e4m3fn, torch.float8_e8m0fnu})
+
+
+@functools.cache
+def _dtypes_of(names: tuple[str, ...]) -> tuple[frozenset[torch.dtype], frozenset[torch.dtype]]:
+    """The dtypes that a declared type admits, and those of them that it names one by one; none if it has no dtypes."""
+    named = frozenset(DTYPES[name] for name in names if name in DTYPES)
+    classes = [_INNER if name == "tensor" else frozenset(CLASSES[name]) & _INNER for name in names if name in CLASSES]
+    return (named.union(*classes), named) if named != {torch.bool} or classes else (frozenset(), named)
 
 
 @functools.cache
@@ -79,8 +95,17 @@ def _layer_output(call: LayerCall, index: int, gives: Any, scope: Env) -> CallOu
 
     if gives is None:
         return CallOutput(None, None, call, index)
-    shape = evaluate(gives[0], scope)
-    return CallOutput(None if shape is None else tuple(shape), evaluate(gives[1], scope), call, index)
+    try:
+        shape = evaluate(gives[0], scope)
+    except Failed:
+        inputs = [item for value in call.values.values() for item in (value if isinstance(value, tuple) else (value,))]
+        if not any(isinstance(item, AbstractTensor) and item.shape is None for item in inputs):
+            raise
+        shape = None  # computed from a tensor whose shape only TensorRT knows
+    dtype = evaluate(gives[1], scope)
+    if dtype is not None and dtype not in _INNER and dtype not in _BOUNDARY:
+        raise Failed(f"TensorRT has no {DTYPE_NAMES.get(dtype, dtype)} tensors", call.span)
+    return CallOutput(None if shape is None else tuple(shape), dtype, call, index)
 
 
 def _checked(layer: Layer, parameter: Parameter, value: Any, span: Span, context: Context) -> Any:
@@ -103,8 +128,30 @@ def _checked(layer: Layer, parameter: Parameter, value: Any, span: Span, context
     return value
 
 
+def _typed(what: str, kind: Type, value: Any, span: Span, context: Context) -> Any:
+    """``value`` if it is a tensor of a dtype that the declaration admits."""
+    if not isinstance(value, AbstractTensor):
+        raise Failed(f"{what} is a tensor, got {describe(value)}", span)
+    admitted, named = _dtypes_of(kind.names)
+    if value.dtype is None:
+        return value
+    if value.dtype not in admitted:
+        raise Failed(f"{what} cannot be {DTYPE_NAMES.get(value.dtype, value.dtype)}", span)
+    if value.dtype not in (torch.int8, torch.uint8):
+        return value
+    node = value.value.node if isinstance(value, Captured) else None
+    if value.dtype == torch.uint8 and (node is None or node.op != "placeholder"):
+        raise Failed(f"{what} can be u8 only as an input of the graph", span)
+    constant = isinstance(value, ConstantTensor) or (node is not None and context.mirror.is_const(value.value))  # type: ignore[union-attr]
+    if constant and value.dtype not in named:
+        raise Failed(f"{what} cannot be a constant of {DTYPE_NAMES[value.dtype]}", span)
+    return value
+
+
 def _element(what: str, kind: Type, value: Any, span: Span, context: Context) -> Any:
     names = set(kind.names)
+    if _dtypes_of(kind.names)[0]:
+        return _typed(what, kind, value, span, context)
     if "weights" in names or (kind.modifier == "const" and isinstance(value, AbstractTensor)):
         if isinstance(value, Captured) and not context.mirror.is_const(value.value):
             raise Failed(f"{what} must be constant, `{value.value.node.name}` is not", span)
@@ -147,7 +194,7 @@ def op_call(name: str, positional: list[Any], keywords: dict[str, Any], span: Sp
     """
     _, op = resolve(name)
     try:
-        arguments = _canonical(op, positional, keywords, span)
+        arguments = _placed(op, _canonical(op, positional, keywords, span), context)
         call = OpCall(op, arguments, span)
         call.fake = infer(call, context)
     except (EngineError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -173,6 +220,17 @@ def _canonical(
     keywords = keywords | {schema[i].name: positional[i] for i in range(count, len(positional))}
     args, kwargs = canonical_arguments(op, tuple(positional[:count]), keywords, rank=_rank)
     return (*args, *kwargs.values())
+
+
+def _placed(op: torch._ops.OpOverload, arguments: tuple[Any, ...], context: Context) -> tuple[Any, ...]:
+    """The arguments, with the graph's device where an op without operands would make its tensor on the CPU."""
+    schema = op._schema.arguments
+    if any("Tensor" in str(argument.real_type) for argument in schema):
+        return arguments
+    return tuple(
+        context.mirror.device if argument.name == "device" and value is None else value
+        for argument, value in zip(schema, arguments, strict=True)
+    )
 
 
 def _rank(value: Any) -> int | None:

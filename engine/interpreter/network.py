@@ -268,6 +268,8 @@ class _Reader:
             for name, index in _REPLACED.get(kind, {}).items()
             if index < len(inputs) and inputs[index] is not None
         }
+        if kind == "RESIZE" and self._attribute(layer, "shape") is not None:
+            replaced.add("scales")  # one or the other is set, and TensorRT warns when the other is read
         attributes = {
             name: None if name in replaced else self._attribute(layer, name)
             for name in names

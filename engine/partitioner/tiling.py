@@ -7,13 +7,14 @@ absorbed, and the plan's operands are needed in turn.  Values that nobody needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx
 
 from engine.conversion.dtypes import representable
+from engine.dsl.rule import Rule
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
@@ -60,6 +61,7 @@ def tile(
     excluded: Callable[[fx.Node], str | None],
     refusals: Refusals,
     dtype_advice: Mapping[torch.dtype, str] | None = None,
+    inactive: Sequence[tuple[Rule, str]] = (),
 ) -> Tiling:
     """Tile the graph of ``context.mirror`` with the ``convert`` rules of ``matcher``.
 
@@ -67,6 +69,7 @@ def tile(
         excluded: why a node must stay in PyTorch, None if it need not.
         refusals: pairs of node and rule that were tried and failed.
         dtype_advice: what to do about values of a dtype that TensorRT does not have.
+        inactive: rules that the installed TensorRT rules out, each with the reason; for explanations.
     """
     mirror = context.mirror
     tiling = Tiling()
@@ -83,6 +86,7 @@ def tile(
             reason = _foreign(mirror, _results(mirror, node), dtype_advice or {})
         if reason is None:
             chosen, reason = _best(matcher, context, node, excluded, refusals)
+            reason = reason or (nearest(matcher, context, node, inactive) if chosen is None else None)
         if chosen is not None:
             reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
             chosen = None if reason else chosen
@@ -108,7 +112,7 @@ def _best(
     excluded: Callable[[fx.Node], str | None],
     refusals: Refusals,
 ) -> tuple[Tile | None, str | None]:
-    """The tile for a node, or why there is none."""
+    """The tile for a node, or why a rule that fits it cannot be used; neither where no rule fits."""
     mirror = context.mirror
     refused: str | None = None
     failures: list[str] = []
@@ -128,11 +132,7 @@ def _best(
             failures.append(f"{match.rule.id} ({match.rule.where}) does not give output {missing[0]}, which is used")
             continue
         return Tile(node, match.rule, plan, match.nodes), None
-    if refused is not None:
-        return None, refused
-    if failures:
-        return None, failures[0]
-    return None, nearest(matcher, context, node)
+    return None, refused or next(iter(failures), None)
 
 
 def _results(mirror: Mirror, node: fx.Node) -> list[Value]:
@@ -150,12 +150,16 @@ def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtyp
     return None
 
 
-def nearest(matcher: Matcher, context: Context, node: fx.Node) -> str:
+def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequence[tuple[Rule, str]] = ()) -> str:
     """Why no rule takes a node: the rule that came nearest and the test that failed."""
     op = context.mirror.op(node)
     misses = [matcher.why_not(node, rule) for rule in matcher.roots_of(op)]
-    if not misses:
-        return f"no rule converts {op}"
-    best = max(misses, key=lambda miss: miss.passed)
-    why = str(best).removeprefix(f"{best.rule.id} at {node.name}: ")
-    return f"nearest rule {best.rule.id} ({best.rule.where}): {why}"
+    if misses:
+        best = max(misses, key=lambda miss: miss.passed)
+        why = str(best).removeprefix(f"{best.rule.id} at {node.name}: ")
+        return f"nearest rule {best.rule.id} ({best.rule.where}): {why}"
+    for rule, reason in inactive:
+        if rule.kind == "convert" and any(root.op == op for root in rule.roots):
+            return f"{rule.id} ({rule.where}) is inactive here: {reason}"
+    undecomposed = node.meta.get("undecomposed")
+    return f"no rule converts {op}" + (f", and {undecomposed}" if undecomposed else "")

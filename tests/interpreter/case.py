@@ -163,7 +163,12 @@ def rand(
 
 
 def grid(
-    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, low: float = -2, high: float = 2, step: float = 0.25
+    *shape: int,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    low: float = -2,
+    high: float = 2,
+    step: float = 0.25,
 ) -> Tensor:
     """Repeatable multiples of ``step`` in [low, high).
 

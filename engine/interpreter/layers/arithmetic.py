@@ -32,6 +32,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "GELU_TANH": lambda x, a, b: F.gelu(x, approximate="tanh"),
 }
 
+
 def _sign(x: Tensor) -> Tensor:
     # NaN stays NaN, as observed on TensorRT-RTX 1.6.1, compute capability 9.0; PyTorch makes it 0.
     return torch.where(x.isnan(), x, torch.sign(x)) if x.is_floating_point() else torch.sign(x)

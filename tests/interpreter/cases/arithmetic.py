@@ -130,7 +130,12 @@ def unary() -> Iterator[LayerCase]:
     specials = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0])
     yield LayerCase("unary-ROUND-halves", _unary("ROUND"), {"x": halves}, torch.round)
     for kind in ("ISINF", "ISNAN", "SIGN", "ABS", "SQRT", "RECIP", "LOG"):
-        yield LayerCase(name("unary-special", kind), _unary(kind), {"x": specials}, UNARY[kind][0] if kind != "SIGN" else _sign)
+        yield LayerCase(
+            name("unary-special", kind),
+            _unary(kind),
+            {"x": specials},
+            UNARY[kind][0] if kind != "SIGN" else _sign,
+        )
     yield LayerCase("unary-NOT", _unary("NOT"), {"x": rand(5, 7, dtype=torch.bool)}, torch.logical_not)
 
 

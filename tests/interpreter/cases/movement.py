@@ -247,6 +247,58 @@ def others() -> Iterator[LayerCase]:
         )
 
 
+def shaped() -> Iterator[LayerCase]:
+    """Sizes that come as the values of a network input, which TensorRT reads on the host."""
+
+    def reshape(net: Net, x: Any, s: Any) -> Any:
+        layer = net.network.add_shuffle(x)
+        layer.set_input(1, s)
+        return layer
+
+    def cut(net: Net, x: Any, s: Any) -> Any:
+        layer = net.network.add_slice(x, (0, 1, 2), (0, 0, 0), (1, 1, 1))
+        layer.set_input(2, s)
+        return layer
+
+    def resize(net: Net, x: Any, s: Any) -> Any:
+        layer = net.network.add_resize(x)
+        layer.set_input(1, s)
+        return layer
+
+    def ramp(net: Net, s: Any) -> Any:
+        layer = net.network.add_fill((), net.trt.FillOperation.LINSPACE, net.trt.DataType.FLOAT)
+        layer.set_input(0, s)
+        layer.set_input(1, net.const(torch.tensor(1.0)))
+        layer.set_input(2, net.const(torch.tensor([1.0, 10.0])))
+        return layer
+
+    x = rand(2, 3, 8)
+    table: dict[str, tuple[Any, ...]] = {
+        "reshape": (reshape, [x], [4, 12], ([1, 1], [48, 48]), lambda x, s: x.reshape(4, 12)),
+        "slice": (cut, [x], [1, 2, 4], ([1, 1, 1], [2, 2, 6]), lambda x, s: x[:1, 1:3, 2:6]),
+        "resize": (
+            resize,
+            [x],
+            [2, 3, 16],
+            ([2, 3, 4], [2, 3, 32]),
+            lambda x, s: x.repeat_interleave(2, 2),
+        ),
+        "fill": (
+            ramp,
+            [],
+            [3, 4],
+            ([1, 1], [8, 8]),
+            lambda s: 1 + torch.arange(3)[:, None] + 10.0 * torch.arange(4),
+        ),
+    }
+    for label, (build, data, sizes, bounds, reference) in table.items():
+        for dtype in (torch.int64, torch.int32):
+            inputs = {**dict(zip("x", data, strict=False)), "s": torch.tensor(sizes, dtype=dtype)}
+            yield LayerCase(
+                name("shape-input", label, dtype), build, inputs, reference, shape_inputs={"s": bounds}
+            )
+
+
 def cases() -> Iterator[LayerCase]:
-    for family in (shuffles, concatenations, paddings, squeezes, others):
+    for family in (shuffles, concatenations, paddings, squeezes, others, shaped):
         yield from family()

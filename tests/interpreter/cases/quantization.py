@@ -89,7 +89,7 @@ def cases() -> Iterator[LayerCase]:
     # Weights per axis and per block: constants, as TensorRT wants them.
     weight = rand(8, 32, low=-4, high=4, seed=1)
     for kind, axis in product(("INT8", "FP8", "INT4"), (0, 1)):
-        # Scales of three bits: a dequantized weight is then exact in TF32.
+        # Scales of few bits: a dequantized weight is then exact in TF32.
         scale = grid(weight.shape[axis], low=0.0625, high=0.1875, step=0.015625, seed=2)
 
         def build(net: Net, x: Any, kind: str = kind, scale: Tensor = scale, axis: int = axis) -> Any:
@@ -104,9 +104,7 @@ def cases() -> Iterator[LayerCase]:
             s = _spread(scale, axis, weight.shape)
             return x @ (_quantized(weight / s, kind) * s).T
 
-        yield LayerCase(
-            name("quantize-axis", kind, axis), build, {"x": grid(4, 32)}, reference
-        )
+        yield LayerCase(name("quantize-axis", kind, axis), build, {"x": grid(4, 32)}, reference)
     packed = torch.randint(0, 256, (8, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     codes = torch.stack((packed & 15, packed >> 4), -1).flatten(1)
     four = {"INT4": torch.where(codes > 7, codes.int() - 16, codes.int()).float()}
