@@ -77,7 +77,7 @@ class DeferredModule(nn.Module):
         if self.compiled is None:
             with self._lock:
                 if self.compiled is None:
-                    model, compile_, options = self._pending
+                    model, compile_, options = object.__getattribute__(self, "_pending")
                     self.compiled = compile_(model, args, kwargs, **options)
                     object.__setattr__(self, "_pending", None)
         return self.compiled(*args, **kwargs)

@@ -60,17 +60,13 @@ class LayerCall:
         layer: its declaration.
         values: every parameter by name, defaults filled; tensors are :class:`AbstractTensor`, lists of them
             tuples, ints staged, enum members :class:`engine.dsl.rule.EnumToken`, dtypes ``torch.dtype``.
-        path: position in the rule's text (``line:column``), part of the layer's name.
+        span: the call in the rule's text.
     """
 
     layer: Layer
     values: dict[str, Any]
     span: Span
     outputs: tuple[CallOutput, ...] = ()
-
-    @property
-    def path(self) -> str:
-        return f"{self.layer.name.removeprefix('trt.')}@{self.span.line}:{self.span.column}"
 
 
 @dataclass(slots=True, eq=False)

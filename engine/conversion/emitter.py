@@ -197,7 +197,7 @@ class _CallEmission:
         return tuple(outputs)
 
     def _name(self) -> str:
-        return f"{self._tile.rule.id}/{self._tile.node.name}/{self._call.path}"
+        return f"{self._tile.rule.id}/{self._tile.node.name}/{self._call.layer.name.removeprefix('trt.')}"
 
     def _metadata(self) -> dict[str, str]:
         node = self._tile.node

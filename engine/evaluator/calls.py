@@ -133,8 +133,8 @@ def _typed(what: str, kind: Type, value: Any, span: Span, context: Context) -> A
     if not isinstance(value, AbstractTensor):
         raise Failed(f"{what} is a tensor, got {describe(value)}", span)
     admitted, named = _dtypes_of(kind.names)
-    if value.dtype is None:
-        return value
+    if value.dtype is None or (isinstance(value, Captured) and value.dtype not in _INNER | _BOUNDARY):
+        return value  # tiling keeps dtypes that TensorRT lacks out of networks, and knows what to advise
     if value.dtype not in admitted:
         raise Failed(f"{what} cannot be {DTYPE_NAMES.get(value.dtype, value.dtype)}", span)
     if value.dtype not in (torch.int8, torch.uint8):
