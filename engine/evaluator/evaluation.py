@@ -273,7 +273,7 @@ def _macro(macro: tree.Macro, positional: list[Any], keywords: dict[str, Any], e
 
 def _index(expr: tree.Index, env: Env) -> Any:
     sequence, index = evaluate(expr.value, env), evaluate(expr.index, env)
-    if not staged.is_known(index) or not isinstance(sequence, list | tuple):
+    if not staged.is_known(index) or not isinstance(sequence, list | tuple | str):
         raise Failed(f"cannot index {describe(sequence)} with {describe(index)}")
     if not -len(sequence) <= index < len(sequence):
         raise Failed(f"index {index} of a list of {len(sequence)}")

@@ -147,6 +147,11 @@ def _decomposition(op: OpOverload) -> Callable[..., Any] | None:
     return op.decompose if op._can_decompose() else None
 
 
+def has_decomposition(op: OpOverload) -> bool:
+    """Whether PyTorch can take an op apart, for some arguments at least."""
+    return _decomposition(op) is not None
+
+
 def decompose(mirror: Mirror, node: fx.Node) -> list[fx.Node] | None:
     """Replace a node by PyTorch's decomposition of it.
 
@@ -334,4 +339,4 @@ def _constant(mirror: Mirror, node: fx.Node, tensor: torch.Tensor) -> Value:
     return Value(mirror.constant_node(real.detach().clone(), "_decomposition", node), 0)
 
 
-__all__ = ["NAME", "Undecomposable", "decompose", "expand", "without_new_guards"]
+__all__ = ["NAME", "Undecomposable", "decompose", "expand", "has_decomposition", "without_new_guards"]

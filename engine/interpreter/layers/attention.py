@@ -33,18 +33,18 @@ def attention(
     packed_query = step.attributes.get("query_form") == "PACKED_NHD"
     packed_key = step.attributes.get("key_value_form") == "PACKED_NHD"
     queries = _sequences(query, query_lengths, packed_query)
-    lengths = None if packed_key or key_value_lengths is None else integers(key_value_lengths)
+    if key_value_lengths is not None and not packed_key:
+        # Seen with TensorRT-RTX 1.6.1 on compute capability 9.0: the result is that of no reading of the lengths
+        # that the documentation allows.
+        raise ValueError("what TensorRT makes of the lengths of keys that are not packed is not known")
     keys = _sequences(key, key_value_lengths, packed_key)
     values = _sequences(value, key_value_lengths, packed_key)
-    if not packed_query and lengths is None and not packed_key:
+    if not packed_query and not packed_key:
         return _attend(step, query, key, value, mask, quantize_scale)
     results = []
     for index, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
         part = None if mask is None else mask[index : index + 1] if mask.shape[0] > 1 else mask
-        if lengths is not None:
-            k, v = k[:, :, : lengths[index]], v[:, :, : lengths[index]]
-            part = None if part is None else part[..., : lengths[index]]
-        elif part is not None:
+        if part is not None:
             part = part[..., : q.shape[2], : k.shape[2]]
         results.append(_attend(step, q, k, v, part, quantize_scale))
     if not packed_query:

@@ -106,29 +106,6 @@ def attentions() -> Iterator[LayerCase]:
         tolerance=None if softmax else (1e-2, 5e-2),
     )
 
-    def padded(net: Net, q: Any, k: Any, v: Any, lengths: Any) -> Any:
-        layer = build("NONE")(net, q, k, v)
-        if not hasattr(layer, "key_value_lengths"):
-            raise AttributeError("this TensorRT takes no lengths of keys and values")
-        layer.key_value_lengths = lengths
-        return layer
-
-    def cut(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-        parts = [
-            _attended(q[i : i + 1], k[i : i + 1, :, :n], v[i : i + 1, :, :n], None, "NONE")
-            for i, n in enumerate(lengths.tolist())
-        ]
-        return torch.cat(parts)
-
-    for dtype in HALVES:
-        lengths = torch.tensor([17, 48], dtype=torch.int32)
-        yield LayerCase(
-            name("attention-lengths", dtype),
-            padded,
-            {**tensors(dtype, 32, 48, 4, 4), "lengths": lengths},
-            cut,
-        )
-
 
 def rotations() -> Iterator[LayerCase]:
     for interleaved, part, cached, dtype in product(

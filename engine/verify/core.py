@@ -1,0 +1,85 @@
+"""What becomes of each op: a rule, a decomposition by PyTorch, or a reason why it stays in PyTorch.
+
+``python -m engine.verify.core`` lists the core ATen overloads that no rule is rooted at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from engine.dsl import operators
+from engine.dsl.ruleset import RuleSet
+from engine.evaluator.calls import resolve
+from engine.rewriter.decomposition import has_decomposition
+
+# Why ops without a rule stay in PyTorch; the first pattern that matches the full overload name counts.
+REASONS: tuple[tuple[str, str], ...] = (
+    (r".*_backward\..*", "of training only"),
+    (r"aten\.(_local_scalar_dense|item)\..*", "gives a Python number, which is PyTorch's to hold"),
+    (r"aten\.sym_.*|operator\..*|_operator\..*|torch\.sym_.*", "arithmetic on sizes, done by the engine's shape tensors"),
+    (r"aten\.(_assert_tensor_metadata|_assert_scalar)\..*", "an assertion; capture checks or drops it"),
+    (r"aten\.(rand|randn|rand_like|randn_like|randperm|randint|bernoulli|normal)\..*", "draws from PyTorch's generator"),
+    (r"aten\.(as_strided|empty_strided)\..*", "reads or sets the layout of memory, which values do not have"),
+    (r"aten\.(nonzero|_unique2|unique|bincount)\..*", "the size of its result depends on data"),
+    (r"aten\.(_fft_|fft_|stft|polar|view_as_complex|view_as_real).*", "complex numbers, which TensorRT does not have"),
+    (r"aten\.\w+_\.\w+|aten\.\w+\.out", "writes into an operand; capture makes graphs functional"),
+    (r"aten\.(tril|triu)_indices\..*", "a constant, folded before rules see it"),
+    (r"hop\..*", "holds graphs of its own"),
+    (r"aten\.(_embedding_bag|_embedding_bag_forward_only|embedding_bag)\..*", "bags of several lengths"),
+    (r"torchvision\.nms\..*", "the size of its result depends on data; TensorRT-RTX has no such layer"),
+    (r"transformers\..*", "an op of a library that may not be imported"),
+    (r"quantized_decomposed\..*", "an op of a library that may not be imported"),
+)
+
+
+def core_overloads() -> list[str]:
+    """Full names of the ATen overloads that the installed PyTorch calls core, sorted."""
+    return sorted(_core())
+
+
+def _core() -> Iterator[str]:
+    for name in torch._C._dispatch_get_all_op_names():
+        if not name.startswith("aten::"):
+            continue
+        packet, _, overload = name.removeprefix("aten::").partition(".")
+        op = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
+        if isinstance(op, torch._ops.OpOverload) and torch.Tag.core in op.tags:
+            yield f"aten.{packet}.{overload or 'default'}"
+
+
+def standing(op: str, rules: RuleSet) -> str | None:
+    """``rule``, ``decomposition``, or why an op stays in PyTorch; None if nothing accounts for it.
+
+    Args:
+        op: a full overload name, as ``aten.add.Tensor``.
+    """
+    if any(root.op == op for rule in rules.rules for root in rule.roots):
+        return "rule"
+    reason = next((reason for pattern, reason in REASONS if re.fullmatch(pattern, op)), None)
+    if reason is not None:
+        return reason
+    return "decomposition" if operators.find(op) is not None and has_decomposition(resolve(op)[1]) else None
+
+
+def uncovered(ops: Iterable[str], rules: RuleSet) -> dict[str, str | None]:
+    """The ops that have no rule, with what becomes of them."""
+    found = ((op, standing(op, rules)) for op in ops)
+    return {op: what for op, what in found if what != "rule"}
+
+
+def main() -> None:
+    """Print the core overloads without a rule."""
+    overloads = core_overloads()
+    rest = uncovered(overloads, RuleSet.load())
+    print(f"{len(overloads) - len(rest)} of {len(overloads)} core overloads have a rule of their own")
+    for op, what in rest.items():
+        print(f"  {op:48} {what or 'unaccounted for'}")
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["core_overloads", "standing", "uncovered"]
