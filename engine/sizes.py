@@ -41,18 +41,22 @@ def is_staged(value: object) -> bool:
 
 
 def add(a: Int, b: Int) -> Int:
+    """``a + b``."""
     return normal(a + b)
 
 
 def sub(a: Int, b: Int) -> Int:
+    """``a - b``."""
     return normal(a - b)
 
 
 def mul(a: Int, b: Int) -> Int:
+    """``a * b``."""
     return normal(a * b)
 
 
 def floordiv(a: Int, b: Int) -> Int:
+    """``a // b``, rounded down as Python does."""
     return a // b if isinstance(a, int) and isinstance(b, int) else normal(FloorDiv(a, b))
 
 
@@ -62,10 +66,12 @@ def mod(a: Int, b: Int) -> Int:
 
 
 def minimum(*values: Int) -> Int:
+    """The least of several sizes."""
     return min(values) if is_known(values) else normal(Min(*values))  # type: ignore[type-var]
 
 
 def maximum(*values: Int) -> Int:
+    """The greatest of several sizes."""
     return max(values) if is_known(values) else normal(Max(*values))  # type: ignore[type-var]
 
 

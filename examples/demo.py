@@ -5,8 +5,10 @@ Without a GPU the networks run in the interpreter; with one, the engines run and
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -22,7 +24,7 @@ def main() -> None:
     """Compile, check and, on a GPU, time both models."""
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     where = torch.cuda.get_device_name() if gpu else "no GPU here: networks run in the interpreter on the CPU"
     console.print(f"PyTorch {torch.__version__}, {where}\n")
     for name in ("resnet50", "BertModel"):
@@ -31,13 +33,10 @@ def main() -> None:
         model, args, kwargs = model.to(device), _moved(args, device), _moved(kwargs, device)
         compiled = engine.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes)
         render_report(compiled.report, console.file)
-        used = compiled.report.rules_used
-        most = sorted(used.items(), key=lambda item: -item[1])[:8]
-        console.print(f"\n{len(used)} rules used, most often: " + ", ".join(f"{rule} {n}x" for rule, n in most))
         with torch.no_grad():
             _compare(console, model(*args, **kwargs), compiled(*args, **kwargs), "engine" if gpu else "interpreter")
             if gpu:
-                eager, ours = _latency(lambda: model(*args, **kwargs)), _latency(lambda: compiled(*args, **kwargs))
+                eager, ours = (_latency(partial(run, *args, **kwargs)) for run in (model, compiled))
                 console.print(f"latency: eager {eager:.3f} ms, engine {ours:.3f} ms, {eager / ours:.2f}x")
         console.print()
 

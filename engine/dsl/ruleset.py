@@ -99,11 +99,16 @@ class RuleSet:
         hosts = host.registered()
         digest = _hash(sources, target)
         key = cache.key(digest, sources, target, hosts)
+        # The same objects again, so that what is compiled from them (tries) serves the next model too.
+        known = _recent.pop((key, frozenset(hosts.items())), None)
+        if known is not None:
+            _recent[key, frozenset(hosts.items())] = known
+            return known
         checked = cache.load(key)
         if checked is None:
             checked = _check(sources, target, hosts)
             cache.store(key, checked)
-        return cls(
+        made = cls(
             rules=checked.rules,
             inactive=checked.inactive,
             layers=MappingProxyType(checked.layers),
@@ -114,6 +119,10 @@ class RuleSet:
             hash=digest,
             sources=tuple(source.path for source in sources),
         )
+        _recent[key, frozenset(hosts.items())] = made
+        while len(_recent) > _MOST_RECENT:
+            del _recent[next(iter(_recent))]
+        return made
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RuleSet) and self.hash == other.hash
@@ -123,6 +132,11 @@ class RuleSet:
 
     def __repr__(self) -> str:
         return f"<RuleSet {self.hash[:12]}: {len(self.rules)} rules, {len(self.inactive)} inactive>"
+
+
+# Rule sets of this process, the latest last.
+_recent: dict[tuple[str, frozenset[tuple[str, Callable[..., Any]]]], RuleSet] = {}
+_MOST_RECENT = 8
 
 
 def _installed() -> Capabilities | None:

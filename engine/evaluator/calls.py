@@ -139,10 +139,10 @@ def _typed(what: str, kind: Type, value: Any, span: Span, context: Context) -> A
         raise Failed(f"{what} cannot be {DTYPE_NAMES.get(value.dtype, value.dtype)}", span)
     if value.dtype not in (torch.int8, torch.uint8):
         return value
-    node = value.value.node if isinstance(value, Captured) else None
-    if value.dtype == torch.uint8 and (node is None or node.op != "placeholder"):
+    captured = value.value if isinstance(value, Captured) else None
+    if value.dtype == torch.uint8 and (captured is None or captured.node.op != "placeholder"):
         raise Failed(f"{what} can be u8 only as an input of the graph", span)
-    constant = isinstance(value, ConstantTensor) or (node is not None and context.mirror.is_const(value.value))  # type: ignore[union-attr]
+    constant = isinstance(value, ConstantTensor) or (captured is not None and context.mirror.is_const(captured))
     if constant and value.dtype not in named:
         raise Failed(f"{what} cannot be a constant of {DTYPE_NAMES[value.dtype]}", span)
     return value

@@ -83,6 +83,7 @@ class Env:
     context: Context
 
     def child(self) -> Env:
+        """A scope of its own that starts with these names."""
         return Env(dict(self.names), self.context)
 
 

@@ -76,10 +76,7 @@ def check(rule: Rule, test: tree.Test, rules: RuleSet, *, seed: int = 0, engine:
         network = _network(rule, made, context)
         program = Program.from_network(network.network, network.weights.tensors)
         sizes = list(made.sizes())
-        actual = [
-            list(program(*inputs, *_scalars(network, size)))
-            for inputs, size in zip(samples, sizes, strict=True)
-        ]
+        actual = [list(program(*inputs, *_scalars(network, size))) for inputs, size in zip(samples, sizes, strict=True)]
         if engine:
             build(network)
     else:

@@ -19,9 +19,9 @@ from engine.rewriter.decomposition import has_decomposition
 REASONS: tuple[tuple[str, str], ...] = (
     (r".*_backward\..*", "of training only"),
     (r"aten\.(_local_scalar_dense|item)\..*", "gives a Python number, which is PyTorch's to hold"),
-    (r"aten\.sym_.*|operator\..*|_operator\..*|torch\.sym_.*", "arithmetic on sizes, done by the engine's shape tensors"),
+    (r"aten\.sym_.*|operator\..*|_operator\..*|torch\.sym_.*", "arithmetic on sizes, computed by shape tensors"),
     (r"aten\.(_assert_tensor_metadata|_assert_scalar)\..*", "an assertion; capture checks or drops it"),
-    (r"aten\.(rand|randn|rand_like|randn_like|randperm|randint|bernoulli|normal)\..*", "draws from PyTorch's generator"),
+    (r"aten\.(rand|randn|randint)(_like)?\..*|aten\.(randperm|bernoulli|normal)\..*", "draws from PyTorch's generator"),
     (r"aten\.(as_strided|empty_strided)\..*", "reads or sets the layout of memory, which values do not have"),
     (r"aten\.(nonzero|_unique2|unique|bincount)\..*", "the size of its result depends on data"),
     (r"aten\.(_fft_|fft_|stft|polar|view_as_complex|view_as_real).*", "complex numbers, which TensorRT does not have"),

@@ -150,9 +150,7 @@ class _Synthesis:
             self.bound[binding.name] = self._binding(binding.name, binding.value)
         roots = tuple(map(self._op, self.rule.roots))
         outputs = [
-            value
-            for root, node in zip(self.rule.roots, roots, strict=True)
-            for value in self._outputs(root, node)
+            value for root, node in zip(self.rule.roots, roots, strict=True) for value in self._outputs(root, node)
         ]
         self.graph.output(tuple(self._node(value) for value in outputs))
         mirror = Mirror(self.graph, self.constants, self.mode, self.shape_env)
@@ -309,11 +307,7 @@ def _wanted_unused(rule: Rule) -> set[str]:
     for step in rule.steps:
         if isinstance(step, tree.Guard) and isinstance(step.value, tree.Call):
             function, arguments = step.value.function, step.value.arguments
-            if (
-                isinstance(function, tree.Name)
-                and function.name == "unused"
-                and isinstance(arguments[0], tree.Name)
-            ):
+            if isinstance(function, tree.Name) and function.name == "unused" and isinstance(arguments[0], tree.Name):
                 found.add(arguments[0].name)
     return found
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from engine.dsl import cache
+from engine.dsl import cache, ruleset
 from engine.dsl.encoding import CachedRule
 from engine.dsl.ruleset import RuleSet
 from engine.tensorrt import Capabilities
@@ -23,6 +23,14 @@ lower r for (OP, K, D, E) in (aten.abs, -1.5, f32, [1, none]), (aten.neg, inf, i
   reject x = none
 simplify s match (aten.neg(aten.relu?(x)), aten.exp(&aten.abs(x)) -> (y)) emit (x, x)
 """
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch):
+    """Every load goes to the disk: rule sets of this process are not kept."""
+    monkeypatch.setattr(ruleset, "_recent", {})
+    monkeypatch.setattr(ruleset, "_MOST_RECENT", 0)
+
 
 
 @pytest.fixture(autouse=True)
