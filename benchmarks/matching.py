@@ -27,9 +27,7 @@ from engine.matcher.expansion import ops_in
 from engine.matcher.matcher import Matcher
 
 SPAN = Span("benchmark.rules", 1, 1, 1, 2)
-UNARY = [
-    f"aten.{name}.default" for name in ("relu", "tanh", "sigmoid", "exp", "neg", "sin", "cos", "abs", "sqrt")
-]
+UNARY = [f"aten.{name}.default" for name in ("relu", "tanh", "sigmoid", "exp", "neg", "sin", "cos", "abs", "sqrt")]
 BINARY = ["aten.add.Tensor", "aten.mul.Tensor", "aten.sub.Tensor", "aten.div.Tensor"]
 LITERALS = (0.5, 1, 2, 3.0)
 WITH_ALPHA = ("aten.add.Tensor", "aten.sub.Tensor")

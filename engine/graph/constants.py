@@ -158,9 +158,7 @@ class Constants:
                 devices.setdefault(node.meta["val"].device, self._mirror.constants[str(node.target)].device)
         return devices
 
-    def _execute(
-        self, node: fx.Node, results: dict[fx.Node, Any], devices: dict[torch.device, torch.device]
-    ) -> Any:
+    def _execute(self, node: fx.Node, results: dict[fx.Node, Any], devices: dict[torch.device, torch.device]) -> Any:
         if node in self._results:
             return self._results[node]
         if node.op == "get_attr":

@@ -189,9 +189,7 @@ class SizeNodes:
                 return operator.add, [then, sympy.Integer(0)]
             otherwise = others[0][0] if others[0][1] is sympy.true else sympy.Piecewise(*others)
             return torch.sym_ite, [test, then, otherwise]
-        raise EngineError(
-            f"the size {expression} cannot be computed by nodes: no FX function for {kind.__name__}"
-        )
+        raise EngineError(f"the size {expression} cannot be computed by nodes: no FX function for {kind.__name__}")
 
     def _call(self, target: Callable[..., Any], arguments: tuple[Any, ...]) -> fx.Node:
         fakes = [item.meta["val"] if isinstance(item, fx.Node) else item for item in arguments]
@@ -265,9 +263,7 @@ class SizeNodes:
         """``symbol`` from an input dim that is ``a * symbol + b`` (a derived dim of ``torch.export``)."""
         polynomial = sympy.Poly(size, symbol) if size.is_polynomial(symbol) else None
         if polynomial is None or polynomial.degree() != 1:
-            raise EngineError(
-                f"the size {symbol} cannot be computed from {placeholder.name}, whose dim is {size}"
-            )
+            raise EngineError(f"the size {symbol} cannot be computed from {placeholder.name}, whose dim is {size}")
         slope, offset = (int(c) for c in polynomial.all_coeffs())
         node = self._size(placeholder, axis, placeholder.meta["val"].shape[axis])
         if offset:

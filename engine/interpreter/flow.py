@@ -107,9 +107,7 @@ def _join(step: Step, parts: list[Tensor], length: int) -> Tensor:
     if not parts:
         raise InterpreterError(f"loop output {step.name!r} has nothing to concatenate: the loop made no trip")
     if len(parts) > length:
-        raise InterpreterError(
-            f"loop output {step.name!r} has length {length}; the loop made {len(parts)} trips"
-        )
+        raise InterpreterError(f"loop output {step.name!r} has length {length}; the loop made {len(parts)} trips")
     parts = parts + [torch.zeros_like(parts[0])] * (length - len(parts))
     return torch.stack(parts[::-1] if step["kind"] == "REVERSE" else parts, axis)
 

@@ -264,9 +264,7 @@ class _Reader:
         layer.__class__ = getattr(self._trt, class_name)
         inputs = tuple(self._input(layer, index) for index in range(layer.num_inputs))
         replaced = {
-            name
-            for name, index in _REPLACED.get(kind, {}).items()
-            if index < len(inputs) and inputs[index] is not None
+            name for name, index in _REPLACED.get(kind, {}).items() if index < len(inputs) and inputs[index] is not None
         }
         if kind == "RESIZE" and self._attribute(layer, "shape") is not None:
             replaced.add("scales")  # one or the other is set, and TensorRT warns when the other is read
@@ -288,9 +286,7 @@ class _Reader:
         entry = self._attention_inputs[id(source)]
         inputs = tuple(self._input(entry, index) for index in range(entry.num_inputs))
         attributes = {
-            name: self._plain(getattr(attention, name))
-            for name in _ATTENTION
-            if hasattr(type(attention), name)
+            name: self._plain(getattr(attention, name)) for name in _ATTENTION if hasattr(type(attention), name)
         }
         if self._trt.__name__ == "tensorrt_rtx":
             # TensorRT-RTX accepts NONE and applies the softmax nevertheless: observed on TensorRT-RTX 1.6.1,

@@ -138,9 +138,7 @@ def _check_outputs(step: Step, outputs: tuple[Tensor, ...]) -> None:
         if tensor.dtype != TORCH_DTYPES[declared]:
             raise InterpreterError(f"TensorRT declares {declared}, the interpreter computed {tensor.dtype}")
         if shape is not None and not _agrees(tuple(tensor.shape), shape):
-            raise InterpreterError(
-                f"TensorRT declares shape {shape}, the interpreter computed {tuple(tensor.shape)}"
-            )
+            raise InterpreterError(f"TensorRT declares shape {shape}, the interpreter computed {tuple(tensor.shape)}")
 
 
 def _agrees(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
@@ -160,8 +158,7 @@ def _own(tensor: Tensor, taken: set[int]) -> Tensor:
 
 def _describe(step: Step, inputs: list[Tensor | None], error: Exception) -> str:
     shown = ", ".join(
-        "unset" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}".removeprefix("torch.")
-        for tensor in inputs
+        "unset" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}".removeprefix("torch.") for tensor in inputs
     )
     metadata = f" [{step.metadata}]" if step.metadata else ""
     return f"layer {step.name!r} ({step.type}){metadata} with inputs ({shown}): {error}"

@@ -75,9 +75,7 @@ class _Arranger:
             live.add(index)
             if index in self._reading.groups:
                 pending += self._groups[self._reading.groups[index]].boundary
-            pending += [
-                self._producer[value] for value in self._steps[index].inputs if value in self._producer
-            ]
+            pending += [self._producer[value] for value in self._steps[index].inputs if value in self._producer]
         return {index for index in live if self._steps[index].type != "CONSTANT"}
 
     def _reach(self, number: int) -> set[int]:
@@ -100,17 +98,13 @@ class _Arranger:
 
     def _block(self, members: set[int], wanted: Sequence[int]) -> Block:
         present = {
-            number
-            for number, group in enumerate(self._groups)
-            if group.boundary and group.boundary[0] in members
+            number for number, group in enumerate(self._groups) if group.boundary and group.boundary[0] in members
         }
         outer = {
             number
             for number in present
             if not any(
-                self._groups[number].boundary[0] in self._groups[other].body
-                for other in present
-                if other != number
+                self._groups[number].boundary[0] in self._groups[other].body for other in present if other != number
             )
         }
         units: list[Step | Region] = []

@@ -141,9 +141,7 @@ class Matcher:
 
     # ------------------------------------------------------------ near misses
 
-    def why_not(
-        self, node: fx.Node, rule: Rule, guards: Callable[[Match], str | None] | None = None
-    ) -> NearMiss:
+    def why_not(self, node: fx.Node, rule: Rule, guards: Callable[[Match], str | None] | None = None) -> NearMiss:
         """How far ``rule`` gets at ``node``: of its expansions the one with the most conditions that hold.
 
         Args:

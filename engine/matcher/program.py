@@ -155,9 +155,7 @@ class _Compiler:
                 rest = self.table.path(Kind.SLICE, path, (before, after))
                 self._bind(pattern.rest_name, rest, pattern.span)
         elif isinstance(pattern, Equals):
-            self._add(
-                c.IsLiteral(path, pattern.value, type(pattern.value), pattern.approximate), pattern.span
-            )
+            self._add(c.IsLiteral(path, pattern.value, type(pattern.value), pattern.approximate), pattern.span)
         elif isinstance(pattern, Bind):
             self._bind(pattern.name, path, pattern.span)
             if pattern.type is not None:
@@ -212,11 +210,7 @@ class _Compiler:
 
     def _checks_of(self, placed: list[int], done: tuple[Check, ...]) -> tuple[Check, ...]:
         """Conditions that can be checked once the placed roots are known, cheap ones first."""
-        ready = [
-            check
-            for check in self.checks
-            if check not in done and self._roots_of(check.condition) <= set(placed)
-        ]
+        ready = [check for check in self.checks if check not in done and self._roots_of(check.condition) <= set(placed)]
         return tuple(sorted(ready, key=lambda check: (check.condition.cost, check.condition.path)))
 
     def _next(self, placed: list[int], waiting: dict[int, OpMatch]) -> tuple[int, OpMatch, tuple[Climb, ...]]:
@@ -325,9 +319,7 @@ def _renamed(patterns: list[ArgumentPattern]) -> list[ArgumentPattern]:
             return replace(item, arguments=arguments, rest=rest, outputs=outputs)
         if isinstance(item, ListMatch):
             before, after = tuple(map(rename, item.before)), tuple(map(rename, item.after))
-            return replace(
-                item, before=before, after=after, rest_name=item.rest_name and numbers[item.rest_name]
-            )
+            return replace(item, before=before, after=after, rest_name=item.rest_name and numbers[item.rest_name])
         if isinstance(item, Bind):
             type_ = item.type
             if type_ is not None and type_.dims is not None:

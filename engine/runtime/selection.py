@@ -58,14 +58,14 @@ def select_runtime(wanted: str, *, has_program: bool) -> Selection:
     if wanted == "python":
         if missing is None:
             return Selection("python", 'runtime="python" was asked for')
-        return Selection("python", f'runtime="python" was asked for and cannot run here: {missing}{_REMEDY}', usable=False)
+        return Selection(
+            "python", f'runtime="python" was asked for and cannot run here: {missing}{_REMEDY}', usable=False
+        )
     if missing is None:
         return Selection("python", "a CUDA device and TensorRT are there")
     if has_program:
         return Selection("interpreter", missing)
-    return Selection(
-        "unavailable", missing + _REMEDY, usable=False
-    )
+    return Selection("unavailable", missing + _REMEDY, usable=False)
 
 
 _REMEDY = '; pass runtime="interpreter" to engine.compile to run on the CPU'

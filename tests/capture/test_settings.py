@@ -90,7 +90,5 @@ def test_compute_capabilities_are_named_in_one_way():
 def test_settings_survive_json():
     import json
 
-    settings = CompilationSettings(
-        torch_executed_ops={"aten.add", "relu_3"}, target_compute_capabilities=("8.0",)
-    )
+    settings = CompilationSettings(torch_executed_ops={"aten.add", "relu_3"}, target_compute_capabilities=("8.0",))
     assert CompilationSettings.from_kwargs(**json.loads(json.dumps(settings.to_dict()))) == settings

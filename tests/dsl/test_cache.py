@@ -32,7 +32,6 @@ def forgetful(monkeypatch):
     monkeypatch.setattr(ruleset, "_MOST_RECENT", 0)
 
 
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path))

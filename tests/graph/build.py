@@ -24,9 +24,7 @@ class Function(nn.Module):
         return self.function(*inputs)
 
 
-def mirror_of(
-    model: nn.Module | Callable[..., Any], inputs: Sequence[Any], dynamic_shapes: Any = None
-) -> Mirror:
+def mirror_of(model: nn.Module | Callable[..., Any], inputs: Sequence[Any], dynamic_shapes: Any = None) -> Mirror:
     """The mirror of an exported model; user inputs are placeholders, everything else is ``get_attr``."""
     module = model if isinstance(model, nn.Module) else Function(model)
     if dynamic_shapes is not None and not isinstance(model, nn.Module):

@@ -58,9 +58,7 @@ def test_getitem_is_folded_into_values() -> None:
 
 
 def test_sizes_are_staged_ints() -> None:
-    mirror = mirror_of(
-        lambda x: x.view(x.shape[0] * 2, 3), [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},)
-    )
+    mirror = mirror_of(lambda x: x.view(x.shape[0] * 2, 3), [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},))
     (batch, six) = mirror.shape_of(find(mirror, "placeholder"))
     assert six == 6
     assert mirror.arguments(find(mirror, "aten.view.default"))[1] == (2 * batch, 3)
@@ -132,9 +130,7 @@ def test_symbolic_arguments_become_shared_nodes_at_the_top() -> None:
         return torch.relu(x).reshape(-1)
 
     mirror = mirror_of(function, [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},))
-    view = next(
-        node for node in mirror.graph.nodes if "shape" in str(node.target) or "view" in str(node.target)
-    )
+    view = next(node for node in mirror.graph.nodes if "shape" in str(node.target) or "view" in str(node.target))
     (operand,) = mirror.inputs(view)
     size = mirror.shape_of(view)[0]
     one = mirror.insert(aten.view.default, (operand, (size,)), view)

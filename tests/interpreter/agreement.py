@@ -148,9 +148,7 @@ def _allocator(trt: Any, dtype: torch.dtype) -> Any:
             self.buffer = torch.empty(0, dtype=torch.uint8, device="cuda")
             self.shape: tuple[int, ...] = ()
 
-        def reallocate_output_async(
-            self, name: str, memory: int, size: int, alignment: int, stream: int
-        ) -> int:
+        def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
             if size > self.buffer.numel():
                 self.buffer = torch.empty(size, dtype=torch.uint8, device="cuda")
             return self.buffer.data_ptr()

@@ -35,9 +35,7 @@ class Net:
         self.keep: list[Tensor] = []
         self.inputs = []
         for name, tensor in inputs.items():
-            shape = [
-                -1 if axis in (dynamic or {}).get(name, ()) else n for axis, n in enumerate(tensor.shape)
-            ]
+            shape = [-1 if axis in (dynamic or {}).get(name, ()) else n for axis, n in enumerate(tensor.shape)]
             self.inputs.append(self.network.add_input(name, self.dtype(tensor.dtype), shape))
 
     def dtype(self, dtype: torch.dtype | str) -> Any:
@@ -150,9 +148,7 @@ def logger() -> Any:
     return _LOGGER[0]
 
 
-def rand(
-    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, low: float = -2, high: float = 2
-) -> Tensor:
+def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, low: float = -2, high: float = 2) -> Tensor:
     """Repeatable values in [low, high), integers for an integer dtype."""
     generator = torch.Generator().manual_seed(seed * 7919 + sum(shape) + len(shape))
     if dtype == torch.bool:

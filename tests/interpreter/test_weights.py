@@ -91,6 +91,4 @@ def test_numpy_weights() -> None:
 
     out = net.network.add_constant((2, 3), np.arange(6, dtype=np.float32)).get_output(0)
     net.network.mark_output(net.ew(net.inputs[0], out, "SUM"))
-    assert torch.equal(
-        Program.from_network(net.network)(torch.ones(2, 3))[0], torch.arange(1.0, 7).reshape(2, 3)
-    )
+    assert torch.equal(Program.from_network(net.network)(torch.ones(2, 3))[0], torch.arange(1.0, 7).reshape(2, 3))

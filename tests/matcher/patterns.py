@@ -15,9 +15,7 @@ SPAN = Span("test.rules", 1, 1, 1, 2)
 ANY = Anything(SPAN)
 
 
-def ty(
-    *names: str, dims: str | None = None, modifier: str | None = None, optional: bool = False
-) -> tree.Type:
+def ty(*names: str, dims: str | None = None, modifier: str | None = None, optional: bool = False) -> tree.Type:
     """A type; ``dims`` as in a rule: ``"B, 3, _, .."``."""
     parsed = None if dims is None else tuple(_dim(text.strip()) for text in dims.split(",") if text.strip())
     return tree.Type(SPAN, names, parsed, modifier, optional)
@@ -79,16 +77,9 @@ def op(name: str, *arguments: Any, **options: Any) -> OpMatch:
     for position, argument in enumerate(found._schema.arguments):
         if argument.name in options:
             placed[position] = pattern(options[argument.name])
-        elif (
-            position not in placed
-            and not partial
-            and settings["rest"] is None
-            and argument.has_default_value()
-        ):
+        elif position not in placed and not partial and settings["rest"] is None and argument.has_default_value():
             placed[position] = Equals(argument.default_value, False, SPAN)
-    return OpMatch(
-        op=name, arguments=tuple(sorted(placed.items(), key=lambda p: p[0])), span=SPAN, **settings
-    )
+    return OpMatch(op=name, arguments=tuple(sorted(placed.items(), key=lambda p: p[0])), span=SPAN, **settings)
 
 
 def rule(name: str, *roots: OpMatch, rank: int = 0, steps: tuple[Any, ...] = ()) -> Rule:

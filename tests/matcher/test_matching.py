@@ -39,13 +39,9 @@ def test_captures_bind_values_sizes_lists_and_none() -> None:
     (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", items(rest="xs"), "d")))
     x, relu = Value(find(mirror, "placeholder")), Value(find(mirror, RELU))
     assert match.bindings == {"xs": (relu, x), "d": 1}
-    (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", ["a", op(RELU, "y"), "b"], "d"))) or (
-        None,
-    )
+    (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", ["a", op(RELU, "y"), "b"], "d"))) or (None,)
     assert match is None  # three elements are asked for
-    (match,) = all_matches(
-        mirror, rule("cat", op("aten.cat.default", items(op(RELU, "y"), rest="more"), "d"))
-    )
+    (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", items(op(RELU, "y"), rest="more"), "d")))
     assert match.bindings == {"y": x, "more": (x,), "d": 1}
     assert names(match.nodes) == ["relu", "cat"]
     (match,) = all_matches(mirror, rule("cat", op("aten.cat.default", items(rest="more", after=("z",)), "d")))
@@ -297,9 +293,7 @@ def test_unordered_operands_match_in_either_order() -> None:
 
 
 def test_optional_ops() -> None:
-    pattern = rule(
-        "o", op("aten.exp.default", op("aten.clamp.default", op(RELU, "x"), "low", "high", optional=True))
-    )
+    pattern = rule("o", op("aten.exp.default", op("aten.clamp.default", op(RELU, "x"), "low", "high", optional=True)))
     (match,) = all_matches(mirror_of(lambda x: torch.exp(torch.clamp(torch.relu(x), 0, 6)), [X]), pattern)
     assert (match.bindings["low"], match.bindings["high"], match.expansion) == (0, 6, 0)
     (match,) = all_matches(mirror_of(lambda x: torch.exp(torch.relu(x)), [X]), pattern)

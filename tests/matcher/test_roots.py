@@ -18,9 +18,7 @@ X = torch.randn(4, 6)
 WEIGHTS = [torch.randn(n, 6) for n in (2, 3, 5)]
 
 
-def projections(
-    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+def projections(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return F.linear(x, a), torch.relu(F.linear(x, b)), F.linear(x, c)
 
 
@@ -31,9 +29,7 @@ def linears(*weights: str) -> tuple:  # type: ignore[type-arg]
 def test_roots_are_found_through_a_shared_operand() -> None:
     mirror = mirror_of(projections, [X, *WEIGHTS])
     matches = all_matches(mirror, rule("qkv", *linears("A", "B", "C")))
-    assert [names(match.roots) for match in matches] == [
-        ["linear", "linear_1", "linear_2"]
-    ] * 3  # once per root
+    assert [names(match.roots) for match in matches] == [["linear", "linear_1", "linear_2"]] * 3  # once per root
     assert [matches[0].bindings[n] for n in "ABCK"] == [2, 3, 5, 6]
     assert matches[0].bindings == matches[1].bindings == matches[2].bindings
 
@@ -80,9 +76,7 @@ def test_roots_are_found_through_interior_ops() -> None:
         return torch.exp(torch.relu(x)), torch.neg(torch.tanh(x))
 
     mirror = mirror_of(function, [X])
-    pattern = rule(
-        "deep", op("aten.exp.default", op(RELU, "x")), op("aten.neg.default", op("aten.tanh.default", "x"))
-    )
+    pattern = rule("deep", op("aten.exp.default", op(RELU, "x")), op("aten.neg.default", op("aten.tanh.default", "x")))
     for match in all_matches(mirror, pattern):
         assert names(match.roots) == ["exp", "neg"]
         assert names(match.nodes) == ["relu", "exp", "tanh", "neg"]

@@ -103,9 +103,7 @@ def _causal_mask(step: Step, queries: int, keys: int) -> Tensor | None:
     return torch.ones(queries, keys, dtype=torch.bool).tril(shift)
 
 
-def rotary_embedding(
-    step: Step, x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor | None = None
-) -> Tensor:
+def rotary_embedding(step: Step, x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor | None = None) -> Tensor:
     """Rotate pairs of elements of x [batch, heads, tokens, dim] by angles given as cosine and sine.
 
     The pairs are neighbours when interleaved, else element i and element i + half of the rotated part.
@@ -150,9 +148,7 @@ def kv_cache_update(
     return result
 
 
-def mixture_of_experts(
-    step: Step, hidden: Tensor, experts: Tensor, scores: Tensor, *weights: Tensor | None
-) -> Tensor:
+def mixture_of_experts(step: Step, hidden: Tensor, experts: Tensor, scores: Tensor, *weights: Tensor | None) -> Tensor:
     """Sum over the selected experts of score * down(up(x) * silu(gate(x))).
 
     hidden [batch, tokens, size]; experts and scores [batch, tokens, k]; then gate and up weights

@@ -24,10 +24,7 @@ def in_float32(evaluator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(evaluator)
     def wrapped(step: Step, *inputs: Tensor | None) -> Tensor:
-        wide = [
-            tensor.float() if tensor is not None and tensor.dtype in HALF_FLOATS else tensor
-            for tensor in inputs
-        ]
+        wide = [tensor.float() if tensor is not None and tensor.dtype in HALF_FLOATS else tensor for tensor in inputs]
         result = evaluator(step, *wide)
         return result.to(output_dtype(step)) if result.dtype == torch.float32 else result
 

@@ -42,9 +42,7 @@ def pad_spatial(x: Tensor, pre: Sequence[int], post: Sequence[int], value: float
     """Pad, or for negative numbers crop, the last dimensions of ``x``."""
     if not any(pre) and not any(post):
         return x
-    return F.pad(
-        x, [n for pair in zip(reversed(pre), reversed(post), strict=True) for n in pair], value=value
-    )
+    return F.pad(x, [n for pair in zip(reversed(pre), reversed(post), strict=True) for n in pair], value=value)
 
 
 @in_float32

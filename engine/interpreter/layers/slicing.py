@@ -26,8 +26,7 @@ def slice_(
     mirrored at the middle of its edge elements.
     """
     starts, sizes, strides = (
-        resolve(step[name], tensor)
-        for name, tensor in (("start", start), ("shape", size), ("stride", stride))
+        resolve(step[name], tensor) for name, tensor in (("start", start), ("shape", size), ("stride", stride))
     )
     if starts is None or sizes is None or strides is None:
         raise ValueError("start, shape and stride must each be an attribute or an input")

@@ -17,9 +17,7 @@ def constant(step: Step) -> Tensor:
     return torch.empty(shape, dtype=output_dtype(step)) if values is None else values.reshape(shape)
 
 
-def fill(
-    step: Step, dims: Tensor | None = None, alpha: Tensor | None = None, beta: Tensor | None = None
-) -> Tensor:
+def fill(step: Step, dims: Tensor | None = None, alpha: Tensor | None = None, beta: Tensor | None = None) -> Tensor:
     """Values alpha + sum of beta[axis] * index, or random numbers.
 
     Random numbers come from PyTorch's default generator: ``torch.manual_seed`` makes them repeatable,

@@ -28,14 +28,8 @@ ACTIVATIONS: dict[str, tuple[float, float, Any]] = {
 }
 
 UNARY = {
-    **{
-        n: (getattr(torch, n.lower()), -2, 2)
-        for n in ("EXP", "ABS", "NEG", "SIN", "COS", "TAN", "SINH", "COSH")
-    },
-    **{
-        n: (getattr(torch, n.lower()), -2, 2)
-        for n in ("ATAN", "ASINH", "CEIL", "FLOOR", "ERF", "SIGN", "ROUND")
-    },
+    **{n: (getattr(torch, n.lower()), -2, 2) for n in ("EXP", "ABS", "NEG", "SIN", "COS", "TAN", "SINH", "COSH")},
+    **{n: (getattr(torch, n.lower()), -2, 2) for n in ("ATAN", "ASINH", "CEIL", "FLOOR", "ERF", "SIGN", "ROUND")},
     **{n: (getattr(torch, n.lower()), -0.9, 0.9) for n in ("ASIN", "ACOS", "ATANH")},
     **{n: (getattr(torch, n.lower()), 0.1, 3) for n in ("LOG", "SQRT")},
     "ACOSH": (torch.acosh, 1.1, 3),
@@ -87,9 +81,7 @@ def _unary(kind: str) -> Any:
 
 
 def activations() -> Iterator[LayerCase]:
-    x = torch.cat(
-        (rand(3, 4, 20), torch.tensor([0.0, -0.0, 40.0, -40.0]).expand(3, 1, 4).repeat(1, 4, 1)), -1
-    )
+    x = torch.cat((rand(3, 4, 20), torch.tensor([0.0, -0.0, 40.0, -40.0]).expand(3, 1, 4).repeat(1, 4, 1)), -1)
     for kind, (alpha, beta, function) in ACTIVATIONS.items():
         for dtype in FLOATS:
             yield LayerCase(
@@ -102,9 +94,7 @@ def activations() -> Iterator[LayerCase]:
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
     for kind in ("RELU", "CLIP", "SIGMOID", "TANH", "LEAKY_RELU"):
         alpha, beta, function = ACTIVATIONS[kind]
-        yield LayerCase(
-            name("activation-special", kind), _activation(kind, alpha, beta), {"x": special}, function
-        )
+        yield LayerCase(name("activation-special", kind), _activation(kind, alpha, beta), {"x": special}, function)
 
 
 def unary() -> Iterator[LayerCase]:
@@ -188,9 +178,7 @@ def elementwise() -> Iterator[LayerCase]:
     )
     for kind in ("DIV", "FLOOR_DIV"):
         signs = torch.tensor([7, -7, 7, -7, 1, -1]), torch.tensor([2, 2, -2, -2, 3, 3])
-        yield LayerCase(
-            name("elementwise-signs", kind), build(kind), {"x": signs[0], "y": signs[1]}, BINARY[kind]
-        )
+        yield LayerCase(name("elementwise-signs", kind), build(kind), {"x": signs[0], "y": signs[1]}, BINARY[kind])
     x, y = torch.tensor([-2.0, -2.0, 0.0, 4.0]), torch.tensor([2.0, 3.0, 0.0, -0.5])
     yield LayerCase("elementwise-POW-signs", build("POW"), {"x": x, "y": y}, torch.pow)
 

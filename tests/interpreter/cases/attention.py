@@ -17,9 +17,7 @@ HALVES = (torch.float16, torch.bfloat16)
 PROBABILITIES = {torch.float32: (0.0, 2 * 2**-10)}
 
 
-def _attended(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: str, softmax: bool = True
-) -> Tensor:
+def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: str, softmax: bool = True) -> Tensor:
     share = q.shape[1] // k.shape[1]
     key, value = (t.float().repeat_interleave(share, 1) for t in (k, v))
     scores = q.float() @ key.mT
@@ -36,9 +34,7 @@ def _attended(
 def attentions() -> Iterator[LayerCase]:
     def build(causal: str, softmax: bool = True) -> Any:
         def made(net: Net, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
-            op = (
-                net.trt.AttentionNormalizationOp.SOFTMAX if softmax else net.trt.AttentionNormalizationOp.NONE
-            )
+            op = net.trt.AttentionNormalizationOp.SOFTMAX if softmax else net.trt.AttentionNormalizationOp.NONE
             if hasattr(net.network, "add_attention_v2"):
                 layer = net.network.add_attention_v2(q, k, v, op, getattr(net.trt.CausalMaskKind, causal))
             elif causal == "LOWER_RIGHT":
@@ -147,9 +143,7 @@ def rotations() -> Iterator[LayerCase]:
             return y
 
         yield LayerCase(
-            name(
-                "rotary", "pairs" if interleaved else "halves", part, "cached" if cached else "direct", dtype
-            ),
+            name("rotary", "pairs" if interleaved else "halves", part, "cached" if cached else "direct", dtype),
             build,
             inputs,
             reference,

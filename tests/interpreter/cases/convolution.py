@@ -29,9 +29,7 @@ def _pads(mode: str, size: int, width: int, stride: int, pre: int, post: int) ->
     return before, total - before, math.ceil(size / stride)
 
 
-def _windows(
-    x: Tensor, mode: str, window: Any, stride: Any, dilation: Any, pre: Any, post: Any, fill: float
-) -> Tensor:
+def _windows(x: Tensor, mode: str, window: Any, stride: Any, dilation: Any, pre: Any, post: Any, fill: float) -> Tensor:
     """x padded (or cropped) so that a plain sliding window gives the documented output size."""
     pads: list[int] = []
     for axis in reversed(range(len(window))):
@@ -56,9 +54,7 @@ def _conv(
     window = tuple(kernel.shape[2:])
 
     def build(net: Net, x: Any) -> Any:
-        layer = net.network.add_convolution_nd(
-            x, kernel.shape[0], window, net.weights(kernel), net.weights(bias)
-        )
+        layer = net.network.add_convolution_nd(x, kernel.shape[0], window, net.weights(kernel), net.weights(bias))
         layer.stride_nd, layer.dilation_nd, layer.num_groups = stride, dil, groups
         layer.pre_padding, layer.post_padding = pre, post
         layer.padding_mode = getattr(net.trt.PaddingMode, mode)
@@ -66,9 +62,7 @@ def _conv(
 
     def reference(x: Tensor) -> Tensor:
         padded = _windows(x.float(), mode, window, stride, dil, pre, post, 0.0)
-        out = CONV[dims](
-            padded, kernel.float(), None if bias is None else bias.float(), stride, 0, dil, groups
-        )
+        out = CONV[dims](padded, kernel.float(), None if bias is None else bias.float(), stride, 0, dil, groups)
         return out.to(x.dtype)
 
     return build, reference
@@ -261,9 +255,7 @@ def pools() -> Iterator[LayerCase]:
             (0, 0),
             True,
         )
-    yield _pool(
-        "pool3d-MAX", rand(1, 4, 6, 6, 6), "MAX", MODES[0], (2, 3, 2), (2, 1, 2), (0, 1, 0), (0, 1, 0), True
-    )
+    yield _pool("pool3d-MAX", rand(1, 4, 6, 6, 6), "MAX", MODES[0], (2, 3, 2), (2, 1, 2), (0, 1, 0), (0, 1, 0), True)
     yield _pool(
         "pool3d-AVERAGE",
         rand(1, 4, 6, 6, 6),
@@ -306,14 +298,10 @@ def _pool(
     )
 
 
-def _pooled(
-    x: Tensor, kind: str, mode: str, window: Any, stride: Any, pre: Any, post: Any, excludes: bool
-) -> Tensor:
+def _pooled(x: Tensor, kind: str, mode: str, window: Any, stride: Any, pre: Any, post: Any, excludes: bool) -> Tensor:
     """Pooling window by window."""
     sizes = x.shape[2:]
-    pads = [
-        _pads(mode, n, w, s, b, a) for n, w, s, b, a in zip(sizes, window, stride, pre, post, strict=True)
-    ]
+    pads = [_pads(mode, n, w, s, b, a) for n, w, s, b, a in zip(sizes, window, stride, pre, post, strict=True)]
     out = torch.empty(*x.shape[:2], *(p[2] for p in pads))
     for position in product(*(range(p[2]) for p in pads)):
         region, count = [slice(None), slice(None)], 1

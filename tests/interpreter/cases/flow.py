@@ -14,9 +14,7 @@ def _counted(net: Net, trips: int) -> Any:
     return loop
 
 
-def _running(
-    net: Net, x: Any, kinds: tuple[str, ...], reverse: bool = False, axis: int = 0, join: int = 0
-) -> Any:
+def _running(net: Net, x: Any, kinds: tuple[str, ...], reverse: bool = False, axis: int = 0, join: int = 0) -> Any:
     """A running sum over slices of x."""
     loop = _counted(net, x.shape[axis])
     item = loop.add_iterator(x, axis, reverse).get_output(0)
@@ -60,9 +58,7 @@ def loops() -> Iterator[LayerCase]:
     def doubled_while(net: Net, x: Any) -> Any:
         loop = net.network.add_loop()
         value = loop.add_recurrence(x)
-        least = net.network.add_reduce(value.get_output(0), net.trt.ReduceOperation.MAX, 1, False).get_output(
-            0
-        )
+        least = net.network.add_reduce(value.get_output(0), net.trt.ReduceOperation.MAX, 1, False).get_output(0)
         loop.add_trip_limit(net.ew(least, net.const(torch.tensor(50.0)), "LESS"), net.trt.TripLimit.WHILE)
         value.set_input(1, net.ew(value.get_output(0), value.get_output(0), "SUM"))
         return loop.add_loop_output(value.get_output(0), net.trt.LoopOutput.LAST_VALUE)

@@ -46,15 +46,11 @@ def gathers() -> Iterator[LayerCase]:
             name("gather-batched", axis),
             build("DEFAULT", axis, 1),
             {"x": x, "i": i},
-            lambda x, i, axis=axis: torch.stack(
-                [torch.index_select(x[b], axis - 1, i[b].long()) for b in range(2)]
-            ),
+            lambda x, i, axis=axis: torch.stack([torch.index_select(x[b], axis - 1, i[b].long()) for b in range(2)]),
         )
     negative = torch.tensor([-1, 0, -3], dtype=torch.int32)
     beyond = torch.tensor([0, 3, -4, 7], dtype=torch.int32)
-    yield LayerCase(
-        "gather-negative", build("DEFAULT", 0), {"x": rand(3, 4), "i": negative}, lambda x, i: x[i.long()]
-    )
+    yield LayerCase("gather-negative", build("DEFAULT", 0), {"x": rand(3, 4), "i": negative}, lambda x, i: x[i.long()])
     yield LayerCase(
         "gather-out-of-bounds",
         build("DEFAULT", 0),

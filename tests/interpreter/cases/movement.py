@@ -209,9 +209,7 @@ def others() -> Iterator[LayerCase]:
     for dtype, label in ((torch.float32, "FLOAT"), (torch.int64, "INT64"), (torch.int32, "INT32")):
 
         def linspace(net: Net, x: Any, label: str = label) -> Any:
-            layer = net.network.add_fill(
-                (7,), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label)
-            )
+            layer = net.network.add_fill((7,), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label))
             layer.alpha, layer.beta = (3, 2) if label != "FLOAT" else (0.5, 0.25)
             return [layer.get_output(0), net.network.add_identity(x).get_output(0)]
 
@@ -220,17 +218,13 @@ def others() -> Iterator[LayerCase]:
             linspace,
             {"x": rand(2)},
             lambda x, d=dtype: (
-                (
-                    torch.arange(7) * (2 if d != torch.float32 else 0.25) + (3 if d != torch.float32 else 0.5)
-                ).to(d),
+                (torch.arange(7) * (2 if d != torch.float32 else 0.25) + (3 if d != torch.float32 else 0.5)).to(d),
                 x,
             ),
         )
 
         def dynamic(net: Net, x: Any, dtype: torch.dtype = dtype, label: str = label) -> Any:
-            layer = net.network.add_fill(
-                (1, 1), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label)
-            )
+            layer = net.network.add_fill((1, 1), net.trt.FillOperation.LINSPACE, getattr(net.trt.DataType, label))
             layer.set_input(0, net.shape(x))
             layer.set_input(1, net.const(torch.tensor(1, dtype=dtype)))
             layer.set_input(2, net.const(torch.tensor([100, 10], dtype=dtype)))
@@ -240,9 +234,7 @@ def others() -> Iterator[LayerCase]:
             name("fill-inputs", dtype),
             dynamic,
             {"x": rand(3, 4)},
-            lambda x, d=dtype: (
-                1 + 100 * torch.arange(x.shape[0])[:, None] + 10 * torch.arange(x.shape[1])
-            ).to(d),
+            lambda x, d=dtype: (1 + 100 * torch.arange(x.shape[0])[:, None] + 10 * torch.arange(x.shape[1])).to(d),
             dynamic={"x": (0, 1)},
         )
 
@@ -294,9 +286,7 @@ def shaped() -> Iterator[LayerCase]:
     for label, (build, data, sizes, bounds, reference) in table.items():
         for dtype in (torch.int64, torch.int32):
             inputs = {**dict(zip("x", data, strict=False)), "s": torch.tensor(sizes, dtype=dtype)}
-            yield LayerCase(
-                name("shape-input", label, dtype), build, inputs, reference, shape_inputs={"s": bounds}
-            )
+            yield LayerCase(name("shape-input", label, dtype), build, inputs, reference, shape_inputs={"s": bounds})
 
 
 def cases() -> Iterator[LayerCase]:

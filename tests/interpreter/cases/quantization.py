@@ -53,9 +53,7 @@ def cases() -> Iterator[LayerCase]:
             name("quantize", kind, dtype),
             round_trip(kind, scale, None),
             {"x": x.to(dtype)},
-            lambda x, kind=kind, scale=scale: (
-                _quantized((x * (1 / scale)).float(), kind) * scale.float()
-            ).to(x.dtype),
+            lambda x, kind=kind, scale=scale: (_quantized((x * (1 / scale)).float(), kind) * scale.float()).to(x.dtype),
             # Less than one step of the quantized type.
             tolerance=(4e-3, 1e-3),
         )
@@ -69,20 +67,14 @@ def cases() -> Iterator[LayerCase]:
     for kind in ("INT8", "FP8"):
         yield LayerCase(
             name("quantize-raw", kind),
-            lambda net, x, kind=kind: net.network.add_quantize(
-                x, net.const(torch.tensor(0.1)), net.dtype(kind)
-            ),
+            lambda net, x, kind=kind: net.network.add_quantize(x, net.const(torch.tensor(0.1)), net.dtype(kind)),
             {"x": rand(4, 32, low=-20, high=20)},
-            lambda x, kind=kind: _quantized(x / 0.1, kind).to(
-                torch.int8 if kind == "INT8" else torch.float8_e4m3fn
-            ),
+            lambda x, kind=kind: _quantized(x / 0.1, kind).to(torch.int8 if kind == "INT8" else torch.float8_e4m3fn),
         )
         raw = rand(4, 32, low=-120, high=120).to(torch.int8 if kind == "INT8" else torch.float8_e4m3fn)
         yield LayerCase(
             name("dequantize-input", kind),
-            lambda net, x: net.network.add_dequantize(
-                x, net.const(torch.tensor(0.1)), net.dtype(torch.float32)
-            ),
+            lambda net, x: net.network.add_dequantize(x, net.const(torch.tensor(0.1)), net.dtype(torch.float32)),
             {"x": raw},
             lambda x: x.float() * 0.1,
         )
@@ -115,9 +107,7 @@ def cases() -> Iterator[LayerCase]:
             scale = grid(*blocks, low=0.0625, high=0.1875, step=0.015625, seed=3, dtype=dtype)
 
             def build4(net: Net, x: Any, kind: str = kind, scale: Tensor = scale) -> Any:
-                constant = net.network.add_constant((8, 128), net.weights(packed, kind, 8 * 128)).get_output(
-                    0
-                )
+                constant = net.network.add_constant((8, 128), net.weights(packed, kind, 8 * 128)).get_output(0)
                 d = net.network.add_dequantize(constant, net.const(scale), x.dtype)
                 return net.network.add_matrix_multiply(
                     x, net.trt.MatrixOperation.NONE, d.get_output(0), net.trt.MatrixOperation.TRANSPOSE
@@ -136,16 +126,12 @@ def cases() -> Iterator[LayerCase]:
             )
     for label, kind, scale_kind, width in (("nvfp4", "FP4", "FP8", 16), ("mxfp8", "FP8", "E8M0", 32)):
 
-        def dynamic(
-            net: Net, x: Any, kind: str = kind, scale_kind: str = scale_kind, width: int = width
-        ) -> Any:
+        def dynamic(net: Net, x: Any, kind: str = kind, scale_kind: str = scale_kind, width: int = width) -> Any:
             layer = net.network.add_dynamic_quantize(x, 1, width, net.dtype(kind), net.dtype(scale_kind))
             if kind == "FP4":
                 double = net.const(torch.tensor(0.01))
                 layer.set_input(1, double)
-                scale = net.network.add_dequantize(
-                    layer.get_output(1), double, net.dtype(torch.float32)
-                ).get_output(0)
+                scale = net.network.add_dequantize(layer.get_output(1), double, net.dtype(torch.float32)).get_output(0)
             else:
                 scale = layer.get_output(1)
             return net.network.add_dequantize(layer.get_output(0), scale, net.dtype(torch.float32))

@@ -119,20 +119,12 @@ def topks() -> Iterator[LayerCase]:
             dynamic={"x": (0,)} if axis else None,
         )
     for op, dtype in product(("MAX", "MIN"), (torch.float16, torch.bfloat16, torch.int32, torch.int64)):
-        x = torch.stack(
-            [torch.randperm(20, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-        ).to(dtype)
-        yield LayerCase(
-            name("topk", op, dtype), build(op, 4, 1), {"x": x}, lambda x, op=op: reference(x, op, 4, 1)
-        )
+        x = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(i)) for i in range(3)]).to(dtype)
+        yield LayerCase(name("topk", op, dtype), build(op, 4, 1), {"x": x}, lambda x, op=op: reference(x, op, 4, 1))
     for op in ("MAX", "MIN"):
         tied = torch.tensor([[1, 3, 3, 0, 3, 0, 0, 1]], dtype=torch.float32)
-        yield LayerCase(
-            name("topk-ties", op), build(op, 6, 1), {"x": tied}, lambda x, op=op: reference(x, op, 6, 1)
-        )
-    yield LayerCase(
-        "topk-dynamic-k", build("MAX", 3, 1, True), {"x": rand(4, 9)}, lambda x: reference(x, "MAX", 3, 1)
-    )
+        yield LayerCase(name("topk-ties", op), build(op, 6, 1), {"x": tied}, lambda x, op=op: reference(x, op, 6, 1))
+    yield LayerCase("topk-dynamic-k", build("MAX", 3, 1, True), {"x": rand(4, 9)}, lambda x: reference(x, "MAX", 3, 1))
 
 
 def cumulatives() -> Iterator[LayerCase]:
@@ -140,9 +132,7 @@ def cumulatives() -> Iterator[LayerCase]:
         (0, 1, 2), (False, True), (False, True), (torch.float32, torch.float16, torch.int32, torch.int64)
     ):
 
-        def reference(
-            x: Tensor, axis: int = axis, exclusive: bool = exclusive, reverse: bool = reverse
-        ) -> Tensor:
+        def reference(x: Tensor, axis: int = axis, exclusive: bool = exclusive, reverse: bool = reverse) -> Tensor:
             wide = x.double() if x.dtype.is_floating_point else x.long()
             result = torch.zeros_like(wide)
             size = x.shape[axis]

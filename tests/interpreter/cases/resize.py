@@ -163,9 +163,7 @@ def resizes() -> Iterator[LayerCase]:
         yield one(name("resize-1d", mode), rand(2, 3, 8), (2, 3, 13), mode, "HALF_PIXEL")
         yield one(name("resize-3d", mode), rand(1, 2, 3, 4, 5), (1, 2, 6, 5, 7), mode, "HALF_PIXEL")
         for dtype in (torch.float16, torch.bfloat16):
-            yield one(
-                name("resize", mode, dtype), rand(1, 2, 5, 6, dtype=dtype), (1, 2, 8, 9), mode, "HALF_PIXEL"
-            )
+            yield one(name("resize", mode, dtype), rand(1, 2, 5, 6, dtype=dtype), (1, 2, 8, 9), mode, "HALF_PIXEL")
         yield one(
             name("resize", mode, "int8"),
             rand(1, 2, 5, 6, dtype=torch.int8, low=-9, high=9),

@@ -112,9 +112,7 @@ def cases() -> Iterator[LayerCase]:
         layer.set_input(3, net.i64(1, 1))
         return layer
 
-    yield LayerCase(
-        "slice-inputs", from_inputs, {"x": rand(5, 6)}, lambda x: x[1:-1, :-1], dynamic={"x": (0, 1)}
-    )
+    yield LayerCase("slice-inputs", from_inputs, {"x": rand(5, 6)}, lambda x: x[1:-1, :-1], dynamic={"x": (0, 1)})
 
     def reversed_dynamic(net: Net, x: Any) -> Any:
         layer = net.network.add_slice(x, (0, 0), (0, 0), (-1, 1))
