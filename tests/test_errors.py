@@ -265,6 +265,8 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage, monkeypatch):
     rules = tmp_path / "small.rules"
     rules.write_text("lower silu\n  match aten.silu(x)\n  emit  aten.mul.Tensor(x, aten.sigmoid(x))\n")
     monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("engine.dsl.ruleset._recent", {})
+    monkeypatch.setattr("engine.dsl.ruleset._MOST_RECENT", 0)
     before = engine.RuleSet.load(rules, builtin=False)
     entries = list((tmp_path / "cache").rglob("*.json"))
     assert len(entries) == 1

@@ -23,7 +23,9 @@ VARYING = re.compile(
 
 
 def stable(text):
-    return re.sub(r"[ \t]+\n", "\n", re.sub(r" {2,}", "  ", VARYING.sub("_", portable(text))))
+    # A bar stands behind its row, or on a line of its own where the row is full.
+    without_bars = re.sub(r"\n?[ \t]+#+[ \t]*(?=\n)", "", portable(text))
+    return re.sub(r"[ \t]+\n", "\n", re.sub(r" {2,}", "  ", VARYING.sub("_", without_bars)))
 
 
 class Attention(nn.Module):
