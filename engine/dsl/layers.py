@@ -42,9 +42,10 @@ class LayerTable:
             self._no_overlap(declared)
             for item in declared:
                 layer = _layer(item)
-                self._check(item)
-                self.items.setdefault(name, layer)
                 reason = None if capabilities is None else _missing(layer, capabilities)
+                # An enum may be as absent as the layer that takes it.
+                self._check(item, bindings if reason is None else None)
+                self.items.setdefault(name, layer)
                 if reason is None and name not in self.active:
                     self.active[name] = self.items[name] = layer
                     if bindings is not None:
@@ -91,7 +92,7 @@ class LayerTable:
                         (first.span, "the other declaration"),
                     )
 
-    def _check(self, item: tree.LayerItem) -> None:
+    def _check(self, item: tree.LayerItem, bindings: Bindings | None) -> None:
         report = self.problems.report
         if not item.name.startswith("trt."):
             report(f"`{item.name}` is not the name of a layer", item.span, "layers are called `trt.name`")
@@ -102,7 +103,7 @@ class LayerTable:
             if parameter.name in seen:
                 report(f"`{item.name}` has two parameters `{parameter.name}`", parameter.span)
             seen.add(parameter.name)
-            self._check_type(parameter)
+            self._check_type(parameter, bindings)
             if parameter.wildcard and (parameter.slot is None or parameter.type is None or not parameter.type.element):
                 report("`|-1` is said of lists with a run-time slot", parameter.span, "shape: [int] @1|-1")
             if parameter.slot is not None and parameter.type is not None and parameter.type.modifier == "static":
@@ -112,7 +113,7 @@ class LayerTable:
                     "drop `static` or the slot",
                 )
 
-    def _check_type(self, parameter: tree.Parameter) -> None:
+    def _check_type(self, parameter: tree.Parameter, bindings: Bindings | None) -> None:
         kind = parameter.type
         if kind is None:  # the grammar does not allow it
             return
@@ -120,7 +121,7 @@ class LayerTable:
         known = SORTS | set(dtype_classes()) | set(dtypes())
         for name in element.names:
             if name[0].isupper():
-                if self.bindings is not None and self.bindings.members(name) is None:
+                if bindings is not None and bindings.members(name) is None:
                     hint = suggestion(name, self._known_enums)
                     self.problems.report(f"TensorRT has no enum `{name}`", element.span, hint)
             elif name not in known:
