@@ -139,10 +139,6 @@ class Sizes:
         """Whether two staged ints are certainly equal."""
         return self.compare("==", a, b) is True
 
-    def same_shape(self, a: Sequence[Int], b: Sequence[Int]) -> bool:
-        """Whether two shapes are certainly equal."""
-        return len(a) == len(b) and all(self.equal(x, y) for x, y in zip(a, b, strict=True))
-
     def select(self, test: Truth, then: Int, otherwise: Int) -> Int:
         """``then if test else otherwise``; an undecided test gives a ``Piecewise``."""
         settled = self.decide(test)

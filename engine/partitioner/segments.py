@@ -8,7 +8,7 @@ leaves a phase and comes back: each phase is convex, and the number of phases is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import fx
@@ -114,12 +114,7 @@ def _segments(mirror: Mirror, tiles: dict[fx.Node, Tile], phases: dict[int, list
             for value in _operands(mirror, node, tiles)
             if home.get(value.node) != phase and not mirror.is_const(value)
         )
-        outputs = [value for node in roots for value in _values(node) if readers.get(value, set()) - {phase}]
+        outputs = [value for node in roots for value in mirror.outputs(node) if readers.get(value, set()) - {phase}]
         name = f"{'engine' if phase % 2 else 'torch'}_{counts[backend]}"
         counts[backend] += 1
         yield Segment(name, backend, tuple(nodes), own, tuple(inputs), tuple(outputs))
-
-
-def _values(node: fx.Node) -> Sequence[Value]:
-    val = node.meta.get("val")
-    return [Value(node, index) for index in range(len(val) if isinstance(val, list | tuple) else 1)]

@@ -83,7 +83,7 @@ def tile(
         reason = excluded(node)
         chosen = None
         if reason is None:
-            reason = _foreign(mirror, _results(mirror, node), dtype_advice or {})
+            reason = _foreign(mirror, mirror.outputs(node), dtype_advice or {})
         if reason is None:
             chosen, reason = _best(matcher, context, node, excluded, refusals)
             reason = reason or (nearest(matcher, context, node, inactive) if chosen is None else None)
@@ -133,11 +133,6 @@ def _best(
             continue
         return Tile(node, match.rule, plan, match.nodes), None
     return None, refused or next(iter(failures), None)
-
-
-def _results(mirror: Mirror, node: fx.Node) -> list[Value]:
-    val = node.meta.get("val")
-    return [Value(node, index) for index in range(len(val) if isinstance(val, list | tuple) else 1)]
 
 
 def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtype, str]) -> str | None:
