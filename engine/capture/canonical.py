@@ -202,7 +202,7 @@ def _wrap(dim: Any, rank: int | None) -> Any:
     if rank is None or not isinstance(dim, int) or dim >= 0:
         return dim
     # A 0-d tensor has, for the purpose of dims, one.
-    return dim + max(rank, 1)
+    return dim + max(rank, 1) if -dim <= max(rank, 1) else dim
 
 
 def _rank(schema: _Schema, argument: _Argument, values: Sequence[Any], rank: Rank) -> int | None:

@@ -71,6 +71,7 @@ class Signature:
         self._all_live = not self._constants
         self._accepted: set[tuple[Any, ...]] = set()
         self._exact = (self._positional, self._keywords)
+        self._returns = _shortcut(self.out_spec)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The inputs of the graph, in placeholder order; raises ``InputError``.
@@ -100,7 +101,7 @@ class Signature:
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """The outputs of the graph in the structure that the model returns."""
-        return pytree.tree_unflatten(outputs, self.out_spec)
+        return self._returns(outputs) if self._returns else pytree.tree_unflatten(outputs, self.out_spec)
 
     def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         args, kwargs = self._arrange(tuple(args), dict(kwargs))
@@ -261,6 +262,15 @@ def _children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     # ``children_specs`` became a method in torch 2.10 with ``children`` beside it.
     children: Any = getattr(spec, "children", None) or getattr(spec, "children_specs", None)
     return list(children() if isinstance(children, Callable) else children or ())  # type: ignore[arg-type]
+
+
+def _shortcut(spec: pytree.TreeSpec) -> Callable[[Sequence[Any]], Any] | None:
+    """What puts the outputs of most models in their structure: one tensor, or a flat tuple or list of tensors."""
+    if _is_leaf(spec):
+        return lambda outputs: outputs[0]
+    if spec.type in (tuple, list) and all(map(_is_leaf, _children(spec))):
+        return spec.type
+    return None
 
 
 def _equal_constant(value: Any, expected: Any) -> bool:

@@ -13,6 +13,19 @@ from engine.interpreter.step import Step
 from engine.interpreter.weights import WeightReader
 from engine.tensorrt import load
 
+_CONVOLUTION = (
+    "num_output_maps",
+    "kernel_size_nd",
+    "stride_nd",
+    "pre_padding",
+    "post_padding",
+    "padding_mode",
+    "num_groups",
+    "dilation_nd",
+    "kernel",
+    "bias",
+)
+
 # Layer type -> (class of the bindings, attributes).  Attributes that a TensorRT does not have are left out.
 _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ACTIVATION": ("IActivationLayer", ("type", "alpha", "beta")),
@@ -23,37 +36,9 @@ _LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CONDITIONAL_INPUT": ("IIfConditionalInputLayer", ()),
     "CONDITIONAL_OUTPUT": ("IIfConditionalOutputLayer", ()),
     "CONSTANT": ("IConstantLayer", ("weights", "shape")),
-    "CONVOLUTION": (
-        "IConvolutionLayer",
-        (
-            "num_output_maps",
-            "kernel_size_nd",
-            "stride_nd",
-            "pre_padding",
-            "post_padding",
-            "padding_mode",
-            "num_groups",
-            "dilation_nd",
-            "kernel",
-            "bias",
-        ),
-    ),
+    "CONVOLUTION": ("IConvolutionLayer", _CONVOLUTION),
     "CUMULATIVE": ("ICumulativeLayer", ("op", "exclusive", "reverse")),
-    "DECONVOLUTION": (
-        "IDeconvolutionLayer",
-        (
-            "num_output_maps",
-            "kernel_size_nd",
-            "stride_nd",
-            "pre_padding",
-            "post_padding",
-            "padding_mode",
-            "num_groups",
-            "dilation_nd",
-            "kernel",
-            "bias",
-        ),
-    ),
+    "DECONVOLUTION": ("IDeconvolutionLayer", _CONVOLUTION),
     "DEQUANTIZE": ("IDequantizeLayer", ("axis", "block_shape", "to_type")),
     "DYNAMIC_QUANTIZE": (
         "IDynamicQuantizeLayer",
