@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from engine.observers import PhaseEvent, observed
+
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
@@ -42,6 +44,7 @@ class SegmentReport:
         layers: number of TensorRT layers, 0 if nothing was built.
         engine_bytes: size of the serialized engine, 0 if nothing was built.
         inputs, outputs: names of the boundary values.
+        cache: ``"hit"`` or ``"miss"`` of the engine cache, with what happened besides; empty without the cache.
     """
 
     name: str
@@ -52,13 +55,18 @@ class SegmentReport:
     outputs: tuple[str, ...]
     layers: int = 0
     engine_bytes: int = 0
+    cache: str = ""
 
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds per phase, in order of execution; phases that run several times add up."""
+    """Seconds per phase, in order of execution; phases that run several times add up.
+
+    ``model`` is what observers of phases are told.
+    """
 
     phases: dict[str, float] = field(default_factory=dict)
+    model: str = ""
 
     # What torch.export and TensorRT take, and loading the engine onto a GPU, is not ours to shorten.
     FOREIGN = frozenset({"export", "build", "load"})
@@ -69,11 +77,12 @@ class Timings:
         listener = _listener.get()
         if listener is not None:
             listener(name)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+        with observed("phase", PhaseEvent, name, self.model):
+            start = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
 
     @property
     def total(self) -> float:
@@ -110,6 +119,9 @@ class Report:
     compute_capabilities: tuple[str, ...] = ()
     tensorrt: str = ""
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
+
+    def __post_init__(self) -> None:
+        self.timings.model = self.model
 
     @property
     def engine_bytes(self) -> int:

@@ -29,6 +29,7 @@ from engine.errors import EngineError
 from engine.graph.arguments import map_values, split
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
+from engine.observers import RewriteEvent, observed
 from engine.rewriter.change import Change, disagreement, replace, text
 
 NAME = "torch decomposition"
@@ -187,7 +188,12 @@ def expand(mirror: Mirror, node: fx.Node) -> Change:
         if str(call.op) in ancestors:
             raise Undecomposable(f"the decomposition of {op} leads back to {call.op}")
     _check(mirror, node, outputs)
-    return _splice(mirror, node, calls, outputs, ancestors)
+    before = {node.name: mirror.op(node)}
+    with observed("rewrite", RewriteEvent, NAME, "torch._decomp", "decompose", before) as event:
+        change = _splice(mirror, node, calls, outputs, ancestors)
+        if event is not None:
+            event.after = {item.name: mirror.op(item) for item in change.new}
+    return change
 
 
 def _traced(

@@ -25,6 +25,7 @@ from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import describe
 from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
+from engine.observers import RewriteEvent, listens, observed
 from engine.rewriter.change import Change, counts
 from engine.rewriter.commitment import Committer, Replacement, prepare, shrinkage
 from engine.rewriter.fuel import Fuel, OpOrder
@@ -134,7 +135,7 @@ class Rewriter:
                 continue
             found = self._first(phase, node)
             if found is not None:
-                self._apply(phase, *found)
+                self._observed(phase, *found)
 
     def _rewritable(self, node: fx.Node) -> bool:
         return counts(self.mirror, node)
@@ -172,7 +173,18 @@ class Rewriter:
             "removes, where it must leave fewer; make it a `lower` rule, or match more"
         )
 
-    def _apply(self, phase: _Phase, match: Match, replacement: Replacement) -> None:
+    def _observed(self, phase: _Phase, match: Match, replacement: Replacement) -> None:
+        if not listens("rewrite"):
+            self._apply(phase, match, replacement)
+            return
+        rule = match.rule
+        before = {node.name: self.mirror.op(node) for node in replacement.nodes}
+        with observed("rewrite", RewriteEvent, rule.id, rule.where, rule.kind, before) as event:
+            change = self._apply(phase, match, replacement)
+            if event is not None:
+                event.after = {node.name: self.mirror.op(node) for node in change.new}
+
+    def _apply(self, phase: _Phase, match: Match, replacement: Replacement) -> Change:
         rule = match.rule
         started = perf_counter()
         roots = tuple(node.name for node in match.roots)
@@ -198,6 +210,7 @@ class Rewriter:
             self._fuel.grant(ops)
         self.absorb(change)
         self.trace.counter(rule.id).seconds += perf_counter() - started
+        return change
 
     # ------------------------------------------------------------ what to look at again
 
