@@ -1,4 +1,4 @@
-"""The command line: ``engine compile``, ``engine coverage``, ``engine rules``.
+"""The command line: ``engine compile``, ``engine coverage``, ``engine inspect``, ``engine rules``.
 
 Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 """
@@ -43,19 +43,27 @@ def cli() -> None:
 
 @cli.command("compile")
 @_MODEL
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for plans and report.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path),
+    help="A .pt2 file for engine.load; or a folder, for plans and report.",
+)  # fmt: skip
 @_RULES
 @_with_settings
 @_JSON
 def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
-    """Compile an exported program and write its engines to a folder."""
+    """Compile an exported program, and write it to a file, or its engines to a folder."""
     from engine.plans import require_free, write_plans
 
-    require_free(output)
+    whole = output.suffix == ".pt2"
+    if not whole:
+        require_free(output)
     with _progress(f"compiling {model.name}"):
         compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
         assert isinstance(compiled, engine.CompiledModule)  # an exported program knows its shapes
-        write_plans(compiled, output)
+        if whole:
+            engine.save(compiled, output)
+        else:
+            write_plans(compiled, output)
     _print_report(compiled.report, as_json)
 
 
@@ -70,6 +78,27 @@ def coverage(model: Path, rule_files: tuple[Path, ...], as_json: bool, **setting
         report = engine.coverage(_load(model), rules=rule_files, **_given(settings))
         report.model = model.name
     _print_report(report, as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Say what a file of engine.save holds: its report, and the engines with names, shapes and TensorRT."""
+    import json
+
+    from engine.files import inspect as inspect_file
+    from engine.tables import render_engines
+
+    found = inspect_file(file)
+    report = found.pop("report", None)
+    if as_json:
+        click.echo(json.dumps({**found, **({"report": report.as_dict()} if report else {})}, indent=2, default=str))
+        return
+    if report is not None:
+        _print_report(report, as_json=False)
+        click.echo()
+    render_engines(found, sys.stdout)
 
 
 @cli.group()

@@ -7,10 +7,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from engine.compiled import CompiledModule
+from engine.files.plan_file import sidecar
 from engine.runtime import TorchTensorRTModule
 
 
@@ -45,10 +45,15 @@ def write_plans(compiled: CompiledModule, folder: str | os.PathLike[str]) -> lis
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         names = []
+        report = compiled.report
+        built_by: dict[str, Any] = {
+            "tensorrt": report.tensorrt,
+            "compute_capabilities": report.compute_capabilities,
+        }
         for name, module in compiled.graph_module.named_children():
             if isinstance(module, TorchTensorRTModule):
                 (scratch / f"{name}.plan").write_bytes(module.serialized_engine)
-                _write_json(scratch / f"{name}.json", _sidecar(compiled.graph_module, name, module))
+                _write_json(scratch / f"{name}.json", sidecar(module, **built_by))
                 names.append(f"{name}.plan")
         _write_json(scratch / "report.json", compiled.report.as_dict())
         scratch.chmod(0o755)
@@ -63,18 +68,6 @@ def write_plans(compiled: CompiledModule, folder: str | os.PathLike[str]) -> lis
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return [target / name for name in names]
-
-
-def _sidecar(graph_module: nn.Module, name: str, module: TorchTensorRTModule) -> dict[str, object]:
-    return {
-        "name": name,
-        "inputs": list(module.input_binding_names),
-        "outputs": list(module.output_binding_names),
-        "output_specs": [
-            {"shape": [str(size) for size in spec.shape], "dtype": str(spec.dtype).removeprefix("torch.")}
-            for spec in module.output_specs or ()
-        ],
-    }
 
 
 def _write_json(path: Path, data: object) -> None:

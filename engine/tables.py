@@ -6,7 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,7 @@ _PHASES = {
     "tile": "choose convert rules",
     "partition": "cut into segments",
     "emit": "write TensorRT networks",
+    "cache": "look for kept engines",
     "build": "TensorRT builds engines",
     "load": "TensorRT loads them once",
     "assemble": "put the module together",
@@ -81,6 +82,9 @@ def render_report(report: Report, file: TextIO, *, width: int | None = None, col
     if report.segments:
         console.print()
         console.print(_segments(report))
+    for segment in report.segments:
+        if segment.cache:
+            console.print(f"engine cache: {segment.name}: {segment.cache}", soft_wrap=True)
     if report.fallbacks:
         _print_reasons(console, "in PyTorch, and why", report.fallbacks)
     outside = {(fallback.node, fallback.reason) for fallback in report.fallbacks}
@@ -130,6 +134,35 @@ def _segments(report: Report) -> Table:
             f"{_names(segment.inputs)} -> {_names(segment.outputs)}",
         )
     return _fix_widths(table)
+
+
+def render_engines(found: dict[str, Any], file: TextIO) -> None:
+    """Print what `engine.files.inspect` says of a file's engines."""
+    console = _console(file)
+    whole = ("engine", "size", "TensorRT", "for")
+    table = _table("engines", *whole, "inputs -> outputs", right=("size",), whole=whole)
+    for held in found["engines"]:
+        ends = [
+            ", ".join(f"{name} {_spec(spec)}" for name, spec in zip(names, specs or [None] * len(names), strict=True))
+            for names, specs in ((held["inputs"], held["input_specs"]), (held["outputs"], held["output_specs"]))
+        ]
+        serves = ", ".join(held["compute_capabilities"] or ())
+        table.add_row(
+            held["name"],
+            _size(held["engine_bytes"]),
+            held["tensorrt"] or "-",
+            f"{held['platform']} {serves}".strip(),
+            " -> ".join(ends),
+        )
+    console.print(_fix_widths(table))
+    if found.get("producer"):
+        console.print(f"written by {found['producer']} with PyTorch {found['torch']}", soft_wrap=True)
+
+
+def _spec(spec: Any) -> str:
+    if not isinstance(spec, dict):
+        return "" if spec is None else f"= {spec}"
+    return f"{spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
 
 
 def _names(names: tuple[str, ...]) -> str:

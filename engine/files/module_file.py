@@ -1,0 +1,261 @@
+"""Compiled modules in ``.pt2`` files: the graph, its tensors and engines, how it is called, and the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import engine
+from engine.compiled import CompiledModule
+from engine.conversion.blueprint import Blueprint
+from engine.errors import FileError, RuntimeUnavailable, SaveError
+from engine.files.archive import Reader, Writer, replacing
+from engine.files.graphs import GraphWriter, read_graph
+from engine.files.programs import read_program, write_program
+from engine.files.reports import read_report, write_report
+from engine.files.structures import read_signature, write_signature
+from engine.runtime import TorchTensorRTModule
+from engine.runtime.metadata import check_here, module_of, read_dtype, record_of, write_dtype
+from engine.runtime.record import EngineRecord
+from engine.weight_plan import WeightPlan
+
+FORMAT = 1
+"""Version of the file; a reader takes this one and those before it."""
+
+_GRAPH, _SIGNATURE, _REPORT = "extra/graph.json", "extra/signature.json", "extra/report.json"
+_WEIGHTS = "extra/weights.json"
+
+
+def write_module(module: CompiledModule, path: str | os.PathLike[str], *, program: bool) -> None:
+    """Write a compiled module; the file appears whole or not at all.
+
+    Raises:
+        SaveError, RecordError: the module holds something that a file cannot hold.
+        OSError: the file cannot be written.
+    """
+    graphs = GraphWriter()
+    graph = graphs.write(module.graph_module)
+    tensors = graphs.tensors
+    records = [
+        record_of(held, tensorrt=module.report.tensorrt, compute_capabilities=module.report.compute_capabilities)
+        for held in graphs.engines
+    ]
+    programs = [_program(held, tensors) for held in graphs.engines] if program else []
+    signature, report = write_signature(module._signature), write_report(module.report)
+    weights = None
+    if module.weight_plan is not None:
+        blueprints = [None if held.blueprint is None else held.blueprint.to_json() for held in graphs.engines]
+        weights = {"plan": module.weight_plan.to_json(), "blueprints": blueprints}
+    with replacing(path) as file, Writer(file) as writer:
+        writer.add_json(_REPORT, report)
+        writer.add_json(_SIGNATURE, signature)
+        writer.add_json(_GRAPH, graph)
+        writer.add_json(_WEIGHTS, weights)
+        for index, tensor in enumerate(tensors):
+            writer.add_tensor(f"data/weights/weight_{index}", tensor)
+        engines = []
+        for index, record in enumerate(records):
+            fields = record.to_fields()
+            fields[3] = member = f"data/constants/engine_{index}.plan"
+            writer.add_bytes(member, record.engine)
+            engines.append(fields)
+        for index, data in enumerate(programs):
+            writer.add_json(f"extra/program_{index}.json", data)
+        writer.finish(
+            {
+                "format": FORMAT,
+                "producer": f"engine {engine.__version__}",
+                "torch": torch.__version__,
+                "tensorrt": module.report.tensorrt,
+                "model": module.report.model,
+                "engines": engines,
+                "programs": len(programs),
+                "tensors": list(map(_describe, tensors)),
+            }
+        )
+
+
+def _program(held: TorchTensorRTModule, tensors: list[torch.Tensor]) -> dict[str, Any]:
+    if held.program is None:
+        raise SaveError(
+            f"engine {held.name!r} has no program of the interpreter to keep: compile the model with "
+            'runtime="interpreter", or save it without program=True'
+        )
+    numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
+
+    def number(tensor: torch.Tensor) -> int:
+        if id(tensor) not in numbers:
+            numbers[id(tensor)] = len(tensors)
+            tensors.append(tensor)
+        return numbers[id(tensor)]
+
+    return write_program(held.program, number)  # type: ignore[arg-type]
+
+
+def _describe(tensor: torch.Tensor) -> dict[str, Any]:
+    return {
+        "dtype": write_dtype(tensor.dtype),
+        "shape": list(tensor.shape),
+        "strides": list(tensor.stride()),
+        "device": tensor.device.type,
+    }
+
+
+def read_module(path: str | os.PathLike[str], *, runtime: str, device: torch.device | None) -> CompiledModule:
+    """Read a compiled module.
+
+    Raises:
+        FileError: the file is damaged, or not one of `write_module`.
+        RuntimeUnavailable: its engines cannot run here, though there is a GPU, or not in the way asked for.
+    """
+    with Reader(path) as reader:
+        try:
+            manifest = checked_manifest(reader)
+            where = device or (torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
+            tensors = {
+                index: _read_tensor(reader, index, entry, device, where)
+                for index, entry in enumerate(manifest["tensors"])
+            }
+            programs = [
+                read_program(reader.read_json(f"extra/program_{index}.json"), tensors)
+                for index in range(_count(manifest["programs"]))
+            ]
+            records = read_records(reader)
+            if len(programs) not in (0, len(records)):
+                raise FileError(f"the file has {len(programs)} programs for {len(records)} engines")
+            engines = {}
+            for index, record in enumerate(records):
+                if torch.cuda.is_available() and runtime != "interpreter":
+                    check_here(record, where if where.type == "cuda" else None)
+                engines[index] = _module(record, runtime, programs[index] if programs else None)
+            graph = read_graph(reader.read_json(_GRAPH), tensors, engines)
+            signature = read_signature(reader.read_json(_SIGNATURE))
+            report = read_report(reader.read_json(_REPORT))
+            weights = reader.read_json(_WEIGHTS)
+            plan = None if weights is None else WeightPlan.from_json(weights["plan"])
+            for index, blueprint in enumerate(weights["blueprints"] if weights else ()):
+                if blueprint is not None:
+                    engines[index].blueprint = Blueprint.from_json(blueprint)
+        except FileError as error:
+            text = str(error)
+            raise type(error)(text if text.startswith(str(reader.path)) else f"{reader.path}: {text}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if isinstance(error, RuntimeUnavailable | engine.EngineError):
+                raise
+            raise FileError(f"{reader.path} is damaged: {type(error).__name__}: {error}") from None
+    module = CompiledModule.restored(graph, signature, report)
+    module.weight_plan = plan
+    for held in engines.values() if device is not None else ():
+        held.to(device)
+    return module
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= 10_000:
+        raise FileError(f"{str(value)[:40]!r} is not a number of programs")
+    return value
+
+
+def _module(record: EngineRecord, runtime: str, program: Any) -> TorchTensorRTModule:
+    if runtime == "interpreter" and program is None:
+        raise RuntimeUnavailable(
+            f"engine {record.name!r} was saved without what the interpreter runs: save it with "
+            "engine.save(module, path, program=True)"
+        )
+    return module_of(record, runtime=runtime, program=program)
+
+
+def checked_manifest(reader: Reader) -> Mapping[str, Any]:
+    """The manifest of a file whose format this version reads."""
+    found = reader.manifest.get("format")
+    if not isinstance(found, int) or found > FORMAT:
+        raise FileError(f"the file has format {found!r}; engine {engine.__version__} reads up to {FORMAT}")
+    return reader.manifest  # type: ignore[no-any-return]
+
+
+def read_records(reader: Reader) -> list[EngineRecord]:
+    """The records of a file's engines.
+
+    Raises:
+        FileError: one is damaged, or its metadata is not JSON.
+    """
+    records = []
+    for index, fields in enumerate(reader.manifest["engines"]):
+        if not isinstance(fields, list) or len(fields) < 4 or fields[3] != f"data/constants/engine_{index}.plan":
+            raise FileError(f"the record of engine {index} is damaged")
+        record = EngineRecord.from_fields([*fields[:3], reader.read(fields[3]), *fields[4:]])
+        if record.notes:
+            raise FileError(
+                f"engine {index} ({record.name!r}): {record.notes[0]}; files of engine.save hold no pickles"
+            )
+        records.append(record)
+    return records
+
+
+def _read_tensor(
+    reader: Reader, index: int, entry: Mapping[str, Any], asked: torch.device | None, here: torch.device
+) -> torch.Tensor:
+    dtype = read_dtype(entry["dtype"])
+    shape, strides = [int(size) for size in entry["shape"]], [int(stride) for stride in entry["strides"]]
+    data = reader.read_writable(f"data/weights/weight_{index}")
+    count = 1
+    for size in shape:
+        count *= size
+    if min(shape, default=0) < 0 or len(strides) != len(shape) or count * dtype.itemsize != len(data):
+        raise FileError(f"tensor {index} of dtype {dtype} and shape {shape} does not have {len(data)} bytes")
+    if not count:
+        tensor = torch.empty(shape, dtype=dtype)
+    else:
+        # The file gave a buffer of its own, which the tensor keeps.
+        tensor = torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(shape)
+    if count and tensor.stride() != tuple(strides) and _is_dense(shape, strides):
+        tensor = torch.empty_strided(shape, strides, dtype=dtype).copy_(tensor)
+    # A tensor that was on the CPU beside an engine is one that has to be there.
+    return tensor.to(here) if entry["device"] == "cuda" and (asked is None or asked.type == "cuda") else tensor
+
+
+def _is_dense(shape: list[int], strides: list[int]) -> bool:
+    expected = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def inspect_module(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file holds, without making anything of it: the manifest, the records' metadata, the report."""
+    with Reader(path) as reader:
+        manifest = checked_manifest(reader)
+        return {
+            "path": str(Path(path)),
+            **{key: manifest.get(key) for key in ("format", "producer", "torch", "tensorrt", "model")},
+            "tensors": manifest["tensors"],
+            "engines": [describe_record(record) for record in read_records(reader)],
+            "report": read_report(reader.read_json(_REPORT)),
+        }
+
+
+def describe_record(record: EngineRecord) -> dict[str, Any]:
+    """A record without its plan, as JSON."""
+    metadata = record.metadata
+    return {
+        "name": record.name,
+        "engine_bytes": len(record.engine),
+        "inputs": list(record.inputs),
+        "outputs": list(record.outputs),
+        "input_specs": metadata.get("inputs"),
+        "output_specs": metadata.get("outputs"),
+        "device": str(record.device),
+        "platform": record.platform,
+        "tensorrt": metadata.get("tensorrt"),
+        "compute_capabilities": metadata.get("compute_capabilities"),
+    }
+
+
+__all__ = ["inspect_module", "read_module", "write_module"]

@@ -1,0 +1,60 @@
+"""A report from the JSON of ``Report.as_dict``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.errors import FileError
+from engine.report import Fallback, Report, SegmentReport
+
+
+def read_report(data: Any) -> Report:
+    """The report that was saved; what this version's reports do not have is left out.
+
+    Raises:
+        FileError: it is damaged.
+    """
+    try:
+        report = Report(
+            model=str(data["model"]),
+            coverage=float(data["coverage"]),
+            nodes=int(data["nodes"]),
+            segments=[_segment(segment) for segment in data["segments"]],
+            fallbacks=[_fallback(fallback) for fallback in data["fallbacks"]],
+            rules_used={str(rule): int(count) for rule, count in data["rules_used"].items()},
+            overridden=tuple((str(winner), str(loser)) for winner, loser in data["overridden"]),
+            compute_capabilities=tuple(map(str, data["compute_capabilities"])),
+            tensorrt=str(data["tensorrt"]),
+            refusals=[_fallback(refusal) for refusal in data["refusals"]],
+        )
+        for phase, seconds in data["timings"]["phases"]:
+            report.timings.phases[str(phase)] = float(seconds)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"the report is damaged: {type(error).__name__}: {error}") from None
+    return report
+
+
+def write_report(report: Report) -> dict[str, Any]:
+    """The report as JSON."""
+    # Objects of JSON have no order here, and phases have one.
+    return {**report.as_dict(), "timings": {"phases": list(report.timings.phases.items())}}
+
+
+def _segment(data: Any) -> SegmentReport:
+    return SegmentReport(
+        str(data["name"]),
+        str(data["backend"]),
+        int(data["nodes"]),
+        int(data["tiles"]),
+        tuple(map(str, data["inputs"])),
+        tuple(map(str, data["outputs"])),
+        int(data["layers"]),
+        int(data["engine_bytes"]),
+    )
+
+
+def _fallback(data: Any) -> Fallback:
+    return Fallback(*(str(data[name]) for name in Fallback._fields))
+
+
+__all__ = ["read_report", "write_report"]
