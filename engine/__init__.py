@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from engine.compiler import compile, coverage
     from engine.dsl.ruleset import RuleSet
     from engine.errors import EngineError
+    from engine.files.saving import load, save
+    from engine.observers import observe
+    from engine.refitting import refit
     from engine.report import Report
     from engine.runtime.module import TorchTensorRTModule
     from engine.settings import CompilationSettings
@@ -32,6 +35,10 @@ _HOMES = {
     "TorchTensorRTModule": "engine.runtime.module",
     "compile": "engine.compiler",
     "coverage": "engine.compiler",
+    "load": "engine.files.saving",
+    "observe": "engine.observers",
+    "refit": "engine.refitting",
+    "save": "engine.files.saving",
 }
 
 __all__ = [
@@ -44,7 +51,11 @@ __all__ = [
     "TorchTensorRTModule",
     "compile",
     "coverage",
+    "load",
+    "observe",
+    "refit",
     "rules",
+    "save",
 ]
 
 

@@ -17,17 +17,19 @@ def assemble(
     partition: Partition,
     modules: Mapping[str, nn.Module],
     scalars: Mapping[str, Sequence[sympy.Expr]],
+    submodules: Mapping[str, nn.Module] | None = None,
 ) -> fx.GraphModule:
     """Build the graph module that runs the segments in order.
 
     Args:
         modules: segment name -> module that takes the segment's inputs, then its scalars, and returns its outputs.
         scalars: segment name -> sizes that its network takes as extra inputs.
+        submodules: target of a ``get_attr`` node -> graph that a higher-order op runs.
 
     Returns:
         A module that takes the user's tensors in order and returns the flat tuple of outputs.
     """
-    assembler = _Assembler(mirror)
+    assembler = _Assembler(mirror, submodules or {})
     for node in mirror.graph.nodes:
         if node.op == "placeholder":
             assembler.copy(node)
@@ -41,12 +43,14 @@ def assemble(
 
 
 class _Assembler:
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, submodules: Mapping[str, nn.Module]) -> None:
         self.mirror = mirror
+        self.submodules = submodules
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.outputs: dict[Value, fx.Node] = {}
+        self.buffers: dict[str, str] = {}
 
     def engine(self, segment: Segment, module: nn.Module, scalars: Sequence[sympy.Expr]) -> None:
         self.root.add_module(segment.name, module)
@@ -100,15 +104,35 @@ class _Assembler:
         return not self.mirror.is_size(operand) and self.mirror.value(operand) in self.outputs
 
     def _copy(self, node: fx.Node) -> None:
-        if node.op == "get_attr":
-            name = "constant_" + str(node.target).replace(".", "_")
-            if not hasattr(self.root, name):
-                self.root.register_buffer(name, self.mirror.constants[str(node.target)].detach(), persistent=True)
-            copied = self.graph.get_attr(name)
+        if node.op == "get_attr" and str(node.target) in self.submodules:
+            copied = self.graph.get_attr(self._submodule(str(node.target)))
             copied.meta.update(node.meta)
+        elif node.op == "get_attr":
+            copied = self.graph.get_attr(self._buffer(str(node.target)))
+            copied.meta.update(node.meta, constant=str(node.target))
         else:
             copied = self.graph.node_copy(node, self._operand)
         self.nodes[node] = copied
+
+    def _buffer(self, target: str) -> str:
+        """The buffer that holds a constant; ``a.b`` and ``a_b`` are two."""
+        name = self.buffers.get(target)
+        if name is None:
+            wanted = name = "constant_" + target.replace(".", "_")
+            number = 1
+            while hasattr(self.root, name):
+                number += 1
+                name = f"{wanted}_{number}"
+            self.buffers[target] = name
+            self.root.register_buffer(name, self.mirror.constants[target].detach(), persistent=True)
+        return name
+
+    def _submodule(self, target: str) -> str:
+        """Where the graph of a higher-order op is held; PyTorch runs it."""
+        name = "graph_" + target.replace(".", "_")
+        if not hasattr(self.root, name):
+            self.root.add_module(name, self.submodules[target])
+        return name
 
     def _operand(self, operand: fx.Node) -> fx.Node:
         if operand in self.nodes:

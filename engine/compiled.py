@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,14 @@ from torch import fx, nn
 
 from engine.errors import EngineError
 from engine.report import Report
+from engine.runtime.whole_graphs import follow_settings, graphs_of_module, has_hooks, is_plain
 
 if TYPE_CHECKING:
     from engine.capture import Captured
+    from engine.capture.signature import Signature
     from engine.graph.mirror import Mirror
+    from engine.runtime.cuda_graphs import GraphCache
+    from engine.weight_plan import WeightPlan
 
 
 class CompiledModule(nn.Module):
@@ -24,18 +29,43 @@ class CompiledModule(nn.Module):
     Attributes:
         graph_module: the partitioned graph; its engines are submodules ``engine_0``, ``engine_1``, ...
         report: what is in an engine, what is not, and why.
+        weight_plan: how its weights follow from those of the model; None where they cannot be replaced.
     """
+
+    weight_plan: WeightPlan | None = None
+    _graphs: GraphCache | None = None
+    # Whether the arguments of a call are the inputs of the graph, one by one.
+    _direct: bool = False
 
     def __init__(self, graph_module: fx.GraphModule, captured: Captured, report: Report, mirror: Mirror) -> None:
         super().__init__()
         self.graph_module = graph_module
         self.report = report
         self._signature = captured.signature()
-        self._mirror = mirror
+        self._mirror: Mirror | None = mirror
+        follow_settings(self)
+
+    @classmethod
+    def restored(cls, graph_module: fx.GraphModule, signature: Signature, report: Report) -> CompiledModule:
+        """A module from the parts that a file keeps of one."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module.graph_module = graph_module
+        module.report = report
+        module._signature = signature
+        module._mirror = None
+        follow_settings(module)
+        return module
 
     @property
     def graph(self) -> networkx.MultiDiGraph:
-        """The lowered graph, one edge per use; nodes know their op, dtype, shape and origin."""
+        """The lowered graph, one edge per use; nodes know their op, dtype, shape and origin.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        if self._mirror is None:
+            raise EngineError("files do not keep the lowered graph: module.graph_module.graph is what is run")
         return self._mirror.nx
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
@@ -47,19 +77,49 @@ class CompiledModule(nn.Module):
         clone.report = self.report
         clone._signature = self._signature
         clone._mirror = self._mirror
+        clone.weight_plan = self.weight_plan
         clone.training = self.training
+        if self._graphs is not None:
+            clone.set_cuda_graphs(True, self._graphs.size)
         return clone
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refused: engines are not tied to the classes of this process."""
         raise EngineError(
-            "compiled modules cannot be pickled (torch.save, multiprocessing): compile the model where it is used; "
-            "`engine compile MODEL.pt2 -o OUT` writes the plans"
+            "compiled modules cannot be pickled (torch.save, multiprocessing): engine.save(module, path) writes a "
+            "file, and engine.load(path) reads it, in any process"
         )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model: same arguments, same structure of results, same dtypes."""
-        return self._signature.unflatten(self.graph_module(*self._signature.bind(args, kwargs)))
+        inputs = self._signature.bind(args, kwargs)
+        if self._graphs is not None and is_plain(inputs):
+            self._direct = not kwargs and len(args) == len(inputs) and all(map(operator.is_, args, inputs))
+            return self._graphs(inputs)
+        return self._signature.unflatten(self.graph_module(*inputs))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model: `forward`, with hooks where there are any; a CUDA graph that fits is replayed at once."""
+        graphs = self._graphs
+        if graphs is not None and self._direct and not kwargs and not has_hooks(self):
+            result = graphs.quick(args)
+            if result is not None:
+                return result
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def cuda_graphs(self) -> GraphCache | None:
+        """The CUDA graphs of whole calls; None where calls are not recorded."""
+        return self._graphs
+
+    def set_cuda_graphs(self, enabled: bool, size: int | None = None) -> None:
+        """Record whole calls as CUDA graphs and replay them; or stop that, and drop the graphs.
+
+        Args:
+            size: most graphs to keep; by default what the setting ``cuda_graph_cache_size`` says.
+        """
+        self._direct = False
+        self._graphs = graphs_of_module(self.graph_module, self._signature.unflatten, size) if enabled else None
 
 
 class DeferredModule(nn.Module):

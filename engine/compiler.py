@@ -7,12 +7,11 @@ again without it, until everything that is left builds.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -21,20 +20,29 @@ from engine import tensorrt
 from engine.assembly import assemble
 from engine.capture import Captured, capture
 from engine.capture.importer import is_importable
+from engine.capture.tracing import tracing_lock
+from engine.collector import collector_held_back
 from engine.compiled import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
+from engine.engine_cache import CachedEngine
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
 from engine.evaluator import Context, apply
 from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
 from engine.matcher.matcher import Matcher
+from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
 from engine.partitioner.tiling import computes
 from engine.report import Fallback, Report, SegmentReport
 from engine.rewriter import Trace, fold_constants, lower_all
+from engine.runtime.modes import RunOptions
 from engine.settings import CompilationSettings
+from engine.weight_plan import weight_plan
 
-_EXPORTING = threading.RLock()
+if TYPE_CHECKING:
+    from engine.conversion import Blueprint, BuiltNetwork
+    from engine.interpreter import Program
+
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 
 
@@ -70,11 +78,16 @@ def compile(
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
     options = CompilationSettings.from_kwargs(**settings)
     tensorrt.load()  # before minutes of work, not after
+    if runtime != "interpreter":
+        RunOptions.of(options).check()
     if args is None and kwargs is None and _needs_inputs(model):
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
-    compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
-    compilation.place()
-    return compilation.build(runtime)
+    with observed("compile", CompileEvent, _model_name(model)) as event:
+        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
+        if event is not None:
+            event.report = compilation.report
+        compilation.place()
+        return compilation.build(runtime)
 
 
 def coverage(
@@ -91,9 +104,12 @@ def coverage(
     Takes the same arguments as :func:`compile`.  What only TensorRT's builder can refuse is not in it.
     """
     options = CompilationSettings.from_kwargs(**settings)
-    compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
-    compilation.place()
-    return compilation.report
+    with observed("compile", CompileEvent, _model_name(model)) as event:
+        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
+        if event is not None:
+            event.report = compilation.report
+        compilation.place()
+        return compilation.report
 
 
 def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
@@ -120,6 +136,7 @@ class Compilation:
     partition: Partition = field(default_factory=lambda: Partition((), {}))
     tiling: Tiling = field(default_factory=Tiling)
     trace: Trace = field(default_factory=Trace)
+    cached: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -137,16 +154,24 @@ class Compilation:
         with timings.phase("rules"):
             ruleset = load_rules(rules)
         # PyTorch overrides operators for the whole process while it exports.
-        with _EXPORTING, warnings.catch_warnings():
+        with tracing_lock(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
             captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings, timings=timings)
-        with timings.phase("mirror"):
+        return cls.lowered(captured, ruleset, settings, report)
+
+    @classmethod
+    def lowered(
+        cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report
+    ) -> Compilation:
+        """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
+        timings = report.timings
+        with timings.phase("mirror"), collector_held_back():
             mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
             mirror.hoist_sizes()
             context = Context(mirror, ruleset.layers, ruleset.macros, ruleset.hosts)
             matcher = Matcher(ruleset.phase("convert"), mirror)
         self = cls(captured, ruleset, settings, mirror, context, report, matcher)
-        with timings.phase("rewrite"):
+        with timings.phase("rewrite"), collector_held_back():
             lower_all(
                 mirror,
                 ruleset.phase("simplify", "lower"),
@@ -155,7 +180,7 @@ class Compilation:
                 trace=self.trace,
                 check=settings.debug or None,
             )
-        with timings.phase("fold"):
+        with timings.phase("fold"), collector_held_back():
             fold_constants(mirror, convertible=self._convertible)
         return self
 
@@ -168,7 +193,7 @@ class Compilation:
     def place(self) -> None:
         """Tile and partition the graph, and write what was decided to the report."""
         excluded = self.settings.exclusion(self.mirror)
-        with self.report.timings.phase("tile"):
+        with self.report.timings.phase("tile"), collector_held_back():
             advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
             self.tiling = tile(
                 self.matcher,
@@ -178,10 +203,14 @@ class Compilation:
                 dtype_advice=advice,
                 inactive=self.ruleset.inactive,
             )
-        with self.report.timings.phase("partition"):
+        with self.report.timings.phase("partition"), collector_held_back():
             # Where nothing may stay in PyTorch, what is reported is what has no rule, not what that leaves small.
             least = 1 if self.settings.require_full_compilation else self.settings.min_block_size
-            self.partition = partition(self.mirror, self.tiling, min_block_size=least)
+            with observed("partition", PartitionEvent, self.report.model, len(self.tiling.tiles)) as event:
+                self.partition = partition(self.mirror, self.tiling, min_block_size=least)
+                if event is not None:
+                    event.segments = self.partition.segments
+                    event.reasons = {node.name: reason for node, reason in self.partition.reasons.items()}
             self._write_report()
         if self.settings.require_full_compilation and self.report.fallbacks:
             raise CoverageError(_not_covered(self.report))
@@ -215,15 +244,14 @@ class Compilation:
 
     def build(self, runtime: str) -> CompiledModule:
         """Emit and build every engine segment, demoting tiles that TensorRT refuses, and assemble the module."""
-        from engine.conversion import build, emit_network
-        from engine.runtime import trial_load
+        from engine.conversion import emit_network
 
         timings = self.report.timings
         while True:
             built = {}
             try:
                 for segment in self.partition.engines:
-                    with timings.phase("emit"):
+                    with timings.phase("emit"), collector_held_back():
                         network = emit_network(
                             self.mirror,
                             segment.tiles,
@@ -232,18 +260,41 @@ class Compilation:
                             self.captured.ranges,
                             self.settings,
                             name=segment.name,
+                            profiles=self.captured.profiles,
                         )
-                    with timings.phase("build"):
-                        plan = build(network)
-                    if self._loads_here(runtime):
-                        with timings.phase("load"):
-                            trial_load(plan, name=segment.name, layer_names=network.layer_names)
-                    built[segment.name] = (network, plan)
+                    built[segment.name] = (network, self._engine(segment, network, runtime))
             except (ConversionError, BuildError) as error:
+                if raised_by_observer(error):
+                    raise
                 self._refuse(segment, error)
                 self.place()
                 continue
             return self._assemble(built, runtime)
+
+    def _engine(self, segment: Segment, network: BuiltNetwork, runtime: str) -> bytes:
+        """The engine of a network, built or from the cache, and loaded once where that is wanted."""
+        from engine.conversion import build
+        from engine.runtime import trial_load
+
+        timings = self.report.timings
+        cached = CachedEngine(self.settings, network, timings)
+        plan = cached.plan
+        if plan is None:
+            with (
+                timings.phase("build"),
+                observed("build", BuildEvent, segment.name, self.report.model, network.network.num_layers) as event,
+            ):
+                plan = build(network)
+                if event is not None:
+                    event.engine_bytes = len(plan)
+        loads = self._loads_here(runtime) and not (cached.loaded and self.settings.trial_load is None)
+        if loads:
+            with timings.phase("load"):
+                options = RunOptions.of(self.settings)
+                trial_load(plan, name=segment.name, layer_names=network.layer_names, options=options)
+        cached.keep(plan, loaded=loads)
+        self.cached[segment.name] = cached.how
+        return plan
 
     def _loads_here(self, runtime: str) -> bool:
         if self.settings.trial_load is not None:
@@ -294,17 +345,17 @@ class Compilation:
 
     def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:
         from engine.conversion import compute_capabilities, describe_tensorrt
-        from engine.interpreter import Program
         from engine.runtime import TorchTensorRTModule
 
-        modules: dict[str, nn.Module] = {}
+        modules: dict[str, TorchTensorRTModule] = {}
         with self.report.timings.phase("assemble"):
-            interpret = runtime == "interpreter" or (runtime == "auto" and not torch.cuda.is_available())
+            interpret = _interprets(runtime)
             by_name = {segment.name: segment for segment in self.report.segments}
             for segment in self.partition.engines:
                 network, plan = built[segment.name]
                 by_name[segment.name].layers = network.network.num_layers
                 by_name[segment.name].engine_bytes = len(plan)
+                by_name[segment.name].cache = self.cached[segment.name]
                 modules[segment.name] = TorchTensorRTModule(
                     plan,
                     list(network.input_names),
@@ -312,16 +363,46 @@ class Compilation:
                     name=segment.name,
                     settings=self.settings,
                     runtime=runtime,
-                    program=Program.from_network(network.network, network.weights.tensors) if interpret else None,
+                    weight_name_map=network.weight_name_map,
+                    program=_program(network) if interpret else None,
                     input_specs=network.input_specs,
                     output_specs=network.output_specs,
                 )
+                modules[segment.name].blueprint = _blueprint(network)
             scalars = {name: network.scalars for name, (network, _) in built.items()}
-            module = assemble(self.mirror, self.partition, modules, scalars)
+            module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules)
+            weights = None
+            if not (self.settings.immutable_weights and built):
+                weights = weight_plan(self.captured, self.mirror, [network for network, _ in built.values()], module)
             self.mirror.release_constants()
             self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
             self.report.tensorrt = describe_tensorrt() if built else ""
-        return CompiledModule(module, self.captured, self.report, self.mirror)
+        compiled = CompiledModule(module, self.captured, self.report, self.mirror)
+        compiled.weight_plan = weights
+        return compiled
+
+
+def _interprets(runtime: str) -> bool:
+    return runtime == "interpreter" or (runtime == "auto" and not torch.cuda.is_available())
+
+
+def _blueprint(network: BuiltNetwork) -> Blueprint | None:
+    """What a refit builds the engine from, where TensorRT does not refit it."""
+    from engine.conversion import Blueprint, NoBlueprint, refits_natively
+
+    if network.settings.immutable_weights or refits_natively(network.settings):
+        return None
+    try:
+        return Blueprint.of(network)
+    except NoBlueprint as reason:
+        raise BuildError(f"{network.name} cannot be refitted (immutable_weights=False): {reason}") from reason
+
+
+def _program(network: BuiltNetwork) -> Program:
+    from engine.interpreter import Program
+
+    named = {name: weight.tensor for name, weight in network.weights.named.items()}
+    return Program.from_network(network.network, network.weights.tensors, named)
 
 
 def _needs_inputs(model: Any) -> bool:

@@ -105,3 +105,19 @@ class SettingsError(EngineError, ValueError):
 
 class CacheError(EngineError, OSError):
     """A cache directory cannot be used."""
+
+
+class RefitError(EngineError, RuntimeError):
+    """A compiled model cannot take other weights, or not these; it keeps those it has."""
+
+
+class FileError(EngineError, ValueError):
+    """A saved file is damaged, of another kind, or holds something that is not taken from a file."""
+
+
+class RecordError(FileError):
+    """A field of an engine record is missing, too many, or damaged."""
+
+
+class SaveError(EngineError, ValueError):
+    """A module holds something that a file cannot hold."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ _ELSEWHERE = {
     "ir": "there is one front end, torch.export",
     "assume_dynamic_shape_support": "every rule takes dynamic shapes or says why not",
     "enable_experimental_decompositions": "decompositions are rules",
-    "pass_through_build_failures": "build failures are always reported",
+    "pass_through_build_failures": 'it is an option of torch.compile(backend="engine"); what engine.compile cannot build is always reported',
+    "make_refittable": "use immutable_weights=False",
+    "refit_identical_engine_weights": "use immutable_weights=False, which takes any weights",
+    "strip_engine_weights": "engines keep their weights; use immutable_weights=False to replace them",
 }
 
 
@@ -79,6 +83,57 @@ class CompilationSettings:
     """Load each engine after it is built, so that one that builds and cannot run is found now;
     ``None``: where a GPU is present."""
 
+    use_cuda_graphs: bool = False
+    """Record each call as a CUDA graph, one for each shape, and replay it; calls that cannot be recorded run as
+    usual, with a warning."""
+
+    cuda_graph_scope: str = "module"
+    """What one CUDA graph holds: ``"module"``, the whole compiled model, what PyTorch runs of it included;
+    ``"engine"``, one engine."""
+
+    cuda_graph_cache_size: int = 16
+    """Most CUDA graphs to keep, for each module or engine; the one used least recently gives way."""
+
+    cuda_graph_strategy: str = "disabled"
+    """``"whole_graph_capture"``: TensorRT-RTX records CUDA graphs of its own inside each engine."""
+
+    dynamic_shapes_kernel_specialization_strategy: str = "lazy"
+    """When TensorRT-RTX compiles kernels for the very shapes of a call: ``"lazy"`` (in the background),
+    ``"eager"`` (before the call runs), or ``"none"``."""
+
+    runtime_cache_path: str = ""
+    """Folder in which TensorRT-RTX keeps the kernels that it compiles when an engine is loaded and first run;
+    later processes start faster.  Empty: they are not kept."""
+
+    use_pre_allocated_outputs: bool = False
+    """Results lie in memory that is kept for each shape: no allocation and no copy, but the next call
+    overwrites them."""
+
+    share_device_memory: bool = False
+    """Engines that run on one stream take turns with one workspace."""
+
+    enable_weight_streaming: bool = False
+    """Build engines whose weights may stay in host memory and be copied while they run."""
+
+    weight_streaming_budget: int | None = None
+    """Most bytes of weights to keep on the GPU, per engine, with ``enable_weight_streaming``; ``None``: all."""
+
+    immutable_weights: bool = True
+    """The weights of the engines never change.  ``False``: ``engine.refit`` can replace them; engines of
+    TensorRT-RTX stay as fast, those of TensorRT may be slower."""
+
+    cache_built_engines: bool = False
+    """Keep engines on disk once they are built."""
+
+    reuse_cached_engines: bool = False
+    """Take engines from disk where the same network was built before, with the same TensorRT for the same target."""
+
+    engine_cache_dir: str = ""
+    """Folder of the kept engines.  Empty: ``engines`` in ``ENGINE_CACHE_DIR``, or in the user's cache folder."""
+
+    engine_cache_size: int = 5 << 30
+    """Most bytes that the kept engines may take; those used least recently give way."""
+
     debug: bool = False
     """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""
 
@@ -86,6 +141,10 @@ class CompilationSettings:
         for field in dataclasses.fields(self):
             value = _CHECKS[field.name](field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        if self.weight_streaming_budget is not None and not self.enable_weight_streaming:
+            raise SettingsError("weight_streaming_budget needs engines built with enable_weight_streaming=True")
+        if self.use_cuda_graphs and self.cuda_graph_strategy != "disabled":
+            raise SettingsError("use_cuda_graphs and cuda_graph_strategy both record CUDA graphs: choose one")
 
     @classmethod
     def from_kwargs(cls, **settings: Any) -> CompilationSettings:
@@ -145,6 +204,21 @@ def _count(name: str, value: Any, least: int = 0, most: int | None = None) -> in
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most):
         raise SettingsError(f"{name} is a whole number, {bounds}, not {value!r}")
     return value
+
+
+def _choice(name: str, value: Any, *choices: str) -> str:
+    if value not in choices:
+        raise SettingsError(f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+    return str(value)
+
+
+def _folder(name: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise SettingsError(f"{name} is the path of a folder, not {value!r}")
+    path = os.fspath(value)
+    if os.path.isfile(path):
+        raise SettingsError(f"{name}={path!r} is a file: give a folder")
+    return str(path)
 
 
 def _level(name: str, value: Any) -> int | None:
@@ -217,5 +291,20 @@ _CHECKS = {
     "version_compatible": _flag,
     "target_compute_capabilities": _capabilities,
     "trial_load": _optional_flag,
+    "use_cuda_graphs": _flag,
+    "cuda_graph_scope": lambda name, value: _choice(name, value, "module", "engine"),
+    "cuda_graph_cache_size": lambda name, value: _count(name, value, 1),
+    "cuda_graph_strategy": lambda name, value: _choice(name, value, "disabled", "whole_graph_capture"),
+    "dynamic_shapes_kernel_specialization_strategy": lambda name, value: _choice(name, value, "lazy", "eager", "none"),
+    "runtime_cache_path": _folder,
+    "use_pre_allocated_outputs": _flag,
+    "share_device_memory": _flag,
+    "enable_weight_streaming": _flag,
+    "weight_streaming_budget": lambda name, value: None if value is None else _count(name, value),
+    "immutable_weights": _flag,
+    "cache_built_engines": _flag,
+    "reuse_cached_engines": _flag,
+    "engine_cache_dir": _folder,
+    "engine_cache_size": lambda name, value: _count(name, value, 1),
     "debug": _flag,
 }

@@ -27,10 +27,12 @@ class Captured:
             ``get_attr`` nodes, calls are in canonical form, the output is one flat tuple.
         constants: target of a ``get_attr`` node -> parameter, buffer or constant; the model's own storage.
         tied: other names of constants that share their tensor -> the name in ``constants``.
+        state: name of a parameter or persistent buffer of the model -> its shape and dtype, whether used or not.
         submodules: target of a ``get_attr`` node -> graph that a higher-order op runs.
         in_spec, out_spec: pytrees of ``(args, kwargs)`` and of the result.
         arguments: the leaves of a call; constants and None among them have no placeholder.
         ranges: symbol of the input shapes -> the sizes it may take.
+        profiles: the same for each of several optimization profiles, where the user asked for several.
         fake_mode, shape_env: of every ``meta["val"]`` of the graph.
         model_class: name of the model's class.
         notes: what was decided for the user, one sentence each.
@@ -48,7 +50,9 @@ class Captured:
     parameters: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
+    state: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
     submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
+    profiles: tuple[dict[sympy.Symbol, Range], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

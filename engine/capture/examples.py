@@ -13,7 +13,7 @@ from torch.export import Dim
 from torch.export.dynamic_shapes import ShapesCollection
 from torch.utils import _pytree as pytree
 
-from engine.capture.inputs import Input
+from engine.capture.inputs import Input, Range
 from engine.errors import InputError
 
 
@@ -25,6 +25,7 @@ class Wish:
     min: int | None = None
     max: int | None = None
     dynamic: bool = True  # False: torch.export may decide
+    profiles: tuple[Range, ...] = ()
 
 
 @dataclass
@@ -62,7 +63,8 @@ def prepare(
         if isinstance(leaf, Input):
             tensor = leaf.example(device)
             for dim, (low, opt, high) in leaf.dynamic_dims.items():
-                wishes[id(tensor), dim] = Wish(opt, low, high)
+                each = tuple(Range(*(shape[dim] for shape in profile)) for profile in leaf.profiles)
+                wishes[id(tensor), dim] = Wish(opt, low, high, profiles=each)
             seen.add(id(tensor))
             return tensor
         if isinstance(leaf, torch.Tensor):

@@ -20,9 +20,10 @@ from engine.capture.doubles import truncate_doubles
 from engine.capture.examples import Examples, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_from_message, register_inputs
-from engine.capture.ranges import find_ranges
+from engine.capture.ranges import find_profiles, find_ranges
 from engine.capture.signature import Argument
 from engine.errors import CaptureError
+from engine.graph.recurrence import whole_recurrence
 from engine.report import Timings
 from engine.settings import CompilationSettings
 from engine.sizes import normal
@@ -124,7 +125,7 @@ def _export_refined(model: nn.Module, examples: Examples, notes: list[str], *, s
 
 
 def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> ExportedProgram:
-    with torch.no_grad():
+    with torch.no_grad(), whole_recurrence():
         return torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )
@@ -148,7 +149,7 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
         specs_of_inputs = program.graph_signature.input_specs
         call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_recurrence():
             decomposed = program.run_decompositions({})
     finally:
         (call.in_spec, call.out_spec), call.forward_arg_names = specs, names
@@ -238,12 +239,14 @@ def _captured_program(
         out_spec=out_spec,
         arguments=arguments,
         ranges=ranges,
+        profiles=find_profiles(arguments, leaves, examples.wishes if examples else {}, ranges),
         fake_mode=mode,
         shape_env=shape_env,
         model_class=name,
         parameters=parameters,
         defaults=defaults,
         tied=imported.tied,
+        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
         notes=tuple(notes),
     )
@@ -271,6 +274,7 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
         model_class=_class_name(module),
         parameters=tuple(names),
         tied=imported.tied,
+        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
         notes=tuple(notes),
     )

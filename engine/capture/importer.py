@@ -15,6 +15,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.capture.canonical import canonicalise
+from engine.capture.strided import lay_out_strided
 from engine.errors import CaptureError
 
 _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
@@ -232,6 +233,7 @@ def _finished(imported: Imported) -> Imported:
                 f"{node.target} writes to its input in place; the graph must be functional "
                 "(torch.export and run_decompositions make it so)"
             )
+    lay_out_strided(graph)
     canonicalise(graph)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     imported.constants = {name: tensor for name, tensor in imported.constants.items() if name in used}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sympy
 import torch
@@ -32,6 +32,10 @@ class Input:
     224), max_shape=(32, 3, 224, 224))`` has a dynamic dim 0: dims whose ``min`` and ``max`` differ are
     dynamic, ``opt`` may equal either end.  ``name`` passes it as that keyword argument; ``format`` is
     the memory format of the tensors that will come.
+
+    ``profiles`` takes several such ranges instead, each a dict of ``min_shape``, ``opt_shape`` and
+    ``max_shape``: TensorRT then optimises for each of them, and a call runs with the one that is nearest
+    to its shapes.  Of several inputs, profiles with the same index belong together.
     """
 
     min_shape: tuple[int, ...]
@@ -40,6 +44,7 @@ class Input:
     dtype: torch.dtype
     name: str | None
     format: torch.memory_format
+    profiles: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Input:
         min_shape: Sequence[int] | None = None,
         opt_shape: Sequence[int] | None = None,
         max_shape: Sequence[int] | None = None,
+        profiles: Sequence[Mapping[str, Sequence[int]]] | None = None,
         dtype: torch.dtype = torch.float32,
         name: str | None = None,
         format: torch.memory_format = torch.contiguous_format,
@@ -58,6 +64,14 @@ class Input:
             if any(value is not None for value in ranged.values()):
                 raise InputError(f"{label}: give either shape, or min_shape, opt_shape and max_shape")
             ranged = dict.fromkeys(ranged, shape)
+        found: tuple[Any, ...] = ()
+        if profiles is not None:
+            if any(value is not None for value in ranged.values()):
+                raise InputError(f"{label}: give either profiles, or shapes")
+            found = _profiles(label, profiles)
+            lows, opts, highs = zip(*found, strict=True)
+            whole = (tuple(map(min, *lows, lows[0])), opts[0], tuple(map(max, *highs, highs[0])))
+            ranged = dict(zip(ranged, whole, strict=True))
         missing = [key for key, value in ranged.items() if value is None]
         if missing:
             raise InputError(f"{label}: {' and '.join(missing)} missing; give shape for a static input")
@@ -70,6 +84,7 @@ class Input:
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "format", format)
+        object.__setattr__(self, "profiles", found)
         self._check(label)
 
     def _check(self, label: str) -> None:
@@ -115,6 +130,21 @@ class Input:
         else:
             tensor = torch.ones(shape)
         return tensor.to(device, self.dtype).contiguous(memory_format=self.format)
+
+
+def _profiles(label: str, profiles: object) -> tuple[Any, ...]:
+    keys = ("min_shape", "opt_shape", "max_shape")
+    if not isinstance(profiles, Sequence) or not profiles:
+        raise InputError(f"{label}: profiles is a list of dicts with {', '.join(keys)}, not {profiles!r}")
+    found = []
+    for index, profile in enumerate(profiles):
+        if not isinstance(profile, Mapping) or set(profile) != set(keys):
+            raise InputError(f"{label}: profile {index} is a dict with {', '.join(keys)}, not {profile!r}")
+        one = Input(**profile)
+        found.append((one.min_shape, one.opt_shape, one.max_shape))
+    if len({len(low) for low, _, _ in found}) > 1:
+        raise InputError(f"{label}: the profiles differ in rank")
+    return tuple(found)
 
 
 def _shape(label: str, key: str, value: object) -> tuple[int, ...]:

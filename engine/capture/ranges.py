@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from engine.capture.examples import Wish
 from engine.capture.inputs import Range, unbounded
 from engine.capture.signature import Argument
-from engine.errors import CaptureError
+from engine.errors import CaptureError, InputError
 from engine.sizes import Int
 
 # Larger bounds are torch.export's way of saying that there is none.
@@ -55,6 +54,38 @@ def find_ranges(
     return ranges
 
 
+def find_profiles(
+    arguments: Sequence[Argument],
+    leaves: Sequence[Any] | None,
+    wishes: Mapping[tuple[int, int], Wish],
+    ranges: Mapping[sympy.Symbol, Range],
+) -> tuple[dict[sympy.Symbol, Range], ...]:
+    """The ranges of every symbol in each optimization profile that the user asked for; none where he did not.
+
+    Raises ``InputError`` where inputs have different numbers of profiles, or need sizes to be equal whose
+    ranges in one profile have nothing in common.
+    """
+    asked = [found for found in _wishes_by_argument(arguments, leaves, wishes) if found[2].profiles]
+    counts = {len(wish.profiles): where for where, _, wish in asked}
+    if len(counts) > 1:
+        text = " and ".join(f"{where} has {count}" for count, where in counts.items())
+        raise InputError(f"inputs have different numbers of profiles: {text}")
+    found: list[dict[sympy.Symbol, Range]] = []
+    for index in range(next(iter(counts), 0)):
+        profile = dict(ranges)
+        for symbol, allowed in ranges.items():
+            wanted = [wish.profiles[index] for _, size, wish in asked if size == symbol]
+            low = max([allowed.min, *(each.min for each in wanted)])
+            high = min([allowed.max, *(each.max for each in wanted)])
+            if low > high:
+                place = _first_place(symbol, arguments)
+                raise InputError(f"profile {index} leaves no size for {place}, which has to equal other dims")
+            opt = wanted[0].opt if wanted else allowed.opt
+            profile[symbol] = Range(low, min(max(opt, low), high), high)
+        found.append(profile)
+    return tuple(found)
+
+
 def _symbols(arguments: Sequence[Argument]) -> list[sympy.Symbol]:
     found: dict[sympy.Symbol, None] = {}
     for argument in arguments:
@@ -80,9 +111,10 @@ def _wishes_by_argument(
 def _bounds(constraint: ValueRanges | None) -> tuple[int, int | None]:
     if constraint is None:
         return 0, None
-    low = int(constraint.lower) if constraint.lower.is_finite else 0
+    # PyTorch's infinities for integers do not always say that they are not finite.
+    low = int(constraint.lower) if constraint.lower.is_Integer else 0
     high = constraint.upper
-    finite = bool(high.is_finite) and high < _NO_BOUND and not math.isinf(float(high))
+    finite = bool(high.is_Integer) and high < _NO_BOUND
     return max(low, 0), int(high) if finite else None
 
 

@@ -1,6 +1,18 @@
 """Conversion: tiles to TensorRT networks, networks to engines."""
 
+from engine.conversion.blueprint import Blueprint, NoBlueprint
 from engine.conversion.builder import build, builder_config, compute_capabilities, describe_tensorrt
 from engine.conversion.network import BuiltNetwork, emit_network
+from engine.conversion.weights import refits_natively
 
-__all__ = ["BuiltNetwork", "build", "builder_config", "compute_capabilities", "describe_tensorrt", "emit_network"]
+__all__ = [
+    "Blueprint",
+    "BuiltNetwork",
+    "NoBlueprint",
+    "build",
+    "builder_config",
+    "compute_capabilities",
+    "describe_tensorrt",
+    "emit_network",
+    "refits_natively",
+]

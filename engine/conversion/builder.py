@@ -9,6 +9,7 @@ import torch
 
 from engine.conversion.network import BuiltNetwork
 from engine.conversion.scope import quote
+from engine.conversion.weights import refits_natively
 from engine.errors import BuildError, SettingsError
 from engine.tensorrt import capabilities, load
 
@@ -36,7 +37,8 @@ def build(built: BuiltNetwork) -> bytes:
         SettingsError: the installed TensorRT cannot honour a setting.
     """
     config = builder_config(built.builder, built.settings)
-    if built.profile is not None and config.add_optimization_profile(built.profile) < 0:
+    profiles = () if built.profile is None else (built.profile, *built.more_profiles)
+    if any(config.add_optimization_profile(profile) < 0 for profile in profiles):
         raise BuildError(f"{built.name}: TensorRT refused the optimization profile\n{_messages(built)}")
     built.logger.clear()
     plan = built.builder.build_serialized_network(built.network, config)
@@ -85,6 +87,13 @@ def builder_config(builder: Any, settings: Any) -> Any:
         if capabilities().rtx:
             raise _unable("version_compatible", True, "TensorRT-RTX has no lean runtime")
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if refits_natively(settings):
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if settings.enable_weight_streaming:
+        flag = getattr(trt.BuilderFlag, "WEIGHT_STREAMING", None)
+        if flag is None:
+            raise _unable("enable_weight_streaming", True, "it has no weight streaming")
+        config.set_flag(flag)
     _set_target(config, settings)
     return config
 

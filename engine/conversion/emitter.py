@@ -13,8 +13,10 @@ import torch
 
 from engine.conversion.constants import WrittenConstants
 from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
+from engine.conversion.loops import LoopEmission
 from engine.conversion.scope import NetworkScope, Refused, mismatch
 from engine.conversion.shapes import ShapeTensors
+from engine.conversion.weights import Origin
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken
 from engine.dtypes import DTYPES
@@ -24,12 +26,20 @@ from engine.evaluator.builtins import Failed
 from engine.evaluator.evaluation import Env
 from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value
-from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
+from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, LoopStart, OpCall
+from engine.rewriter.pins import Pin, digest
+from engine.rewriter.recipe import recipe
 from engine.sizes import Int, is_known
 from engine.tensorrt import load
 
 if TYPE_CHECKING:
     from engine.partitioner.tile import Tile
+
+
+# Integers of the model are sizes and indices, by which TensorRT may decide what a layer does.
+_REPLACEABLE = frozenset(
+    dtype for dtype in DTYPES.values() if dtype.is_floating_point or dtype in (torch.int8, torch.uint8)
+)
 
 
 class TileRefused(ConversionError):
@@ -54,11 +64,15 @@ class Emitter:
     """Adds tiles to one network.
 
     ``tensors`` maps values of the graph to network tensors; the caller enters the network's inputs before the
-    first tile and reads the outputs after the last.
+    first tile and reads the outputs after the last.  With ``refittable``, weights that come from the model get
+    names, and ``pins`` are the constants of the model that the network holds for good all the same.
     """
 
-    def __init__(self, scope: NetworkScope, shapes: ShapeTensors, mirror: Mirror) -> None:
+    def __init__(self, scope: NetworkScope, shapes: ShapeTensors, mirror: Mirror, *, refittable: bool = False) -> None:
         self.tensors: dict[Value, Any] = {}
+        self.pins: list[Pin] = []
+        self._origins: dict[Value, Origin | None] = {}
+        self._refittable = refittable
         self._scope = scope
         self._shapes = shapes
         self._mirror = mirror
@@ -76,11 +90,23 @@ class Emitter:
         what = "the result"
         made: dict[int, tuple[Any, ...]] = {}
         written: dict[int, Any] = {}
+        loops = LoopEmission(self._scope, self._shapes, f"{tile.rule.id}/{tile.node.name}", _metadata(tile))
+
+        def tensor_of(tensor: AbstractTensor) -> Any:
+            return self._resolve(tensor, made, written)
+
         try:
             for call in tile.plan.calls:
-                assert isinstance(call, LayerCall)
-                what = f"{call.layer.name} at {call.span}"
-                made[id(call)] = _CallEmission(self, call, tile, made, written).add()
+                if isinstance(call, LayerCall):
+                    what = f"{call.layer.name} at {call.span}"
+                    made[id(call)] = _CallEmission(self, call, tile, made, written).add()
+                    continue
+                assert not isinstance(call, OpCall)
+                what = f"the loop at {call.span}"
+                if isinstance(call, LoopStart):
+                    made[id(call)] = loops.start(call, tensor_of)
+                else:
+                    made[id(call)] = loops.end(call, tensor_of)
             what = "the result"
             for index, output in enumerate(tile.plan.outputs):
                 if output is not None:
@@ -105,9 +131,24 @@ class Emitter:
         if tensor is None:
             if not self._mirror.is_const(value):
                 raise ConversionError(f"{value!r} is neither computed by this network nor one of its inputs")
-            tensor = self._scope.constant(self._mirror.constant(value), value.node.name)
+            tensor = self._scope.constant(self._mirror.constant(value), value.node.name, self._origin(value))
             self.tensors[value] = tensor
         return tensor
+
+    def _origin(self, value: Value) -> Origin | None:
+        """Where a constant comes from, None where no refit replaces it."""
+        if not self._refittable:
+            return None
+        if value not in self._origins:
+            how, origin = recipe(self._mirror, value), None
+            if how.sources:
+                tensor = self._mirror.constant(value)
+                if tensor.dtype in _REPLACEABLE:
+                    origin = Origin(value.node.name + (f".{value.index}" if value.index else ""), how)
+                else:
+                    self.pins.append(Pin(how, digest(tensor)))
+            self._origins[value] = origin
+        return self._origins[value]
 
     def _resolve(self, tensor: AbstractTensor, made: dict[int, tuple[Any, ...]], written: dict[int, Any]) -> Any:
         if isinstance(tensor, CallOutput):
@@ -122,7 +163,7 @@ class Emitter:
     def weights(self, tensor: AbstractTensor) -> Any:
         """``trt.Weights`` of a constant."""
         if isinstance(tensor, Captured):
-            return self._scope.weights.weights(self._mirror.constant(tensor.value))
+            return self._scope.weights.weights(self._mirror.constant(tensor.value), self._origin(tensor.value))
         if isinstance(tensor, ConstantTensor):
             return self._scope.weights.weights(self._written.host(tensor))
         raise ConversionError("weights must be constant, not the output of a layer")
@@ -200,14 +241,7 @@ class _CallEmission:
         return f"{self._tile.rule.id}/{self._tile.node.name}/{self._call.layer.name.removeprefix('trt.')}"
 
     def _metadata(self) -> dict[str, str]:
-        node = self._tile.node
-        return {
-            "rule": self._tile.rule.id,
-            "where": str(self._call.span),
-            "node": node.name,
-            "module": provenance.module_path(node),
-            "source": provenance.model_line(node),
-        }
+        return _metadata(self._tile, str(self._call.span))
 
     # ------------------------------------------------------------ values
 
@@ -297,6 +331,17 @@ class _CallEmission:
             if isinstance(value, AbstractTensor) and value.dtype is not None:
                 return value.dtype
         return torch.float32
+
+
+def _metadata(tile: Tile, where: str | None = None) -> dict[str, str]:
+    """What the layers of a tile say of themselves."""
+    return {
+        "rule": tile.rule.id,
+        "where": where or tile.rule.where,
+        "node": tile.node.name,
+        "module": provenance.module_path(tile.node),
+        "source": provenance.model_line(tile.node),
+    }
 
 
 class _InSlot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -14,10 +14,13 @@ from engine.conversion.emitter import Emitter, TileRefused
 from engine.conversion.profile import ProfileRanges, optimization_profile
 from engine.conversion.scope import NetworkScope, Refused, quote
 from engine.conversion.shapes import ShapeTensors
-from engine.conversion.weights import WeightStore
+from engine.conversion.transcript import Transcript
+from engine.conversion.weights import WeightStore, refits_natively
 from engine.errors import ConversionError
 from engine.graph.mirror import Mirror, Value
 from engine.logger import Logger, capturing_logger
+from engine.rewriter.pins import Pin
+from engine.rewriter.recipe_encoding import dtype_name, encode
 from engine.runtime.boundary import TensorSpec
 from engine.sizes import Int
 from engine.tensorrt import load
@@ -33,12 +36,15 @@ class BuiltNetwork:
     Attributes:
         name: of the segment.
         network, builder, profile: TensorRT objects; ``profile`` is None for static networks.
+        more_profiles: the profiles after the first.
         input_names: bindings of the segment's inputs, then of ``scalars``, in order.
         output_names: bindings of the segment's outputs, in order.
         input_specs, output_specs: shapes in staged ints, and dtypes; a size input is its staged int.
         scalars: sizes that the network takes as extra inputs (0-d INT64 shape tensors).
         weights: host memory that TensorRT reads while it builds.
         layer_names: of every layer, in network order.
+        transcript: what the network was told.
+        pins: constants of the model that the engine holds for good.
         settings: of the compilation.
     """
 
@@ -55,6 +61,46 @@ class BuiltNetwork:
     weights: WeightStore
     layer_names: tuple[str, ...]
     settings: Any
+    transcript: Transcript = field(default_factory=Transcript)
+    pins: tuple[Pin, ...] = ()
+    more_profiles: tuple[Any, ...] = ()
+
+    @property
+    def weight_name_map(self) -> dict[str, Any] | None:
+        """Per weight that a refit may replace, by its name in the engine: shape, dtype and recipe, as JSON values."""
+        if self.settings.immutable_weights:
+            return None
+        return {
+            name: {
+                "shape": list(weight.shape),
+                "dtype": dtype_name(weight.tensor.dtype),
+                "recipe": encode(weight.recipe),
+            }
+            for name, weight in self.weights.named.items()
+        }
+
+
+def empty_network(name: str, settings: Any) -> BuiltNetwork:
+    """A network that was told nothing yet."""
+    logger = capturing_logger()
+    builder = load().Builder(logger)
+    network = builder.create_network(_creation_flags())
+    network.name = name
+    return BuiltNetwork(
+        name=name,
+        network=network,
+        builder=builder,
+        profile=None,
+        logger=logger,
+        input_names=(),
+        output_names=(),
+        input_specs=(),
+        output_specs=(),
+        scalars=(),
+        weights=WeightStore(),
+        layer_names=(),
+        settings=settings,
+    )
 
 
 def emit_network(
@@ -66,6 +112,7 @@ def emit_network(
     settings: Any,
     *,
     name: str = "engine",
+    profiles: Sequence[Mapping[sympy.Symbol, Sequence[int]]] = (),
 ) -> BuiltNetwork:
     """Emit tiles into a new, strongly typed network.
 
@@ -75,12 +122,13 @@ def emit_network(
         outputs: values that it gives, in binding order.
         ranges: symbol -> (min, opt, max) for the optimization profile.
         settings: an :class:`engine.settings.CompilationSettings`.
+        profiles: ``ranges`` of each optimization profile, where there are several.
 
     Raises:
         ConversionError: TensorRT refuses a layer or disagrees with the graph about a result.  An error about a
             tile has ``node`` (its root) and ``rule``.
     """
-    return _Segment(mirror, ranges, settings, name).emit(tiles, inputs, outputs)
+    return _Segment(mirror, ranges, settings, name).emit(tiles, inputs, outputs, profiles)
 
 
 class _Segment:
@@ -96,10 +144,16 @@ class _Segment:
         self.scope = NetworkScope(self.network, self.logger)
         self.scalars: dict[sympy.Expr, str] = {}
         self.shapes = ShapeTensors(self.scope, self._add_scalar)
-        self.emitter = Emitter(self.scope, self.shapes, mirror)
+        self.emitter = Emitter(self.scope, self.shapes, mirror, refittable=not settings.immutable_weights)
         self.names: set[str] = set()
 
-    def emit(self, tiles: Sequence[Tile], inputs: Sequence[Value], outputs: Sequence[Value]) -> BuiltNetwork:
+    def emit(
+        self,
+        tiles: Sequence[Tile],
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        profiles: Sequence[Mapping[sympy.Symbol, Sequence[int]]] = (),
+    ) -> BuiltNetwork:
         # Names of outputs are fixed, so they are taken before inputs look for theirs.
         output_names = tuple(self._unique(f"output{index}") for index in range(len(outputs)))
         input_names = tuple(self._add_input(value, tiles) for value in inputs)
@@ -108,15 +162,17 @@ class _Segment:
         origin = {Value(tile.node, index): tile for tile in tiles for index in range(len(tile.plan.outputs))}
         for value, name in zip(outputs, output_names, strict=True):
             self._mark(value, name, origin.get(value))
+        self._name_weights()
         tensors = [(n, self.mirror.shape(value)) for n, value in zip(input_names, inputs, strict=True)]
-        profile = optimization_profile(
-            self.builder, tensors, [(n, expression) for expression, n in self.scalars.items()], self.ranges
-        )
+        scalars = [(n, expression) for expression, n in self.scalars.items()]
+        each = [ProfileRanges(self.mirror.sizes, ranges) for ranges in profiles] or [self.ranges]
+        made = [optimization_profile(self.builder, tensors, scalars, ranges) for ranges in each]
         return BuiltNetwork(
             name=self.network.name,
             network=self.network,
             builder=self.builder,
-            profile=profile,
+            profile=made[0],
+            more_profiles=tuple(profile for profile in made[1:] if profile is not None),
             logger=self.logger,
             input_names=input_names + tuple(self.scalars.values()),
             output_names=output_names,
@@ -126,7 +182,18 @@ class _Segment:
             weights=self.scope.weights,
             layer_names=tuple(self.scope.layer_names),
             settings=self.settings,
+            transcript=self.scope.transcript,
+            pins=tuple(self.emitter.pins),
         )
+
+    def _name_weights(self) -> None:
+        """Give the weights their names; TensorRT takes them once the weights are used."""
+        weights = self.scope.weights
+        for name, held in weights.named.items() if refits_natively(self.settings) else ():
+            with self.logger.gather() as messages:
+                given = self.network.set_weights_name(weights.pointer(held.tensor), name)
+            if not given:
+                raise ConversionError(f"TensorRT refused to name the weights {name!r}: {quote(messages)}")
 
     def _spec(self, value: Value) -> TensorSpec:
         return TensorSpec(self.mirror.shape(value), self.mirror.dtype(value))
@@ -154,6 +221,7 @@ class _Segment:
             if not isinstance(size, int):
                 # Dims of one name are equal, which TensorRT cannot know otherwise.
                 tensor.set_dimension_name(axis, str(size))
+                self.scope.transcript.dimension(tensor, axis, str(size))
                 self.shapes.define(size, tensor, axis)
         self.emitter.tensors[value] = tensor
         return name
@@ -167,6 +235,7 @@ class _Segment:
         dims = tuple(size if isinstance(size, int) else -1 for size in shape)
         with self.logger.gather() as messages:
             tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
+        self.scope.transcript.input(tensor)
         if tensor is None:
             raise ConversionError(f"TensorRT refused the input {name}: {quote(messages)}")
         return tensor
@@ -189,6 +258,7 @@ class _Segment:
         tensor.name = name
         with self.logger.gather() as messages:
             self.network.mark_output(tensor)
+            self.scope.transcript.output(tensor)
         if quote(messages):
             raise Refused(quote(messages))
 
@@ -200,4 +270,4 @@ def _creation_flags() -> int:
     return sum(1 << int(getattr(flags, name)) for name in names)
 
 
-__all__ = ["BuiltNetwork", "emit_network"]
+__all__ = ["BuiltNetwork", "emit_network", "empty_network"]

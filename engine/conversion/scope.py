@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from engine.conversion.dtypes import tensorrt_dtype
-from engine.conversion.weights import WeightStore
+from engine.conversion.transcript import Transcript
+from engine.conversion.weights import Origin, WeightStore
 from engine.errors import ConversionError
 from engine.logger import Logger, Message
 from engine.sizes import Int
@@ -25,12 +26,16 @@ class Refused(Exception):
 
 
 class NetworkScope:
-    """An ``INetworkDefinition`` with its logger, its weights and the names given so far."""
+    """An ``INetworkDefinition`` with its logger, its weights and the names given so far.
+
+    ``transcript`` holds what the network was told, so that equal networks can be known without TensorRT.
+    """
 
     def __init__(self, network: Any, logger: Logger) -> None:
         self.network = network
         self.logger = logger
         self.weights = WeightStore()
+        self.transcript = Transcript()
         self.layer_names: list[str] = []
         self._taken: set[str] = set()
         self._constants: dict[Any, Any] = {}
@@ -43,28 +48,35 @@ class NetworkScope:
         *,
         then: Callable[[Any], None] | None = None,
         metadata: Mapping[str, str] | None = None,
+        owner: Any = None,
     ) -> Any:
         """Add a layer with ``network.<method>(*arguments)``, finish it with ``then``, and name it.
+
+        Args:
+            owner: the loop that the layer is an end of; its method is called instead of the network's.
 
         Raises:
             Refused: TensorRT has no such method, returned no layer, or logged an error.
         """
-        function = getattr(self.network, method, None)
+        function = getattr(self.network if owner is None else owner, method, None)
         if function is None:
             raise Refused(f"{load().__name__} {load().__version__} has no {method}")
         with self.logger.gather() as messages:
             try:
                 layer = function(*arguments)
+                told = self.transcript.layer(method, arguments, layer, owner)
                 if layer is not None and then is not None:
-                    then(layer)
+                    then(told)
             except (TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise Refused(quote(messages) or f"{type(error).__name__}: {error}") from error
         if layer is None or quote(messages):
             raise Refused(quote(messages) or f"{method} returned no layer")
         layer.name = self.unique(name)
         self.layer_names.append(layer.name)
+        text = "" if metadata is None else json.dumps(metadata)
+        self.transcript.named(layer, text)
         if metadata is not None and hasattr(layer, "metadata"):
-            layer.metadata = json.dumps(metadata)
+            layer.metadata = text
         return layer
 
     def output(self, layer: Any, index: int = 0) -> tuple[Any, tuple[int, ...], Any]:
@@ -90,17 +102,20 @@ class NetworkScope:
         self._taken.add(candidate)
         return candidate
 
-    def constant(self, tensor: torch.Tensor, name: str) -> Any:
+    def constant(self, tensor: torch.Tensor, name: str, origin: Origin | None = None) -> Any:
         """A constant with the elements of ``tensor``; equal addresses and layouts give one layer.
+
+        Args:
+            origin: of a constant that a refit may replace.
 
         Raises:
             ConversionError: TensorRT has no such dtype.
             Refused: TensorRT does not take the constant.
         """
-        key = self.weights.key(tensor)
+        key: Any = self.weights.key(tensor) if origin is None else self.weights.name(tensor, origin)
         held = self._constants.get(key)
         if held is None:
-            arguments = (tuple(tensor.shape), self.weights.weights(tensor))
+            arguments = (tuple(tensor.shape), self.weights.weights(tensor, origin))
             layer = self.add("add_constant", arguments, f"constants/{name}")
             held = self._constants[key] = self.output(layer)[0]
         return held

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import copy
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from engine.interpreter.schedule import arrange
 from engine.interpreter.step import Block, Region, Step
 
 Values = dict[int, Tensor]
+Place: TypeAlias = "int | tuple[str, str]"
 
 
 class Program:
@@ -30,12 +33,16 @@ class Program:
     Attributes:
         input_names: names of the network inputs, in the network's order.
         output_names: names of the network outputs, in the network's order.
+        weights: name -> where the weights of that name are: constants, by the value that they define, and
+            attributes of layers.  :meth:`refit` replaces them.
     """
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    weights: Mapping[str, tuple[Place, ...]]
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, weights: Mapping[str, Tensor] | None = None) -> None:
+        self.weights = _places(reading.steps, weights or {})
         self._inputs = reading.inputs
         self._outputs = tuple(value for value, _ in reading.outputs)
         self.input_names = tuple(entry.name for entry in reading.inputs)
@@ -48,8 +55,12 @@ class Program:
         self._block = arrange(reading, (*known, *self._constants))
 
     @classmethod
-    def from_network(cls, network: Any, keep_alive: Iterable[Tensor] = ()) -> Program:
+    def from_network(
+        cls, network: Any, keep_alive: Iterable[Tensor] = (), weights: Mapping[str, Tensor] | None = None
+    ) -> Program:
         """Read a finished ``INetworkDefinition`` back.
+
+        ``weights`` gives names to weights: tensors among ``keep_alive``, no two of which share memory.
 
         TensorRT refers to the weights of a network and does not hold them, so their owner must live until
         this returns.  They are copied, except those that lie inside a CPU tensor of ``keep_alive``, whose
@@ -58,7 +69,38 @@ class Program:
         Raises:
             InterpreterError: the network has a layer that cannot be run, or one that TensorRT refused.
         """
-        return cls(read(network, keep_alive))
+        return cls(read(network, keep_alive), weights)
+
+    def refit(self, weights: Mapping[str, Tensor]) -> Program:
+        """A program with other weights; those that are not given stay.
+
+        Args:
+            weights: by name, on the CPU, of the same dtype and number of elements as now.
+
+        Raises:
+            InterpreterError: there is no such weight, or the dtype or number of elements differs.
+        """
+        program = copy.copy(self)
+        replaced: dict[tuple[str, str], Tensor] = {}
+        program._constants = dict(self._constants)
+        held = {(step.name, name): value for step in _steps(self._block) for name, value in step.attributes.items()}
+        for name, tensor in weights.items():
+            if name not in self.weights:
+                raise InterpreterError(f"the network has no weights named {name!r}")
+            for place in self.weights[name]:
+                before = self._constants[place] if isinstance(place, int) else held[place]
+                if (before.dtype, before.numel()) != (tensor.dtype, tensor.numel()):
+                    raise InterpreterError(
+                        f"the weights {name!r} are {before.numel()} elements of {before.dtype}, "
+                        f"not {tensor.numel()} of {tensor.dtype}"
+                    )
+                now = tensor.detach().contiguous().reshape(before.shape)
+                if isinstance(place, int):
+                    program._constants[place] = now
+                else:
+                    replaced[place] = now
+        program._block = _replaced(self._block, replaced)
+        return program
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the network on ``inputs``, in the order of ``input_names``.
@@ -115,6 +157,40 @@ class Program:
         except Exception as error:
             raise InterpreterError(_describe(step, inputs, error)) from error
         values.update(zip(step.outputs, outputs, strict=True))
+
+
+def _places(steps: Iterable[Step], weights: Mapping[str, Tensor]) -> dict[str, tuple[Place, ...]]:
+    """Where the weights with names are, by their addresses."""
+    names = {tensor.data_ptr(): name for name, tensor in weights.items()}
+    found: dict[str, list[Place]] = {name: [] for name in weights}
+    for step in steps:
+        for attribute, value in step.attributes.items():
+            name = names.get(value.data_ptr()) if isinstance(value, Tensor) else None
+            if name is not None:
+                found[name].append(step.outputs[0] if step.type == "CONSTANT" else (step.name, attribute))
+    return {name: tuple(places) for name, places in found.items()}
+
+
+def _steps(block: Block) -> Iterator[Step]:
+    for node in block.nodes:
+        if isinstance(node, Step):
+            yield node
+        else:
+            yield from _steps(node.body)
+
+
+def _replaced(block: Block, weights: Mapping[tuple[str, str], Tensor]) -> Block:
+    layers = {layer for layer, _ in weights}
+
+    def with_weights(node: Step | Region) -> Step | Region:
+        if isinstance(node, Region):
+            return dataclasses.replace(node, body=_replaced(node.body, weights))
+        if node.name not in layers:
+            return node
+        now = {name: weights.get((node.name, name), value) for name, value in node.attributes.items()}
+        return dataclasses.replace(node, attributes=now)
+
+    return dataclasses.replace(block, nodes=tuple(map(with_weights, block.nodes)))
 
 
 def _is_ready_check(node: Step | Region, values: Values) -> bool:

@@ -6,7 +6,7 @@ A refit with other weights runs the recipe again instead of compiling again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -52,22 +52,21 @@ class Recipe:
 
     Attributes:
         steps: in the order of execution.
-        result: which output of which step is the constant.
+        result: which output of which step is the constant; a source where the constant is used as it is.
         literals: the constants among the sources that rules wrote out; they are the same for any weights.
     """
 
     steps: tuple[Step, ...]
-    result: Result
+    result: Result | Source
     literals: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the model's constants that the value depends on, in order of use."""
         names: dict[str, None] = {}
-        for step in self.steps:
-            for item in _leaves(step.arguments):
-                if isinstance(item, Source) and item.name not in self.literals:
-                    names[item.name] = None
+        for item in (*(leaf for step in self.steps for leaf in _leaves(step.arguments)), self.result):
+            if isinstance(item, Source) and item.name not in self.literals:
+                names[item.name] = None
         return tuple(names)
 
     @property
@@ -91,7 +90,8 @@ class Recipe:
         """
         missing = [name for name in self.sources if name not in constants]
         if missing:
-            raise EngineError(f"the constant folded from {self.nodes[-1]} needs {', '.join(missing)}")
+            folded = f"the constant folded from {self.nodes[-1]}" if self.steps else "a constant of the model"
+            raise EngineError(f"{folded} needs {', '.join(missing)}")
         device = next((constants[name].device for name in self.sources), torch.device("cpu"))
         results: list[Any] = []
 
@@ -107,33 +107,54 @@ class Recipe:
         with torch.no_grad(), unset_fake_temporarily():
             for step in self.steps:
                 positional, keywords = split(step.op, [_map(item, concrete) for item in step.arguments])
-                results.append(step.op(*positional, **keywords))
+                result = step.op(*positional, **keywords)
+                if "empty" in step.op._opname and isinstance(result, torch.Tensor):
+                    result.zero_()  # as when compiling
+                results.append(result)
         tensor = concrete(self.result)
         assert isinstance(tensor, torch.Tensor)
         return tensor
 
 
 def recipe(mirror: Mirror, value: Value) -> Recipe:
-    """The recipe of a constant value that is computed in the graph."""
-    order = sorted(_subgraph(mirror, value.node))
-    number = {node: index for index, node in enumerate(node for node in order if node.op != "get_attr")}
-    literals = {
-        str(node.target): mirror.constants[str(node.target)] for node in order if node.meta.get("literal", False)
-    }
+    """The recipe of a constant value, from the constants of the model; it leads through folded constants."""
+    steps: list[Step] = []
+    literals: dict[str, torch.Tensor] = {}
+    first: dict[fx.Node, int] = {}
+    constants: dict[fx.Node, Result | Source] = {}
 
     def written(item: Any) -> Any:
         if not isinstance(item, Value):
             return item
-        if item.node.op == "get_attr":
-            return Source(str(item.node.target))
-        return Result(number[item.node], item.index)
+        return constants[item.node] if item.node in constants else Result(first[item.node], item.index)
 
-    steps: list[Step] = []
-    for node in number:
-        assert isinstance(node.target, OpOverload)
-        arguments = tuple(_freeze(_map(item, written)) for item in mirror.arguments(node))
-        steps.append(Step(node.name, node.target, arguments))
-    return Recipe(tuple(steps), Result(number[value.node], value.index), literals)
+    for node in sorted(_subgraph(mirror, value.node)):
+        if node.op != "get_attr":
+            assert isinstance(node.target, OpOverload)
+            first[node] = len(steps)
+            arguments = tuple(_freeze(_map(item, written)) for item in mirror.arguments(node))
+            steps.append(Step(node.name, node.target, arguments))
+            continue
+        inner: Recipe | None = node.meta.get("recipe")
+        if inner is None:
+            constants[node] = Source(str(node.target))
+            if node.meta.get("literal", False):
+                literals[str(node.target)] = mirror.constants[str(node.target)]
+        else:
+            start = len(steps)
+            steps += [replace(step, arguments=_moved(step.arguments, start)) for step in inner.steps]
+            constants[node] = _moved(inner.result, start)
+            literals.update(inner.literals)
+    return Recipe(tuple(steps), written(value), literals)
+
+
+def _moved(item: Any, start: int) -> Any:
+    """Results of a recipe's steps, where its steps come after ``start`` others."""
+
+    def moved(leaf: Any) -> Any:
+        return Result(leaf.step + start, leaf.output) if isinstance(leaf, Result) else leaf
+
+    return _freeze(_map(item, moved))
 
 
 def _subgraph(mirror: Mirror, root: fx.Node) -> set[fx.Node]:
