@@ -130,6 +130,40 @@ def check(files: tuple[Path, ...]) -> None:
     click.echo(f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers: fine")
 
 
+@rules.command("verify")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--rule", "names", multiple=True, help="Only rules whose id starts with this; may be given several times."
+)
+@click.option("--examples", default=30, show_default=True, type=click.IntRange(min=1), help="Instances per stage.")
+@click.option("--seed", default=0, show_default=True, help="Of the contents of tensors.")
+def verify_command(files: tuple[Path, ...], names: tuple[str, ...], examples: int, seed: int) -> None:
+    """Search for instances on which rules are wrong: those of FILES, or the built-in ones.
+
+    Every rule is tried on variations of its test lines: other sizes, ranks, dtypes and numbers, with sizes known,
+    symbolic as marked, and symbolic wherever they can be.  Needs Hypothesis: pip install "engine[verify]".
+    """
+    from engine.tables import render_findings
+
+    try:
+        from engine.verify.search import verify
+    except ModuleNotFoundError as error:
+        if error.name != "hypothesis":
+            raise
+        raise engine.EngineError('rules verify needs Hypothesis: pip install "engine[verify]"') from error
+    ruleset = engine.RuleSet.load(*files)
+    own = tuple(str(path.resolve()) for path in files)
+    chosen = [
+        rule
+        for rule in sorted(ruleset.rules, key=lambda rule: rule.id)
+        if (not own or str(Path(rule.span.file).resolve()).startswith(own)) and (not names or rule.id.startswith(names))
+    ]
+    if not chosen:
+        raise engine.EngineError("there is no such rule; `engine rules list` shows them")
+    found = render_findings(verify(ruleset, chosen, examples=examples, seed=seed), len(chosen), sys.stdout)
+    sys.exit(1 if found else 0)
+
+
 def _load(path: Path) -> Any:
     import torch
 

@@ -16,6 +16,7 @@ from engine.report import Fallback, Report
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
+    from engine.verify.search import Finding
 
 # Columns where the output is no terminal: wide enough to keep rows on a line for grep.
 _PIPE_WIDTH = 200
@@ -237,3 +238,31 @@ def render_rule_stats(ruleset: RuleSet, file: TextIO) -> None:
         total.update(counts)
     table.add_row("all", *(str(total[column]) for column in columns))
     _console(file).print(_fix_widths(table))
+
+
+def render_findings(findings: Iterable[Finding], count: int, file: TextIO) -> int:
+    """Print what a search for wrong instances found, rule by rule as it goes on; the number of wrong rules."""
+    console = _console(file)
+    wrong, untestable, agreed = 0, 0, 0
+    for finding in findings:
+        agreed += sum(finding.agreed.values())
+        if finding.wrong:
+            wrong += 1
+            console.print(f"{finding.rule.where}: {finding.rule.id} is wrong; paste this line to keep it tested:")
+            console.print(f"  {finding.wrong}", soft_wrap=True)
+            for line in finding.error.splitlines():
+                console.print(f"    {line}", soft_wrap=True)
+        elif not finding.testable:
+            untestable += 1
+            console.print(
+                f"{finding.rule.where}: {finding.rule.id} is hardly tested: {sum(finding.agreed.values())} of "
+                f"{finding.tried} variations of its test lines are instances; it needs lines that vary more",
+                soft_wrap=True,
+            )
+        if finding.refused:
+            first = finding.refusal.splitlines()[0]
+            console.print(f"{finding.rule.id}: TensorRT refused {finding.refused} network(s): {first}", soft_wrap=True)
+    console.print(
+        f"{count} rules: {agreed} instances agreed, {wrong} rules wrong, {untestable} hardly tested", soft_wrap=True
+    )
+    return wrong

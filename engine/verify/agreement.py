@@ -35,11 +35,16 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.float32: (1e-4, 2e-5),
     torch.float16: (1e-2, 1e-2),
     torch.bfloat16: (5e-2, 5e-2),
+    torch.complex64: (1e-4, 2e-5),
 }
 
 
 class Disagreement(EngineError):
     """A rule does not do what its pattern means, or does not apply to its own test line."""
+
+
+class NotApplied(Disagreement):
+    """A rule does not apply to the instance that a test line describes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def _tile(rule: Rule, made: Instance, context: Context) -> Tile:
     if not reason:
         near = matcher.why_not(root, rule)
         reason = str(near)
-    raise Disagreement(f"{rule.id} does not apply to its own test: {reason}")
+    raise NotApplied(f"{rule.id} does not apply to its own test: {reason}")
 
 
 def _network(rule: Rule, made: Instance, context: Context) -> BuiltNetwork:
@@ -127,8 +132,8 @@ def _rewrite(rule: Rule, made: Instance, context: Context) -> None:
         match = next(iter(Matcher([rule], made.mirror).matches(made.roots[0])), None)
         if match is None:
             near = Matcher([rule], made.mirror).why_not(made.roots[0], rule)
-            raise Disagreement(f"{rule.id} does not apply to its own test: {near}")
-        raise Disagreement(f"{rule.id} does not apply to its own test: {apply(rule, match, context)}")
+            raise NotApplied(f"{rule.id} does not apply to its own test: {near}")
+        raise NotApplied(f"{rule.id} does not apply to its own test: {apply(rule, match, context)}")
 
 
 def _shape_of(graph: fx.Graph) -> list[tuple[str, str]]:
@@ -154,4 +159,4 @@ def _compare(rule: Rule, wanted: Sequence[torch.Tensor], got: Sequence[torch.Ten
             raise Disagreement(f"{rule.id}, output {index}: {error}") from error
 
 
-__all__ = ["TOLERANCES", "Disagreement", "Verdict", "check"]
+__all__ = ["TOLERANCES", "Disagreement", "NotApplied", "Verdict", "check"]

@@ -29,6 +29,7 @@ from engine.errors import EngineError
 from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
 from engine.graph.mirror import Mirror, Value
+from engine.graph.recurrence import whole_recurrence
 
 
 class Inapplicable(EngineError):
@@ -80,10 +81,12 @@ class Instance:
 
 
 def contents(spec: tree.TensorSpec, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    """Random contents: normal floats, ints in ``0..below`` or ``-4..4``, bools."""
+    """Random contents: normal floats and complex numbers, ints in ``0..below`` or ``-4..4``, bools."""
     dtype = DTYPES[spec.dtype]
     if dtype == torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
+    if dtype.is_complex:
+        return torch.randn(shape, generator=generator, dtype=dtype)
     if dtype.is_floating_point and spec.below is None:
         return torch.randn(shape, generator=generator).to(dtype)
     if spec.below is not None:
@@ -153,6 +156,9 @@ class _Synthesis:
             value for root, node in zip(self.rule.roots, roots, strict=True) for value in self._outputs(root, node)
         ]
         self.graph.output(tuple(self._node(value) for value in outputs))
+        if self.shape_env.guards:
+            assumed = ", ".join(str(guard.expr) for guard in self.shape_env.guards)
+            raise Inapplicable(f"PyTorch takes such sizes only where {assumed}")
         mirror = Mirror(self.graph, self.constants, self.mode, self.shape_env)
         return Instance(self.rule, mirror, roots, tuple(outputs), self.specs, self.symbols, self.ranges)
 
@@ -232,7 +238,7 @@ class _Synthesis:
     def _infer(self, op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         fakes = fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
         # The dispatcher's Python kernels keep sizes symbolic where C++ ones of composite ops would fix them.
-        with enable_python_dispatcher(), self.mode, torch.no_grad():
+        with whole_recurrence(), enable_python_dispatcher(), self.mode, torch.no_grad():
             return op(*fakes[0], **fakes[1])
 
     def _argument(self, pattern: ArgumentPattern, argument: Any) -> Any:

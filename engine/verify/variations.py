@@ -1,0 +1,185 @@
+"""Variations of a test line: the same call with other sizes, ranks, dtypes and numbers, drawn by Hypothesis.
+
+A test line says what one instance of a pattern looks like.  A variation changes a few things about it at a time,
+so that most variations are still calls that PyTorch accepts; what PyTorch or a guard refuses is drawn again.
+Draws shrink towards the line itself and towards small sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+from hypothesis import strategies as st
+
+from engine.dsl import tree
+
+Stage: TypeAlias = Literal["known", "marked", "all"]
+"""Which sizes are symbolic: none; those that the line marks; all that meet no constant and no number."""
+
+STAGES: tuple[Stage, ...] = ("known", "marked", "all")
+
+_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank")
+_SIZES = (1, 2, 3, 4, 5, 7, 8)
+_FLOATS = (0.0, 0.5, 1.0, 2.0, -1.0, 1e-5)
+_FLOATING = ("f32", "f16", "bf16")
+_INTEGRAL = ("i64", "i32")
+_WIDEST = 3  # how far a symbolic size ranges where the line does not say
+
+
+def variations(lines: Sequence[tree.Test], stage: Stage) -> st.SearchStrategy[tree.Test]:
+    """Test lines like the given ones."""
+    return st.sampled_from(lines).flatmap(lambda line: _varied(line, stage))
+
+
+@st.composite
+def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage) -> tree.Test:
+    changes = draw(st.sets(st.sampled_from(_CHANGES), max_size=2))
+    variation = _Variation(draw, line)
+    if "dtype" in changes:
+        variation.change_dtype()
+    if "sizes" in changes:
+        variation.change_sizes()
+    if "one size" in changes:
+        variation.change_one_size()
+    if "rank" in changes:
+        variation.add_dim()
+    if "numbers" in changes:
+        variation.change_number()
+    variation.set_stage(stage)
+    return variation.line
+
+
+class _Variation:
+    """A test line being changed; every method draws what it does."""
+
+    def __init__(self, draw: st.DrawFn, line: tree.Test) -> None:
+        self.draw = draw
+        self.line = line
+
+    def change_sizes(self) -> None:
+        """One size becomes another wherever it stands: in shapes, among numbers, and as the bound of indices."""
+        old = self.draw(st.sampled_from(sorted({dim.size for _, dim in self._dims() if dim.size is not None}) or [1]))
+        new = self.draw(st.sampled_from(_SIZES))
+
+        def changed(item: Any) -> Any:
+            if isinstance(item, tree.Dim) and item.size == old:
+                return dataclasses.replace(item, size=new)
+            if isinstance(item, tree.TensorSpec) and item.below == old:
+                return dataclasses.replace(item, below=new)
+            if isinstance(item, tree.Literal) and type(item.value) is int and item.value == old:
+                return dataclasses.replace(item, value=new)
+            return item
+
+        self.line = _map(self.line, changed)
+
+    def change_one_size(self) -> None:
+        """One dim of one tensor gets another size."""
+        dims = [dim for _, dim in self._dims() if dim.size is not None]
+        if dims:
+            chosen, new = self.draw(st.sampled_from(dims)), self.draw(st.sampled_from(_SIZES))
+            self.line = _map(self.line, lambda item: dataclasses.replace(item, size=new) if item is chosen else item)
+
+    def add_dim(self) -> None:
+        """Tensors that are no constants and no scalars get one more dim in front."""
+        size = self.draw(st.sampled_from((1, 2, 3)))
+
+        def widened(item: Any) -> Any:
+            if not isinstance(item, tree.TensorSpec) or item.const or not item.dims:
+                return item
+            return dataclasses.replace(item, dims=(tree.Dim(item.span, size=size), *item.dims))
+
+        self.line = _map(self.line, widened)
+
+    def change_dtype(self) -> None:
+        """One dtype becomes another of its class, in all tensors."""
+        found = sorted({item.dtype for item in _nodes(self.line) if isinstance(item, tree.TensorSpec)})
+        old = self.draw(st.sampled_from(found or ["f32"]))
+        family = _FLOATING if old in _FLOATING else _INTEGRAL if old in _INTEGRAL else (old,)
+        new = self.draw(st.sampled_from(family))
+
+        def changed(item: Any) -> Any:
+            if isinstance(item, tree.TensorSpec) and item.dtype == old:
+                return dataclasses.replace(item, dtype=new)
+            return item
+
+        self.line = _map(self.line, changed)
+
+    def change_number(self) -> None:
+        """One number or flag of the call gets another value."""
+        values = [item for item in _nodes(self.line) if isinstance(item, tree.Literal)]
+        if not values:
+            return
+        chosen = self.draw(st.sampled_from(values))
+        value: Any = chosen.value
+        choices: list[Any] = [value]
+        if isinstance(value, bool):
+            choices.append(not value)
+        elif isinstance(value, int):
+            choices += [1, 2, value + 1, 0, -1]
+        elif isinstance(value, float):
+            choices += _FLOATS
+        new = self.draw(st.sampled_from(choices))
+        self.line = _map(self.line, lambda item: dataclasses.replace(item, value=new) if item is chosen else item)
+
+    def set_stage(self, stage: Stage) -> None:
+        """Make the sizes of that stage symbolic, and no others."""
+        if stage == "known":
+            ranges = {dim.name: dim.range for _, dim in self._dims() if dim.name is not None and dim.range is not None}
+            sizes = {name: self.draw(st.integers(*ends)) for name, ends in sorted(ranges.items())}
+
+            def known(item: Any) -> Any:
+                if isinstance(item, tree.Dim) and item.name in sizes:
+                    return tree.Dim(item.span, size=sizes[item.name])
+                return item
+
+            self.line = _map(self.line, known)
+        elif stage == "all":
+            fixed = {dim.size for spec, dim in self._dims() if spec.const}
+            fixed |= {item.value for item in _nodes(self.line) if isinstance(item, tree.Literal)}  # type: ignore[misc]
+            fixed |= {item.below for item in _nodes(self.line) if isinstance(item, tree.TensorSpec)}
+
+            def symbolic(item: Any) -> Any:
+                if not isinstance(item, tree.Dim) or item.size in fixed or (item.size or 0) < 2:
+                    return item
+                assert item.size is not None
+                return tree.Dim(item.span, name=f"N{item.size}", range=(item.size, item.size + _WIDEST))
+
+            self.line = _map(self.line, symbolic)
+
+    def _dims(self) -> Iterator[tuple[tree.TensorSpec, tree.Dim]]:
+        for item in _nodes(self.line):
+            if isinstance(item, tree.TensorSpec):
+                yield from ((item, dim) for dim in item.dims)
+
+
+def _nodes(item: Any) -> Iterator[Any]:
+    """All syntax nodes below one, outermost first, spans left out."""
+    if isinstance(item, tree.Node):
+        yield item
+        for field in dataclasses.fields(item):
+            if field.name != "span":
+                yield from _nodes(getattr(item, field.name))
+    elif isinstance(item, tuple):
+        for part in item:
+            yield from _nodes(part)
+
+
+def _map(item: Any, function: Any) -> Any:
+    """A syntax tree with a function applied to its nodes, innermost first; what stays the same is not copied."""
+    if isinstance(item, tuple):
+        parts = tuple(_map(part, function) for part in item)
+        return item if all(a is b for a, b in zip(parts, item, strict=True)) else parts
+    if not isinstance(item, tree.Node):
+        return item
+    now = {f.name: getattr(item, f.name) for f in dataclasses.fields(item) if f.name != "span"}
+    new = {name: _map(value, function) for name, value in now.items()}
+    changed = {name: value for name, value in new.items() if value is not now[name]}
+    if changed:
+        # The node that a caller looks for by identity is never one whose parts changed: a call changes one kind.
+        return function(dataclasses.replace(item, **changed))
+    return function(item)
+
+
+__all__ = ["STAGES", "Stage", "variations"]
