@@ -1,12 +1,14 @@
-"""Host time of a call: the module against raw ``execute_async_v3`` on the same execution context.
+"""Host time of a call: the module, on each path, against raw ``execute_async_v3`` on an execution context.
 
 Needs a GPU::
 
     python -m benchmarks.call_overhead [--calls 200] [--rounds 30] [--json FILE]
 
-Each case runs the module and the raw loop in turn, in the same process and on the same context,
-and prints the median host time per call in microseconds.  The raw loop of a case with changing
-shapes sets shapes and addresses with TensorRT's calls, and nothing else.
+Each case runs the modules and the raw loops in turn, in the same process, and prints the median host
+time per call in microseconds.  Raw is ``execute_async_v3`` alone, on a context of the same engine where all
+is set: with several shapes, one context for each.  Bound sets every shape and address and allocates the
+outputs at each call of one context.  Over raw is what the project adds; ratio is that of the slower path to
+raw.  Torch-TensorRT is measured beside it where it can be imported.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 import numpy
 import torch
 
+from engine.errors import EngineError
 from engine.logger import capturing_logger
 from engine.runtime import TorchTensorRTModule, TRTEngine
 from engine.tensorrt import load
@@ -30,24 +33,25 @@ from engine.tensorrt import load
 
 @dataclass
 class Case:
-    """One row of the result; times are microseconds per call."""
+    """One row of the result; times are microseconds per call, None for what cannot run here."""
 
     name: str
     raw: float
     bound: float
-    module: float
+    python: float
+    cpp: float | None = None
+    torch_tensorrt: float | None = None
 
     @property
     def row(self) -> dict[str, Any]:
         return {
             **asdict(self),
-            "over_raw": self.module - self.raw,
-            "ratio": self.module / self.raw,
-            "over_bound": self.module - self.bound,
+            "python_over_raw": self.python - self.raw,
+            "cpp_over_raw": None if self.cpp is None else self.cpp - self.raw,
         }
 
 
-def convolution(inputs: int = 1) -> TorchTensorRTModule:
+def convolution(inputs: int = 1) -> Modules:
     """A 3x3 convolution of [n, 3, 32, 32] in float16, n from 1 to 16, of the sum of ``inputs`` tensors."""
     trt = load()
     logger = capturing_logger()
@@ -73,7 +77,43 @@ def convolution(inputs: int = 1) -> TorchTensorRTModule:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise SystemExit("the network does not build: " + "; ".join(logger.errors()))
-    return TorchTensorRTModule(bytes(plan), names, ["out"], runtime="python")
+    return Modules(bytes(plan), names)
+
+
+class Modules:
+    """One engine, run in every way that there is on this machine."""
+
+    def __init__(self, plan: bytes, names: list[str]) -> None:
+        self.python = TorchTensorRTModule(plan, names, ["out"], runtime="python")
+        self.cpp: Any = None
+        self.torch_tensorrt: Any = None
+        try:
+            self.cpp = TorchTensorRTModule(plan, names, ["out"], runtime="cpp")
+        except EngineError as error:
+            print(f"no C++ path: {error}", file=sys.stderr)
+        self.torch_tensorrt = peer(plan, names)
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """The modules that there are, by the names of `Case`'s fields."""
+        found = {"python": self.python, "cpp": self.cpp, "torch_tensorrt": self.torch_tensorrt}
+        return {name: module for name, module in found.items() if module is not None}
+
+
+def peer(plan: bytes, names: list[str]) -> Any:
+    """The same engine in Torch-TensorRT's Python runtime; None where it cannot be had."""
+    try:
+        from torch_tensorrt.dynamo._settings import CompilationSettings
+        from torch_tensorrt.dynamo.runtime import PythonTorchTensorRTModule
+
+        module = PythonTorchTensorRTModule(
+            plan, names, ["out"], name="peer", settings=CompilationSettings(use_python_runtime=True)
+        )
+        module.setup_engine()
+        return module.eval()
+    except Exception as error:
+        print(f"no Torch-TensorRT: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
 
 
 def measure(runs: Sequence[Callable[[], None]], calls: int, rounds: int) -> list[float]:
@@ -91,62 +131,67 @@ def measure(runs: Sequence[Callable[[], None]], calls: int, rounds: int) -> list
     return [statistics.median(found) for found in times]
 
 
-def case(
-    name: str, module: TorchTensorRTModule, batches: Sequence[Sequence[torch.Tensor]], calls: int, rounds: int
-) -> Case:
+def case(name: str, modules: Modules, batches: Sequence[Sequence[torch.Tensor]], calls: int, rounds: int) -> Case:
     """Measure calls with each of ``batches`` in turn; times are per call."""
-    for _ in range(3):
-        for batch in batches:
-            module(*batch)
-    engine = module._engines[torch.cuda.current_device()]
-    lane = engine._pool.take(torch.cuda.current_stream().cuda_stream, None)
-    engine._pool.give(lane)
-    raw, bound = raw_runs(engine, lane, batches)
+    modules.python(*batches[0])
+    raw, bound = raw_runs(modules.python._engines[torch.cuda.current_device()], batches)
 
-    def call() -> None:
-        for batch in batches:
-            module(*batch)
+    def calling(module: Any) -> Callable[[], None]:
+        def call() -> None:
+            for batch in batches:
+                module(*batch)
 
+        return call
+
+    found = modules.all
     # As many launches per turn in every case: a full launch queue would make the host wait.
-    times = measure((raw, bound, call), max(1, calls // len(batches)), rounds)
-    return Case(name, *(spent / len(batches) for spent in times))
+    runs = [raw, bound, *map(calling, found.values())]
+    times = [spent / len(batches) for spent in measure(runs, max(1, calls // len(batches)), rounds)]
+    return Case(name, times[0], times[1], **dict(zip(found, times[2:], strict=True)))
 
 
-def raw_runs(
-    engine: TRTEngine, lane: Any, batches: Sequence[Sequence[torch.Tensor]]
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The least a call can cost, and the least with fresh outputs and every shape and address set."""
-    context = lane.context
+def raw_runs(engine: TRTEngine, batches: Sequence[Sequence[torch.Tensor]]) -> tuple[Callable[[], None], ...]:
+    """The least that a call can cost, and the least with fresh outputs and every shape and address set."""
     stream = torch.cuda.current_stream().cuda_stream
     settings = []
     for batch in batches:
         shapes = [tuple(tensor.shape) for tensor in batch]
         output = [(shape, engine.outputs[i].dtype) for i, shape in enumerate(engine.output_shapes(shapes))]
         settings.append((list(zip([binding.name for binding in engine.inputs], shapes, batch, strict=True)), output))
-    # Addresses that raw runs write to: set once where shapes never change.
-    scratch = [[torch.empty(shape, dtype=dtype, device="cuda") for shape, dtype in outputs] for _, outputs in settings]
 
-    def set_all(index: int, outputs: Sequence[torch.Tensor]) -> None:
+    def set_all(context: Any, index: int, outputs: Sequence[torch.Tensor]) -> None:
         for name, shape, tensor in settings[index][0]:
             context.set_input_shape(name, shape)
             context.set_tensor_address(name, tensor.data_ptr())
         for binding, tensor in zip(engine.outputs, outputs, strict=True):
             context.set_tensor_address(binding.name, tensor.data_ptr())
 
-    def raw() -> None:
-        for index in range(len(settings)):
-            if len(settings) > 1 or lane.plan is not None:
-                lane.forget()
-                set_all(index, scratch[index])
-            context.execute_async_v3(stream)
+    def outputs_of(index: int) -> list[torch.Tensor]:
+        return [torch.empty(shape, dtype=dtype, device="cuda") for shape, dtype in settings[index][1]]
 
-    def bound() -> None:
-        lane.forget()
-        for index, (_, outputs) in enumerate(settings):
-            set_all(index, [torch.empty(shape, dtype=dtype, device="cuda") for shape, dtype in outputs])
-            context.execute_async_v3(stream)
+    shapes_differ = len({tuple(tensor.shape for tensor in batch) for batch in batches}) > 1
+    contexts = [engine.trt_engine.create_execution_context() for _ in (batches if shapes_differ else batches[:1])]
+    kept = [outputs_of(index) for index in range(len(contexts))]
+    for index, context in enumerate(contexts):
+        set_all(context, index, kept[index])
+    executes = [contexts[index % len(contexts)].execute_async_v3 for index in range(len(batches))]
+
+    def raw() -> None:
+        for execute in executes:
+            execute(stream)
+
+    alone = engine.trt_engine.create_execution_context()
+
+    def bound(kept: Any = kept) -> None:
+        for index in range(len(settings)):
+            set_all(alone, index, outputs_of(index))
+            alone.execute_async_v3(stream)
 
     return raw, bound
+
+
+def shown(time: float | None) -> str:
+    return "     -" if time is None else f"{time:6.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,12 +221,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, module, batches in runs:
                 cases.append(case(f"{name}, {where}", module, batches, options.calls, options.rounds))
     print(f"{torch.cuda.get_device_name()}, {load().__name__} {load().__version__}, torch {torch.__version__}")
-    print(f"{'host us per call':44} {'raw':>7} {'bound':>7} {'module':>7} {'over raw':>9} {'ratio':>6}")
+    print(
+        f"{'host us per call':42} {'raw':>6} {'bound':>6} | {'python':>6} {'over':>6} | {'cpp':>6} {'over':>6} | peer"
+    )
     for entry in cases:
-        row = entry.row
+        over = entry.row
         print(
-            f"{entry.name:44} {entry.raw:7.2f} {entry.bound:7.2f} {entry.module:7.2f} "
-            f"{row['over_raw']:9.2f} {row['ratio']:6.2f}"
+            f"{entry.name:40} {entry.raw:6.2f} {entry.bound:6.2f} | "
+            f"{entry.python:6.2f} {shown(over['python_over_raw'])} | "
+            f"{shown(entry.cpp)} {shown(over['cpp_over_raw'])} | {shown(entry.torch_tensorrt)}"
         )
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

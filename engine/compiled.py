@@ -100,9 +100,8 @@ class CompiledModule(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model: `forward`, with hooks where there are any; a CUDA graph that fits is replayed at once."""
-        graphs = self._graphs
-        if graphs is not None and self._direct and not kwargs and not has_hooks(self):
-            result = graphs.quick(args)
+        if self._direct and not kwargs and not has_hooks(self):
+            result = self._graphs.quick(args)  # type: ignore[union-attr]
             if result is not None:
                 return result
         return super().__call__(*args, **kwargs)

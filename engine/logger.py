@@ -18,6 +18,9 @@ from typing import Any, NamedTuple, Protocol
 from engine.tensorrt import load
 
 _LOG = logging.getLogger("engine.tensorrt")
+_NOISE = ("Using default stream in enqueueV3()",)
+"""Warnings, by their beginnings, that are said once, as information: they repeat at every call, and nothing follows
+from them (a call on the default stream was measured not to wait for the GPU)."""
 _KEPT = 1000
 """Messages kept for a thread: a process that builds for days must not grow."""
 
@@ -113,11 +116,17 @@ def _logger() -> Any:
             self._own = threading.local()
             self._captures: weakref.WeakSet[_Capture] = weakref.WeakSet()
             self._recent: deque[str] = deque(maxlen=20)
+            self._said: set[str] = set()
 
         def log(self, severity: Any, msg: str) -> None:
             level = levels.get(severity)
             if level is None:
                 return
+            if msg.startswith(_NOISE):
+                if msg in self._said:
+                    return
+                self._said.add(msg)
+                level = logging.INFO
             message = Message(level, msg)
             with self._lock:
                 captures = list(self._captures)

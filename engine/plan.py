@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -70,6 +70,43 @@ class LayerCall:
 
 
 @dataclass(slots=True, eq=False)
+class LoopStart:
+    """The entry of a TensorRT loop; its outputs are the states of a trip, then the elements of that trip.
+
+    Attributes:
+        values: ``trips`` (staged int), and the tuples ``states`` (of the first trip) and ``elements`` (tensors
+            that are run through along ``axis``).
+        reverse: whether the last elements come first.
+        span: the call in the rule's text.
+    """
+
+    values: dict[str, Any]
+    axis: int
+    reverse: bool
+    span: Span
+    outputs: tuple[CallOutput, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class LoopEnd:
+    """The exit of a TensorRT loop; its outputs are the last states, then what the trips gave, along ``axis``.
+
+    Attributes:
+        values: the tuples ``entry`` (outputs of the start), ``following`` (states of the next trip) and ``given``
+            (what each trip gives).
+    """
+
+    start: LoopStart
+    values: dict[str, Any]
+    outputs: tuple[CallOutput, ...] = ()
+
+    @property
+    def span(self) -> Span:
+        """The call in the rule's text."""
+        return self.start.span
+
+
+@dataclass(slots=True, eq=False)
 class OpCall:
     """An ATen op to be inserted.
 
@@ -89,8 +126,11 @@ class OpCall:
 class CallOutput(AbstractTensor):
     """One output of a call."""
 
-    call: LayerCall | OpCall
+    call: Call
     index: int
+
+
+Call: TypeAlias = LayerCall | LoopStart | LoopEnd | OpCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +138,7 @@ class Plan:
     """The outputs a rule gives for its roots (None where it gives none), in order, with the calls they need."""
 
     outputs: tuple[AbstractTensor | None, ...]
-    calls: tuple[LayerCall | OpCall, ...] = field(default=())
+    calls: tuple[Call, ...] = field(default=())
 
 
 def tensors(value: Any) -> Iterator[AbstractTensor]:
@@ -122,16 +162,16 @@ def map_tensors(value: Any, function: Callable[[AbstractTensor], Any]) -> Any:
     return value
 
 
-def calls_of(outputs: Sequence[AbstractTensor | None]) -> tuple[LayerCall | OpCall, ...]:
+def calls_of(outputs: Sequence[AbstractTensor | None]) -> tuple[Call, ...]:
     """The calls that outputs depend on, operands first, each once, in a deterministic order."""
-    order: list[LayerCall | OpCall] = []
+    order: list[Call] = []
     seen: set[int] = set()
 
     def visit(tensor: AbstractTensor) -> None:
         if not isinstance(tensor, CallOutput) or id(tensor.call) in seen:
             return
         seen.add(id(tensor.call))
-        arguments = tensor.call.values if isinstance(tensor.call, LayerCall) else tensor.call.arguments
+        arguments = tensor.call.arguments if isinstance(tensor.call, OpCall) else tensor.call.values
         for operand in tensors(arguments):
             visit(operand)
         order.append(tensor.call)

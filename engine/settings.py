@@ -31,7 +31,7 @@ _ELSEWHERE = {
     "ir": "there is one front end, torch.export",
     "assume_dynamic_shape_support": "every rule takes dynamic shapes or says why not",
     "enable_experimental_decompositions": "decompositions are rules",
-    "pass_through_build_failures": 'it is an option of torch.compile(backend="engine"); what engine.compile cannot build is always reported',
+    "pass_through_build_failures": 'it is an option of torch.compile(backend="engine"); engine.compile always reports',
     "make_refittable": "use immutable_weights=False",
     "refit_identical_engine_weights": "use immutable_weights=False, which takes any weights",
     "strip_engine_weights": "engines keep their weights; use immutable_weights=False to replace them",

@@ -1,4 +1,4 @@
-"""The models that tests, examples and benchmarks share.
+"""The models that tests, examples and benchmarks share: the public model list.
 
 Every entry builds a model of a public library from its own configuration class, with random
 weights from a fixed seed, in eval mode.  ``small`` keeps the structure and shrinks the widths and
@@ -19,239 +19,89 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+
+from tests.zoo import diffusers_models, timm_models, torchvision_models, transformers_models
+from tests.zoo.request import Built, Request, awake, declare_torchvision_operators
+
+__all__ = ["CACHED", "WRITTEN_OUT", "ZOO", "Built", "Entry", "declare_torchvision_operators"]
 
 Size = Literal["small", "full"]
 
 
-class Built(NamedTuple):
-    """A model with example inputs, and the dynamic dims of those inputs (None: everything static)."""
-
-    model: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    dynamic_shapes: Any
-
-
 @dataclass(frozen=True)
 class Entry:
-    """One model of the zoo; ``build("small")`` or ``build("full")`` makes it."""
+    """One model of the zoo; ``build("small")`` or ``build("full")`` makes it.
+
+    Attributes:
+        extents: sequence lengths or image sides that the small model is run with on one engine, ascending: min, two
+            between, max.  Empty where the model has one size only.
+        step: extents are multiples of this.
+    """
 
     name: str
-    builder: Callable[..., Built]
+    builder: Callable[[Request], Built]
+    extents: tuple[int, ...] = ()
+    step: int = 1
 
-    def build(self, size: Size = "small", *, batch: int = 2, dynamic: bool = True) -> Built:
-        """The model in eval mode with inputs of batch size ``batch``.
+    def build(
+        self,
+        size: Size = "small",
+        *,
+        batch: int = 2,
+        dynamic: bool | Literal["extent"] = True,
+        extent: int | None = None,
+    ) -> Built:
+        """The model in eval mode with inputs of batch size ``batch`` and of ``extent``.
 
-        ``dynamic`` makes the batch dim of every input range over 1..8.
+        ``dynamic`` makes the batch dim of every input range over 1..8; ``"extent"`` makes the sequence or the image
+        size dynamic as well.
         """
         # transformers imports torchvision where it is installed.
         declare_torchvision_operators()
+        extents = (self.extents[0], self.extents[-1]) if dynamic == "extent" else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            built = self.builder(size == "small", batch)
+            built = self.builder(Request(size == "small", batch, extent, extents, self.step))
+            awake(built.model)
         built.model.eval()
         return built if dynamic else built._replace(dynamic_shapes=None)
 
 
-def declare_torchvision_operators() -> None:
-    """Declare the two operators that ``import torchvision`` expects.
-
-    The wheel on PyPI is built for CUDA; next to a CPU-only PyTorch its extension does not load and
-    the import fails because the operators do not exist.  Their schemas are all that it needs.
-    """
-    if torch.version.cuda is not None or hasattr(torch.ops.torchvision, "nms"):
-        return
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARIES.append(library)
-
-
-_LIBRARIES: list[torch.library.Library] = []
-
-
-def _batch() -> Any:
-    return torch.export.Dim("batch", min=1, max=8)
-
-
-def _image(size: int, batch: int, channels: int = 3) -> torch.Tensor:
-    return torch.randn(batch, channels, size, size)
-
-
-def _tokens(batch: int, length: int, vocabulary: int) -> torch.Tensor:
-    return torch.randint(0, vocabulary, (batch, length))
-
-
-def _calibrated(built: Built) -> Built:
-    """Batch norms with the statistics of the example.
-
-    With those they start with, the activations of a deep random network vanish: in half precision every logit of
-    mobilenet would be zero, and a comparison would compare nothing.
-    """
-    for module in built.model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    built.model.train()
-    with torch.no_grad():
-        built.model(*built.args, **built.kwargs)
-    return built
-
-
-def _resnet50(small: bool, batch: int) -> Built:
-    from torchvision.models.resnet import Bottleneck, ResNet
-
-    if small:
-        model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=8)
-    else:
-        model = ResNet(Bottleneck, [3, 4, 6, 3])
-    return Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}})
-
-
-def _mobilenet_v3_large(small: bool, batch: int) -> Built:
-    from torchvision.models import mobilenetv3
-
-    multiplier = {"width_mult": 0.25} if small else {}
-    settings, last = mobilenetv3._mobilenet_v3_conf("mobilenet_v3_large", **multiplier)
-    model = mobilenetv3.MobileNetV3(settings, last, num_classes=10 if small else 1000)
-    return _calibrated(Built(model, (_image(64 if small else 224, batch),), {}, {"x": {0: _batch()}}))
-
-
-def _vit_b_16(small: bool, batch: int) -> Built:
-    from torchvision.models.vision_transformer import VisionTransformer
-
-    if small:
-        model = VisionTransformer(
-            image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=10
-        )
-    else:
-        model = VisionTransformer(
-            image_size=224, patch_size=16, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072
-        )
-    # The head starts at zero: every logit would be zero and no test would see a wrong one.
-    nn.init.normal_(model.heads[-1].weight, std=0.02)
-    return Built(model, (_image(32 if small else 224, batch),), {}, {"x": {0: _batch()}})
-
-
-def _bert(small: bool, batch: int) -> Built:
-    from transformers import BertConfig, BertModel
-
-    config = (
-        BertConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
-        if small
-        else BertConfig()
-    )
-    length = 16 if small else 128
-    tokens = _tokens(batch, length, config.vocab_size)
-    mask = torch.ones(batch, length, dtype=torch.int64)
-    mask[0, length // 2 :] = 0
-    shape = {0: _batch()}
-    return Built(
-        BertModel(config),
-        (),
-        {"input_ids": tokens, "attention_mask": mask},
-        {"input_ids": shape, "attention_mask": shape},
-    )
-
-
-def _gpt2(small: bool, batch: int, use_cache: bool = False) -> Built:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    small_sizes = {"vocab_size": 128, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
-    config = GPT2Config(use_cache=use_cache, **(small_sizes if small else {}))
-    tokens = _tokens(batch, 16 if small else 128, config.vocab_size)
-    return Built(GPT2LMHeadModel(config), (), {"input_ids": tokens}, {"input_ids": {0: _batch()}})
-
-
-def _llama(small: bool, batch: int, use_cache: bool = False) -> Built:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    if small:
-        sizes = {
-            "vocab_size": 128,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        }
-    else:  # Llama 3.2 1B
-        sizes = {
-            "vocab_size": 128256,
-            "hidden_size": 2048,
-            "intermediate_size": 8192,
-            "num_hidden_layers": 16,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "head_dim": 64,
-            "tie_word_embeddings": True,
-        }
-    config = LlamaConfig(use_cache=use_cache, **sizes)
-    tokens = _tokens(batch, 16 if small else 128, config.vocab_size)
-    return Built(LlamaForCausalLM(config), (), {"input_ids": tokens}, {"input_ids": {0: _batch()}})
-
-
-def _vit(small: bool, batch: int) -> Built:
-    from transformers import ViTConfig, ViTModel
-
-    small_sizes = {
-        "image_size": 32,
-        "patch_size": 8,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    }
-    config = ViTConfig(**(small_sizes if small else {}))
-    return Built(
-        ViTModel(config),
-        (),
-        {"pixel_values": _image(config.image_size, batch)},
-        {"pixel_values": {0: _batch()}},
-    )
-
-
-def _unet(small: bool, batch: int) -> Built:
-    from diffusers import UNet2DConditionModel
-
-    if small:
-        model = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=8,
-            norm_num_groups=8,
-        )
-    else:  # Stable Diffusion 1.5
-        model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    config = model.config
-    sample = _image(config.sample_size, batch, config.in_channels)
-    text = torch.randn(batch, 8 if small else 77, config.cross_attention_dim)
-    shape = {0: _batch()}
-    return Built(
-        model,
-        (sample, torch.tensor(10, dtype=torch.int64), text),
-        {"return_dict": False},
-        {"sample": shape, "timestep": None, "encoder_hidden_states": shape, "return_dict": None},
-    )
-
+_SIDES = {"extents": (32, 64, 96, 160, 192), "step": 32}
+_LENGTHS = {"extents": (2, 5, 16, 33, 48)}
 
 ZOO: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("resnet50", _resnet50),
-        Entry("mobilenet_v3_large", _mobilenet_v3_large),
-        Entry("vit_b_16", _vit_b_16),
-        Entry("BertModel", _bert),
-        Entry("GPT2LMHeadModel", _gpt2),
-        Entry("LlamaForCausalLM", _llama),
-        Entry("ViTModel", _vit),
-        Entry("UNet2DConditionModel", _unet),
+        Entry("resnet50", torchvision_models.resnet50, **_SIDES),
+        Entry("mobilenet_v3_large", torchvision_models.mobilenet_v3_large, **_SIDES),
+        Entry("efficientnet_b0", torchvision_models.efficientnet_b0, **_SIDES),
+        Entry("densenet121", torchvision_models.densenet121, **_SIDES),
+        Entry("convnext_tiny", torchvision_models.convnext_tiny, **_SIDES),
+        Entry("vit_b_16", torchvision_models.vit_b_16),
+        # From 33 pixels on: a map no larger than a window is not shifted, and the export would be of that case.
+        Entry("swin_t", torchvision_models.swin_t, (64, 96, 128, 160, 192), step=32),
+        Entry("deeplabv3_resnet50", torchvision_models.deeplabv3_resnet50, **_SIDES),
+        Entry("deit_tiny_patch16_224", timm_models.deit_tiny_patch16_224),
+        Entry("mixer_s32_224", timm_models.mixer_s32_224),
+        Entry("convnextv2_atto", timm_models.convnextv2_atto, **_SIDES),
+        Entry("maxvit_nano_rw_256", timm_models.maxvit_nano_rw_256),
+        Entry("levit_128s", timm_models.levit_128s),
+        Entry("BertModel", transformers_models.bert, **_LENGTHS),
+        Entry("RobertaForSequenceClassification", transformers_models.roberta, **_LENGTHS),
+        Entry("DistilBertModel", transformers_models.distilbert, **_LENGTHS),
+        Entry("GPT2LMHeadModel", transformers_models.gpt2, **_LENGTHS),
+        Entry("LlamaForCausalLM", transformers_models.llama, **_LENGTHS),
+        Entry("Qwen3ForCausalLM", transformers_models.qwen3, **_LENGTHS),
+        Entry("T5ForConditionalGeneration", transformers_models.t5, **_LENGTHS),
+        Entry("WhisperModel", transformers_models.whisper, **_LENGTHS),
+        Entry("CLIPModel", transformers_models.clip, (2, 5, 12, 20, 32)),
+        Entry("ViTModel", transformers_models.vit, (16, 24, 40, 48, 64), step=8),
+        Entry("SegformerForSemanticSegmentation", transformers_models.segformer, **_SIDES),
+        Entry("DetrForObjectDetection", transformers_models.detr, **_SIDES),
+        Entry("Wav2Vec2Model", transformers_models.wav2vec2, (200, 317, 400, 555, 800)),
+        Entry("UNet2DConditionModel", diffusers_models.unet, (8, 12, 16, 24, 32), step=4),
+        Entry("AutoencoderKL", diffusers_models.autoencoder_kl, (16, 24, 32, 40, 64), step=8),
     )
 }
 
@@ -259,8 +109,22 @@ ZOO: dict[str, Entry] = {
 CACHED: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("GPT2LMHeadModel+cache", partial(_gpt2, use_cache=True)),
-        Entry("LlamaForCausalLM+cache", partial(_llama, use_cache=True)),
+        Entry("GPT2LMHeadModel+cache", partial(transformers_models.gpt2, use_cache=True)),
+        Entry("LlamaForCausalLM+cache", partial(transformers_models.llama, use_cache=True)),
+    )
+}
+
+# Models whose attention is written out as matmul, softmax and matmul.
+WRITTEN_OUT: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("BertModel+eager", partial(transformers_models.bert, attn_implementation="eager"), **_LENGTHS),
+        Entry("GPT2LMHeadModel+eager", partial(transformers_models.gpt2, attn_implementation="eager"), **_LENGTHS),
+        Entry("LlamaForCausalLM+eager", partial(transformers_models.llama, attn_implementation="eager"), **_LENGTHS),
+        Entry("Qwen3ForCausalLM+eager", partial(transformers_models.qwen3, attn_implementation="eager"), **_LENGTHS),
+        Entry(
+            "T5ForConditionalGeneration+eager", partial(transformers_models.t5, attn_implementation="eager"), **_LENGTHS
+        ),
     )
 }
 

@@ -19,7 +19,7 @@ from engine.capture.diagnosis import capture_error
 from engine.capture.doubles import truncate_doubles
 from engine.capture.examples import Examples, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
-from engine.capture.pytrees import register_from_message, register_inputs
+from engine.capture.pytrees import register_from_error, register_inputs
 from engine.capture.ranges import find_profiles, find_ranges
 from engine.capture.signature import Argument
 from engine.errors import CaptureError
@@ -115,7 +115,7 @@ def _export_refined(model: nn.Module, examples: Examples, notes: list[str], *, s
             return _decomposed(_export_once(model, examples, strict=strict))
         except Exception as error:
             message = str(error)
-            if register_from_message(message):
+            if register_from_error(error):
                 continue
             refined = _refined(message, examples.dynamic_shapes, notes)
             if refined is None:

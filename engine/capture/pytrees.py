@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import re
 import sys
+import traceback
 from typing import Any
 
 import torch
@@ -20,8 +21,15 @@ _UNKNOWN = (
 )
 
 
-def register_from_message(message: str) -> bool:
+def register_from_error(error: BaseException) -> bool:
     """Register the class that torch.export's error says it does not know; False where that is not possible."""
+    if isinstance(error, TypeError):
+        # torch 2.11 looks results up in a dict of types: one that cannot be hashed is not named in full.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            found = type(frame.f_locals.get("cls"))
+            if frame.f_code.co_name == "is_opaque_type" and dataclasses.is_dataclass(found):
+                return register(found)
+    message = str(error)
     for pattern in _UNKNOWN:
         match = pattern.search(message)
         if match:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.dsl import operators, sorts, tree
@@ -256,10 +257,12 @@ class CallChecker:
             self.effects.macros.setdefault(name, function.span)
             self._declared(macro.parameters, f"`{name}`", call, scope)
             return None
+        if name == LOOP:
+            return self._loop(call, scope)
         found = self._arguments(call, scope)
         arity = functions().get(name)
         if arity is None:
-            hint = suggestion(name, [*functions(), *self.definitions.macros])
+            hint = suggestion(name, [*functions(), LOOP, *self.definitions.macros])
             if hint is None and operators.find(f"aten.{name}") is not None:
                 hint = f"ops are written in full: `aten.{name}(..)`"
             self.problems.report(f"there is no function or macro `{name}`", function.span, hint)
@@ -282,6 +285,36 @@ class CallChecker:
                 )
         return _RESULTS.get(name)
 
+    def _loop(self, call: tree.Call, scope: Scope) -> str | None:
+        """``loop(macro, trips, states, elements, ..)``."""
+        signature = f"{LOOP}(macro, {', '.join(_LOOP_PARAMETERS)})"
+        if self.expressions.kind in ("simplify", "lower"):
+            self.problems.report("loops are TensorRT's", call.span, "make it a `convert` rule")
+        first = call.arguments[0] if call.arguments else None
+        macro = self.definitions.macros.get(first.name) if isinstance(first, tree.Name) else None
+        if macro is None or first is None:
+            self.problems.report("`loop` takes the name of a macro first", call.span, signature)
+            return None
+        self.effects.macros.setdefault(macro.name, first.span)
+        if len(macro.parameters) != 3:
+            self.problems.report(
+                f"`{macro.name}` takes {len(macro.parameters)} parameters; a trip takes its states, its elements and "
+                "what is given to all",
+                first.span,
+                f"def {macro.name}(states, elements, given) = ..",
+            )
+        rest = replace(call, arguments=call.arguments[1:])
+        given, spread = self._assign(rest, list(_LOOP_PARAMETERS), len(_LOOP_PARAMETERS), "`loop`", signature)
+        for name, value in given.items():
+            sort = self.expressions.sort(value, scope)
+            if sort is not None and sort not in _LOOP_PARAMETERS[name]:
+                wanted = sorts.describe(_LOOP_PARAMETERS[name][0])
+                self.problems.report(f"`{name}` of `loop` is {wanted}, this is {sorts.describe(sort)}", value.span)
+        for name in ("trips", "states", "elements"):
+            if name not in given and not spread:
+                self.problems.report(f"`loop` needs `{name}`", call.span, signature)
+        return "tuple"
+
     def _declared(self, parameters: Sequence[tree.Parameter], what: str, call: tree.Call, scope: Scope) -> None:
         names = [parameter.name for parameter in parameters]
         signature = f"{what.strip('`')}({', '.join(names)})"
@@ -302,6 +335,14 @@ class CallChecker:
                 self.problems.report(f"{what} needs `{parameter.name}`", call.span, signature)
 
 
+# The one call that takes a macro: what it makes of it is not a value.
+LOOP = "loop"
+_LOOP_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "trips": ("int",),
+    **dict.fromkeys(("states", "elements", "given"), ("list", "tuple", "tensors")),
+    "axis": ("int",),
+    "reverse": ("bool",),
+}
 _DECLARED_SORTS = {"int": "int", "float": "float", "bool": "bool", "str": "str", "dtype": "dtype"}
 
 

@@ -85,7 +85,7 @@ def elements(context: BuiltinContext, value: object) -> torch.Tensor:
             > _READABLE_ELEMENTS
         ):
             raise Failed(f"constant of more than {_READABLE_ELEMENTS} elements")
-        data = context.mirror.constant(tensor.value)
+        data = context.mirror.read_constant(tensor.value)
         assert isinstance(data, torch.Tensor)
         return data
     raise Failed("not a constant")

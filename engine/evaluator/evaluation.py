@@ -17,7 +17,7 @@ from engine import sizes as staged
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.errors import Span
-from engine.evaluator import calls
+from engine.evaluator import calls, loops
 from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Failed, describe
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.match import Match
@@ -227,7 +227,24 @@ def _upper(expr: tree.Upper, env: Env) -> Any:
     return EnumToken(expr.name) if value is _MISSING else value
 
 
+def _loop(expr: tree.Call, env: Env) -> Any:
+    """``loop(macro, trips, states, elements, ..)``: the macro is called once, with the values of a trip."""
+    macro = env.context.macros[loops.macro_of(expr)]
+    names = list(loops.PARAMETERS)
+    arguments: dict[str, Any] = {}
+    for index, argument in enumerate(expr.arguments[1:]):
+        keyword = isinstance(argument, tree.Keyword)
+        name = argument.name if keyword else names[index]  # type: ignore[union-attr]
+        arguments[name] = evaluate(argument.value if keyword else argument, env)  # type: ignore[union-attr, arg-type]
+    entry = loops.start(arguments, expr.span)
+    count = len(entry.values["states"])
+    trip = [list(entry.outputs[:count]), list(entry.outputs[count:]), arguments.get("given", [])]
+    return loops.end(entry, _macro(macro, trip, {}, env))
+
+
 def _call(expr: tree.Call, env: Env) -> Any:
+    if isinstance(expr.function, tree.Name) and expr.function.name == "loop":
+        return _loop(expr, env)
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     for argument in expr.arguments:

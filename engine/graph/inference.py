@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
+from engine.graph.recurrence import is_recurrent, whole_recurrence
 
 
 def infer(
@@ -35,9 +36,10 @@ def infer(
 
     positional = [map_values(item, faked) for item in positional]
     keywords = {name: map_values(item, faked) for name, item in keywords.items()}
+    whole = whole_recurrence() if is_recurrent(op) else nullcontext()
     try:
         # Composite ops written in C++ ask symbolic sizes for their values; PyTorch's Python versions do not.
-        with _nothing_assumed(shape_env), enable_python_dispatcher(), mode, torch.no_grad():
+        with whole, _nothing_assumed(shape_env), enable_python_dispatcher(), mode, torch.no_grad():
             return op(*positional, **keywords)
     except Exception as error:
         raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error

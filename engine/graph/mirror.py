@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx
 import sympy
@@ -25,6 +25,9 @@ from engine.graph.symbols import SizeNodes
 from engine.graph.value import Value
 from engine.graph.view import GraphView
 from engine.sizes import Int, Sizes
+
+if TYPE_CHECKING:
+    from engine.rewriter.pins import Pin
 
 
 class _Record:
@@ -61,6 +64,8 @@ class Mirror:
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
         self.shape_env = shape_env
         self.sizes = Sizes(shape_env)
+        # Constants whose elements a rule read: what was decided holds for these elements only.
+        self.pins: dict[Value, Pin | None] = {}
         self.placeholders: tuple[fx.Node, ...] = ()
         self._records: dict[fx.Node, _Record] = {}
         self._constants = Constants(self)
@@ -226,6 +231,14 @@ class Mirror:
             EngineError: the value is not constant, or PyTorch could not run an op that it needs.
         """
         return self._constants.evaluate(value)
+
+    def read_constant(self, value: Value) -> torch.Tensor:
+        """As :meth:`constant`, for rules that decide by the elements; the model cannot be refitted with others."""
+        if value not in self.pins:
+            from engine.rewriter.pins import pin
+
+            self.pins[value] = pin(self, value)
+        return self.constant(value)
 
     def release_constants(self) -> None:
         """Let go of the weights.  Structure, dtypes and shapes can still be looked at; nothing can be evaluated."""

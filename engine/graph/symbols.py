@@ -232,11 +232,11 @@ class SizeNodes:
                     return self._size(placeholder, axis, value.shape[axis])
                 if derived is None and isinstance(size, sympy.Expr) and size.free_symbols == {symbol}:
                     derived = (size, placeholder, axis)
+        if derived is not None:
+            return self._solve(symbol, *derived)
         found = self._unbacked_leaf(symbol)
         if found is not None:
             return found
-        if derived is not None:
-            return self._solve(symbol, *derived)
         raise EngineError(f"the size {symbol} is not the size of any input, so it cannot be computed")
 
     def _size(self, source: fx.Node, axis: int, fake: Any) -> fx.Node:

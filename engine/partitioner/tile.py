@@ -9,7 +9,7 @@ from torch import fx
 
 from engine.dsl.rule import Rule
 from engine.graph.mirror import Value
-from engine.plan import Captured, LayerCall, Plan, tensors
+from engine.plan import Captured, OpCall, Plan, tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class Tile:
     def operands(self) -> Iterator[Value]:
         """Values of the graph that the plan reads, with repeats, in plan order."""
         for call in self.plan.calls:
-            assert isinstance(call, LayerCall)
+            assert not isinstance(call, OpCall)
             for tensor in tensors(call.values):
                 if isinstance(tensor, Captured):
                     yield tensor.value

@@ -7,6 +7,8 @@ A value that is much larger than what it is made of stays an op if a rule can co
 row to 64 MiB, ``full``): TensorRT then makes it when the engine runs, and only its operands are folded.  A value
 counts as such above :data:`LARGE` bytes and :data:`GROWTH` times the size of its operands.  Where no rule can
 convert the op, it is folded whatever its size, because a constant is the only thing left to be.
+
+What makes floats of int8 weights stays as well if a rule can convert it, for products in int8.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ def _frontier(mirror: Mirror, convertible: Callable[[fx.Node], bool] | None) -> 
                 continue
             if not mirror.is_tensor(value) or not mirror.is_const(value):
                 continue
-            if convertible is not None and grows(mirror, node) and convertible(node):
+            if convertible is not None and (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
                 kept.add(node)
                 visit(node)
             else:
@@ -125,6 +127,13 @@ def grows(mirror: Mirror, node: fx.Node) -> bool:
     return size > LARGE and size > GROWTH * sum(_bytes(mirror.fake(value)) for value in mirror.inputs(node))
 
 
+def _widens(mirror: Mirror, node: fx.Node) -> bool:
+    """Whether a node makes floats out of as many int8: folded, TensorRT would not see the int8 weights."""
+    sizes = [mirror.fake(value).numel() for value in mirror.outputs(node) if mirror.fake(value).is_floating_point()]
+    fakes = [mirror.fake(value) for value in mirror.inputs(node)]
+    return any(fake.dtype == torch.int8 and fake.numel() in sizes for fake in fakes)
+
+
 def _bytes(fake: object) -> int:
     return fake.numel() * fake.element_size() if isinstance(fake, torch.Tensor) else 0
 
@@ -137,7 +146,9 @@ def _content(tensor: torch.Tensor) -> object | None:
     """Equal for small tensors that hold the same bits."""
     if _bytes(tensor) > SMALL or tensor.layout != torch.strided:
         return None
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    # A tensor of one element counts as contiguous with any stride; its copy has stride one.
+    flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+    raw = flat.view(torch.uint8).numpy().tobytes()
     return tensor.dtype, tuple(tensor.shape), str(tensor.device), hashlib.sha256(raw).hexdigest()
 
 

@@ -1,8 +1,18 @@
 """The runtime: engines as PyTorch modules, run by TensorRT on a GPU or interpreted on the CPU."""
 
 from engine.runtime.boundary import Boundary, TensorSpec
+from engine.runtime.controls import (
+    WeightStreaming,
+    enable_cudagraphs,
+    enable_output_allocator,
+    enable_pre_allocated_outputs,
+    runtime_config,
+    weight_streaming,
+)
 from engine.runtime.failures import EngineLoadError, ExecutionError
+from engine.runtime.modes import RunOptions
 from engine.runtime.module import TorchTensorRTModule
+from engine.runtime.profiling import LayerTime, Profile, profiling
 from engine.runtime.python_engine import TRTEngine
 from engine.runtime.trial import trial_load
 
@@ -10,8 +20,18 @@ __all__ = [
     "Boundary",
     "EngineLoadError",
     "ExecutionError",
+    "LayerTime",
+    "Profile",
+    "RunOptions",
     "TRTEngine",
     "TensorSpec",
     "TorchTensorRTModule",
+    "WeightStreaming",
+    "enable_cudagraphs",
+    "enable_output_allocator",
+    "enable_pre_allocated_outputs",
+    "profiling",
+    "runtime_config",
     "trial_load",
+    "weight_streaming",
 ]

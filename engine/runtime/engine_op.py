@@ -22,7 +22,7 @@ _NAME = "tensorrt::execute_engine"
 _KEPT: list[Any] = []
 _UNSUPPORTED = (
     f"{_NAME} needs the C++ library (pip install --no-build-isolation .), or a PyTorch whose ops take Python objects, "
-    f"which {torch.__version__} does not"
+    f"also in torch.export, which those of {torch.__version__} do not"
 )
 
 
@@ -93,10 +93,14 @@ def _foreign_object(record: EngineRecord) -> Any:
 @functools.cache
 def _python_class() -> Any:
     try:
+        from torch._export.passes import lift_constants_pass
         from torch._library.opaque_object import register_opaque_type
         from torch._opaque_base import OpaqueBase
     except ImportError:
         raise RuntimeUnavailable(_UNSUPPORTED) from None
+    if not hasattr(lift_constants_pass, "is_opaque_type"):
+        # torch 2.11 has such ops; its torch.export fails on them with an assertion.
+        raise RuntimeUnavailable(_UNSUPPORTED)
 
     class Engine(OpaqueBase):  # type: ignore[misc]
         """An engine as an argument of the op, where there is no C++ library."""

@@ -9,7 +9,7 @@ import torch
 
 from engine.errors import InputError
 from engine.runtime.boundary import Boundary, TensorSpec, check_count
-from engine.runtime.python_engine import Input
+from engine.runtime.inputs import Input
 
 Program: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 """Takes CPU tensors in the order of the input bindings; gives fresh CPU tensors."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +11,31 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from engine import observers
 from engine.errors import EngineError, RuntimeUnavailable
 from engine.runtime import operator
 from engine.runtime.boundary import Boundary, Size, TensorSpec, check_count
 from engine.runtime.interpreted_engine import InterpretedEngine, Program
-from engine.runtime.python_engine import TRTEngine
-from engine.runtime.selection import select_runtime
+from engine.runtime.loaded_engines import LoadedEngines
+from engine.runtime.modal_module import ModalModule
+from engine.runtime.modes import RunOptions
+from engine.runtime.selection import Selection, select_runtime
+from engine.runtime.side_stream import run_beside
 from engine.sizes import Int, normal
 
 if TYPE_CHECKING:
+    from engine.conversion.blueprint import Blueprint
+    from engine.runtime.record import Device
     from engine.settings import CompilationSettings
 
 _PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})
 _modes_active: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_is_tracing: Callable[[], bool] = torch._C._is_tracing
+# Hooks of all modules of the process.
+_pre_hooks, _hooks = nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks
 
 
-class TorchTensorRTModule(nn.Module):
+class TorchTensorRTModule(ModalModule):
     """Runs a serialized TensorRT engine.
 
     Inputs come in the order of ``input_binding_names``.  The result is the output tensor itself
@@ -41,7 +49,8 @@ class TorchTensorRTModule(nn.Module):
     place is copied, which waits for the GPU.
 
     A call can be captured into a CUDA graph after a call with inputs of the same shapes; the graph
-    uses the module's memory, so the module must outlive it.
+    uses the module's memory, so the module must outlive it.  With ``use_cuda_graphs`` among the
+    settings (or inside `engine.runtime.enable_cudagraphs`) the module does that by itself.
 
     The serialized engine is kept after loading: for further devices, and for copies of the module.
 
@@ -64,6 +73,12 @@ class TorchTensorRTModule(nn.Module):
     Raises:
         RuntimeUnavailable: the runtime asked for can run on no machine.
     """
+
+    built_on: Device | None = None
+    """The GPU of the machine that built the engine, of a module from a file."""
+
+    blueprint: Blueprint | None = None
+    """What a refit builds the engine from, where TensorRT does not refit engines."""
 
     def __init__(
         self,
@@ -100,26 +115,71 @@ class TorchTensorRTModule(nn.Module):
         self.output_specs = None if output_specs is None else tuple(map(_spec, output_specs))
         self._boundary = None if self.output_specs is None else Boundary(self.input_specs, self.output_specs)
         self._program = program
-        self._selection = select_runtime(runtime, has_program=program is not None)
+        selection = select_runtime(runtime, has_program=program is not None)
         self._single = len(self.output_binding_names) == 1
-        self._engines: dict[int, TRTEngine] = {}
+        options = RunOptions.of(settings)
+        if options != RunOptions() and selection.runtime != "interpreter":
+            options.check()
+        self._set_engines(selection, options)
         self._interpreted: InterpretedEngine | None = None
-        if self._selection.runtime == "interpreter" and program is not None:
+        if selection.runtime == "interpreter" and program is not None:
             self._interpreted = InterpretedEngine(
                 program, self.input_binding_names, self.output_binding_names, self._boundary
             )
-        self._loading = threading.Lock()
         self._handle = operator.register(self)
+        if settings.use_cuda_graphs and settings.cuda_graph_scope == "engine":
+            self.set_cuda_graphs(True)
+
+    def _set_engines(self, selection: Selection, options: RunOptions) -> None:
+        self._engines = LoadedEngines(
+            self.serialized_engine,
+            self.input_binding_names,
+            self.output_binding_names,
+            name=self.name,
+            requires_output_allocator=self.requires_output_allocator,
+            selection=selection,
+            options=options,
+        )
 
     @property
     def runtime(self) -> str:
         """How the engine is run: ``"python"``, ``"interpreter"``, or ``"unavailable"``."""
-        return self._selection.runtime
+        return self._engines.selection.runtime
 
     @property
     def runtime_reason(self) -> str:
         """Why it is run that way; where it cannot run here, what is missing and what to do."""
-        return self._selection.reason
+        return self._engines.selection.reason
+
+    def _result(self, results: Sequence[Any]) -> Any:
+        return results[0] if self._single else tuple(results)
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the engine once: `forward`, with hooks where there are any.
+
+        Most calls need nothing of what ``nn.Module`` does around ``forward``, which takes as long as the rest.
+        """
+        if (
+            kwargs
+            or torch.compiler.is_dynamo_compiling()
+            or self._forward_pre_hooks
+            or self._forward_hooks
+            or _pre_hooks
+            or _hooks
+            or observers.engine_calls
+            or _modes_active()
+            or _is_tracing()
+        ):
+            return super().__call__(*inputs, **kwargs)
+        if self._quick is not None:
+            results = self._quick(inputs)
+            if results is not None:
+                return results[0] if self._single else tuple(results)
+        elif self._graphs is not None:
+            result = self._graphs.quick(inputs)
+            if result is not None:
+                return result
+        return super().__call__(*inputs)
 
     def forward(self, *inputs: Any) -> Any:
         """Run the engine once; waits neither for the GPU nor for another call.
@@ -132,7 +192,7 @@ class TorchTensorRTModule(nn.Module):
             RuntimeUnavailable: the engine cannot run on this machine.
             EngineLoadError: TensorRT does not load the engine (first call).
         """
-        if torch.compiler.is_compiling() or _modes_active():
+        if torch.compiler.is_compiling() or _modes_active() or _is_tracing():
             results = operator.execute(inputs, self.input_binding_names, self._handle)
         else:
             for value in inputs:
@@ -140,11 +200,18 @@ class TorchTensorRTModule(nn.Module):
                     results = operator.execute(inputs, self.input_binding_names, self._handle)
                     break
             else:
+                if self._graphs is not None:
+                    return self._graphs(inputs)
                 results = self.run_engine(inputs)
-        return results[0] if self._single else tuple(results)
+        return self._result(results)
 
     def run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         """Run the engine on real tensors, without regard to tracing; always a list of outputs."""
+        if observers.engine_calls:
+            return observers.observe_call(self, inputs, self._run_engine)
+        return self._run_engine(inputs)
+
+    def _run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         if self._interpreted is not None:
             return self._interpreted(inputs)
         for value in inputs:
@@ -152,8 +219,8 @@ class TorchTensorRTModule(nn.Module):
                 break
         else:
             index = -1
-        engine = self._engines.get(index)
-        return (engine or self._load(index))(inputs)
+        engine = self._engines.get(index) or self._load(index)
+        return run_beside(engine, inputs) if self.options.records_graphs else engine(inputs)
 
     def load(self, device: torch.device | str | int | None = None) -> None:
         """Load the engine now, and prepare it to run; does nothing where it is interpreted.
@@ -170,22 +237,12 @@ class TorchTensorRTModule(nn.Module):
                 device = torch.device("cuda", device)
             self._load(-1 if device is None else _index(torch.device(device)))
 
-    def _load(self, index: int) -> TRTEngine:
-        if not self._selection.usable:
-            raise RuntimeUnavailable(f"engine {self.name!r} cannot run: {self._selection.reason}")
-        if index < 0:
-            index = _index(self.device)
-        with self._loading:
-            engine = self._engines.get(index)
-            if engine is None:
-                engine = self._engines[index] = TRTEngine(
-                    self.serialized_engine,
-                    index,
-                    self.input_binding_names,
-                    self.output_binding_names,
-                    name=self.name,
-                    requires_output_allocator=self.requires_output_allocator,
-                )
+    def _load(self, index: int) -> Any:
+        selection = self._engines.selection
+        if not selection.usable:
+            raise RuntimeUnavailable(f"engine {self.name!r} cannot run: {selection.reason}")
+        engine = self._engines.load(index if index >= 0 else _index(self.device))
+        self._choose_quick()
         return engine
 
     def fake_outputs(self, inputs: Sequence[Any], unknown: Callable[[], Size]) -> list[torch.Tensor]:
@@ -248,18 +305,38 @@ class TorchTensorRTModule(nn.Module):
             output_specs=self.output_specs,
             input_specs=self.input_specs,
         )
-        clone._selection = self._selection
+        clone._set_engines(self._engines.selection, self.options)
         clone._interpreted = self._interpreted
         clone.device = self.device
+        clone.built_on = self.built_on
+        clone.blueprint = self.blueprint
+        clone.set_cuda_graphs(self._graphs is not None, self._graphs.size if self._graphs is not None else None)
         clone.training = self.training
         memo[id(self)] = clone
+        return clone
+
+    @property
+    def program(self) -> Program | None:
+        """The engine's network as the interpreter runs it, where it was kept."""
+        return self._program
+
+    def replaced(self, serialized_engine: bytes, program: Program | None) -> TorchTensorRTModule:
+        """A module like this one with another plan and program of the same network: what a refit gives."""
+        clone = copy.deepcopy(self)
+        clone.serialized_engine = serialized_engine
+        clone._set_engines(self._engines.selection, self.options)
+        clone._program = program
+        if clone._interpreted is not None and program is not None:
+            clone._interpreted = InterpretedEngine(
+                program, clone.input_binding_names, clone.output_binding_names, clone._boundary
+            )
         return clone
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refused: a pickle would tie the plan to this process's classes, and run code when read."""
         raise EngineError(
-            "compiled modules cannot be pickled (torch.save, multiprocessing): in this version a compiled model is "
-            "kept by compiling it again where it is used; a bare plan is module.serialized_engine"
+            "compiled modules cannot be pickled (torch.save, multiprocessing): engine.save(module, path) writes a "
+            'file, and engine.load(path) reads it, in any process; for one engine alone, use format="plan"'
         )
 
     def extra_repr(self) -> str:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
 
 import torch
 
-from engine.errors import InputError
+from engine.errors import InputError, RuntimeUnavailable
 from engine.logger import capturing_logger, error_texts
-from engine.runtime.bindings import Binding, Shape, binding_names, choose_profile, read_bindings
+from engine.runtime.bindings import Shape, binding_names, read_bindings
 from engine.runtime.boundary import check_count
+from engine.runtime.contexts import UNDISTURBED, ContextMaker
 from engine.runtime.failures import EngineLoadError, ExecutionError, quoted
-from engine.runtime.lanes import BindPlan, Lane, LanePool
-from engine.runtime.output_allocator import output_allocator
+from engine.runtime.inputs import MISALIGNED, Input, InputReader
+from engine.runtime.lanes import BindPlan, Lane, LanePool, set_workspace
+from engine.runtime.modes import RunOptions
+from engine.runtime.outputs import OutputMaker
+from engine.runtime.planner import Planner
+from engine.runtime.workspace import workspace_of
 from engine.tensorrt import load
-
-Input: TypeAlias = "torch.Tensor | int | float | bool"
 
 _PLANS = 1024
 """Shape signatures remembered; a plan is some hundred bytes."""
 
-# Kernels read vectors of up to 16 bytes; a slice of a tensor may start anywhere.
-_MISALIGNED = 15
+_VARIANTS = 4
+"""Most contexts for one stream, where shapes take turns and workspaces are small."""
 
+_SMALL = 64 << 20
+"""Bytes of workspace up to which a context more is no matter."""
 
-def _fast_empty() -> Callable[[Shape, Shape, torch.dtype], torch.Tensor] | None:
-    # The allocation that Inductor's generated code uses: on the current device, without the
-    # dispatcher, a third of the time of torch.empty.
-    return getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None)
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 class TRTEngine:
@@ -45,12 +46,14 @@ class TRTEngine:
         inputs: input binding names, in calling order.
         outputs: output binding names, in the order of the results; None for both takes the engine's order.
         requires_output_allocator: let TensorRT ask for memory for every output while it runs.
+        options: how to run it; see `configure`.
         contexts: the most execution contexts to make for calls that overlap.
         layer_names: names to look for in TensorRT's messages when loading fails.
 
     Raises:
         EngineLoadError: TensorRT refused the plan, or to make an execution context for it.
         RuntimeUnavailable: the binding names are not the engine's.
+        SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
     """
 
     def __init__(
@@ -62,15 +65,17 @@ class TRTEngine:
         *,
         name: str = "",
         requires_output_allocator: bool = False,
+        options: RunOptions = RunOptions(),  # noqa: B008 - immutable
         contexts: int = 8,
         layer_names: Collection[str] = (),
     ) -> None:
         self.name = name
         self.device = torch.device("cuda", device)
+        self.options = options
         self._index = device
-        self._allocate_all = requires_output_allocator
+        self._limit = contexts
         self._logger = capturing_logger()
-        with torch.cuda.device(device), self._logger.gather() as messages:
+        with torch.cuda.device(device), UNDISTURBED, self._logger.gather() as messages:
             # Stands for the memory of tensors without elements, as TensorRT takes no null address.
             # Made first: it makes CUDA's context on the device, which TensorRT then uses.
             self._scratch = torch.empty(512, dtype=torch.uint8, device=self.device)
@@ -78,7 +83,8 @@ class TRTEngine:
             self._engine = self._runtime.deserialize_cuda_engine(serialized)
             if self._engine is None:
                 raise EngineLoadError(f"{self._called()} does not load", error_texts(messages), layer_names)
-            context = self._engine.create_execution_context()
+            self._maker = ContextMaker(self._engine, device, options)
+            context = self._maker.make()
             if context is None:
                 raise EngineLoadError(
                     f"TensorRT loads {self._called()} and cannot prepare it to run", error_texts(messages), layer_names
@@ -87,22 +93,87 @@ class TRTEngine:
         self.inputs, self.outputs = read_bindings(
             self._engine, own[0] if inputs is None else inputs, own[1] if outputs is None else outputs
         )
-        self._read_aliases()
+        self._aliases = self._read_aliases()
         self._profiles: int = self._engine.num_optimization_profiles
-        # A host input has no dtype here, which sends it to `_normal`.
+        self._reader = InputReader(self.inputs, self._aliases, self.device)
+        self._planner = Planner(
+            self.inputs,
+            self.outputs,
+            self._aliases,
+            allocate_all=requires_output_allocator,
+            called=self._called(),
+            logger=self._logger,
+        )
+        # None for a host input, whose values count.
         self._dtypes = [None if binding.host else binding.dtype for binding in self.inputs]
+        self._count = len(self.inputs)
         self._device_positions = [i for i, binding in enumerate(self.inputs) if not binding.host]
         self._device_names = [self.inputs[i].name for i in self._device_positions]
         self._output_names = [binding.name for binding in self.outputs]
         self._has_host_inputs = len(self._device_positions) < len(self.inputs)
         self._scratch_address = self._scratch.data_ptr()
-        self._empty = _fast_empty() or self._slow_empty
+        self._output_maker = OutputMaker(self.outputs, self._aliases, self.device)
+        self._empty = self._output_maker.empty
         self._raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
         self._current_device: Callable[[], int] = torch._C._cuda_getDevice
-        self._plans: dict[tuple[tuple[Shape, ...], tuple[Shape, ...]], BindPlan] = {}
         self._plans_lock = threading.Lock()
-        self._pool = LanePool(self._new_lane, device, contexts)
+        self._start(context)
+
+    def _start(self, context: Any) -> None:
+        """Begin with a first context, no plans, and the options as they are now."""
+        self._workspace_size = self._maker.workspace_size
+        small = self.options.share_device_memory or self._workspace_size <= _SMALL
+        self._keeps_outputs = self.options.use_pre_allocated_outputs
+        self._plans: dict[Hashable, BindPlan] = {}
+        self._pool = LanePool(self._new_lane, self._index, self._limit, _VARIANTS if small else 1)
         self._pool.add(self._lane(context))
+
+    def configure(self, options: RunOptions, profiler: Any = None) -> None:
+        """Run differently from now on; calls that are under way end as they began.
+
+        Args:
+            profiler: a ``trt.IProfiler`` that hears the time of every layer; calls then wait for the GPU.
+
+        Raises:
+            SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
+            RuntimeUnavailable: a CUDA graph holds the engine's contexts, and the weight budget cannot change.
+        """
+        with torch.cuda.device(self._index), UNDISTURBED, self._plans_lock, self._logger.gather() as messages:
+            options.check()
+            if options.weight_streaming_budget != self.options.weight_streaming_budget:
+                # TensorRT moves weights only while nothing is prepared to run with them.
+                if self._pool.captured or not self._pool.drain():
+                    raise RuntimeUnavailable(
+                        f"{self._called()} is in use by a CUDA graph or by calls: its weight budget cannot change now"
+                    )
+                torch.cuda.synchronize(self._index)
+                self._plans = {}
+            before = self.options, self._maker
+            try:
+                self._maker = ContextMaker(self._engine, self._index, options, profiler)
+                context = self._maker.make()
+                if context is None:
+                    raise ExecutionError(
+                        f"TensorRT cannot make a context for {self._called()}" + quoted(error_texts(messages))
+                    )
+                self.options = options
+            except BaseException:
+                self.options, self._maker = before
+                if not len(self._pool):
+                    self._maker = ContextMaker(self._engine, self._index, self.options)
+                    self._start(self._maker.make())
+                raise
+            self._start(context)
+
+    @property
+    def trt_engine(self) -> Any:
+        """The ``trt.ICudaEngine``."""
+        return self._engine
+
+    @property
+    def written_inputs(self) -> frozenset[int]:
+        """Positions of the inputs that the engine writes to; the outputs aliased to them are not fresh."""
+        return frozenset(self._aliases.values())
 
     def __call__(self, inputs: Sequence[Input]) -> list[torch.Tensor]:
         """Queue one run on the current stream.
@@ -111,10 +182,105 @@ class TRTEngine:
             InputError: an input has the wrong dtype, device or shape.
             ExecutionError: TensorRT refused to run.
         """
+        results = self.quick(inputs)
+        if results is not None:
+            return results
         if self._current_device() != self._index:
             with torch.cuda.device(self._index):
                 return self._run(inputs)
         return self._run(inputs)
+
+    def quick(self, inputs: Sequence[Input]) -> list[torch.Tensor] | None:
+        """A run of inputs that can be bound as they are, of shapes that were met before; None for any other call.
+
+        Raises:
+            ExecutionError: TensorRT refused to run.
+        """
+        index = self._index
+        if len(inputs) != self._count or self._current_device() != index:
+            return None
+        key: list[Hashable] = []
+        addresses: list[int] = []
+        for value, dtype in zip(inputs, self._dtypes):  # noqa: B905 - checked above, and every call runs this
+            if dtype is None:
+                if type(value) is not int:
+                    return None
+                key.append(value)
+                continue
+            if (
+                type(value) not in _TENSORS
+                or value.dtype is not dtype  # type: ignore[union-attr]
+                or not value.is_contiguous()  # type: ignore[union-attr]
+                or value.get_device() != index  # type: ignore[union-attr]
+            ):
+                return None
+            address = value.data_ptr()  # type: ignore[union-attr]
+            if not address or address & MISALIGNED:
+                return None
+            key.append(value.shape)  # type: ignore[union-attr]
+            addresses.append(address)
+        plan = self._plans.get(tuple(key))
+        if plan is None or not plan.plain:
+            return None
+        stream = self._raw_stream(index)
+        try:
+            lane = plan.lanes[stream].pop()
+        except (KeyError, IndexError):
+            lane = self._taken(stream, plan)
+        return self._plain_run(lane, plan, addresses, stream)
+
+    def _taken(self, stream: int, plan: BindPlan) -> Lane:
+        """A lane on which the plan is bound."""
+        lane = self._pool.take(stream, plan)
+        if lane.plan is not plan:
+            try:
+                self._bind(lane, plan)
+            except BaseException:
+                lane.forget()
+                self._pool.give(lane)
+                raise
+        return lane
+
+    def _plain_run(self, lane: Lane, plan: BindPlan, addresses: list[int], stream: int) -> list[torch.Tensor]:
+        try:
+            if lane.addresses != addresses:
+                self._set_inputs(lane, addresses)
+            kept = lane.kept
+            if kept is not None and kept[0] is plan:
+                results = [*kept[1]]
+            else:
+                empty = self._empty
+                results = [empty(*output) for output in plan.outputs]  # type: ignore[misc]
+                given = lane.output_addresses
+                for position, result in enumerate(results):
+                    address = result.data_ptr() or self._scratch_address
+                    if given[position] != address:
+                        lane.set_address(self._output_names[position], address)
+                        given[position] = address
+                if self._keeps_outputs:
+                    lane.kept = plan, [*results]
+            memory = None if lane.workspace is None else set_workspace(lane, self._workspace_size, self.device)
+            if not lane.execute(stream):
+                raise self._failed()
+            del memory
+            return results
+        except BaseException:
+            lane.forget()
+            raise
+        finally:
+            if not lane.retired:
+                lane.home.append(lane)
+
+    def _set_inputs(self, lane: Lane, addresses: list[int]) -> None:
+        before = lane.addresses or [0] * len(addresses)
+        lane.addresses = []
+        for name, address, old in zip(self._device_names, addresses, before, strict=True):
+            if address != old:
+                lane.set_address(name, address)
+        lane.addresses = addresses
+
+    def _failed(self) -> ExecutionError:
+        return ExecutionError(f"{self._called()} did not run" + quoted(self._logger.recent_errors()[-5:]))
 
     def output_shapes(self, shapes: Sequence[Shape]) -> list[Shape | None]:
         """Output shapes for inputs of given shapes, without a run; None for a shape found while running.
@@ -124,56 +290,36 @@ class TRTEngine:
         """
         if self._has_host_inputs:
             raise InputError(f"{self._called()} computes output shapes from values of its inputs")
+        shapes = tuple(map(tuple, shapes))
         with torch.cuda.device(self._index):
-            plan = self._plan(tuple(map(tuple, shapes)), ())
+            plan = self._plan(shapes, shapes, ())
         return [None if output is None else output[0] for output in plan.outputs]
 
     def _run(self, inputs: Sequence[Input]) -> list[torch.Tensor]:
-        tensors: Sequence[Any] = inputs
-        values: tuple[Shape, ...] = ()
-        read = self._read(inputs)
-        if read is None:
-            tensors, values = self._normal(inputs)
-            read = (
-                tuple([tensor.shape for tensor in tensors]),
-                [tensors[i].data_ptr() or self._scratch_address for i in self._device_positions],
-            )
-        shapes, addresses = read
-        plan = self._plans.get((shapes, values))
+        if len(inputs) != self._count:
+            check_count(inputs, [binding.name for binding in self.inputs])
+        tensors, key, values = self._reader.read(inputs)
+        plan = self._plans.get(key)
         if plan is None:
-            plan = self._plan(shapes, values)
+            plan = self._plan(key, [tensor.shape for tensor in tensors], values)
         if not plan.computes:
-            return self._outputs(plan, tensors)
-
+            return self._output_maker.make(plan, tensors)
+        addresses = [tensors[i].data_ptr() or self._scratch_address for i in self._device_positions]
         stream = self._raw_stream(self._index)
-        lane = self._pool.take(stream, plan)
+        lane = self._taken(stream, plan)
+        if plan.plain:
+            return self._plain_run(lane, plan, addresses, stream)
         try:
-            if lane.plan is not plan:
-                self._bind(lane, plan)
-            set_address = lane.context.set_tensor_address
-            if lane.addresses != addresses:
-                before = lane.addresses or [0] * len(addresses)
-                lane.addresses = []
-                for name, address, old in zip(self._device_names, addresses, before, strict=True):
-                    if address != old:
-                        set_address(name, address)
-                lane.addresses = addresses
-            if plan.plain:
-                empty = self._empty
-                results = [empty(*output) for output in plan.outputs]  # type: ignore[misc]
-            else:
-                results = self._outputs(plan, tensors)
-            given = lane.output_addresses
+            self._set_inputs(lane, addresses)
+            results = self._output_maker.make(plan, tensors)
             for i, result in enumerate(results):
                 if result is not None:
-                    address = result.data_ptr() or self._scratch_address
-                    if given[i] != address:
-                        set_address(self._output_names[i], address)
-                        given[i] = address
-            if not lane.context.execute_async_v3(stream):
-                raise ExecutionError(f"{self._called()} did not run" + quoted(self._logger.recent_errors()[-5:]))
-            if not plan.plain:
-                self._collect(lane, plan, results)
+                    lane.set_address(self._output_names[i], result.data_ptr() or self._scratch_address)
+            memory = set_workspace(lane, self._workspace_size, self.device)
+            if not lane.execute(stream):
+                raise self._failed()
+            del memory
+            self._output_maker.collect(lane, plan, results)
             return results
         except BaseException:
             lane.forget()
@@ -181,102 +327,23 @@ class TRTEngine:
         finally:
             self._pool.give(lane)
 
-    def _read(self, inputs: Sequence[Input]) -> tuple[tuple[Shape, ...], list[int]] | None:
-        """Shapes and addresses of inputs that can be bound as they are; None where one cannot."""
-        dtypes = self._dtypes
-        if len(inputs) != len(dtypes):
-            check_count(inputs, [binding.name for binding in self.inputs])
-        index = self._index
-        shapes, addresses = [], []
-        for value, dtype in zip(inputs, dtypes):  # noqa: B905 - checked above, and every call runs this
-            if not isinstance(value, torch.Tensor) or value.dtype is not dtype:
-                return None
-            if value.get_device() != index or not value.is_contiguous():
-                return None
-            address = value.data_ptr()
-            if not address or address & _MISALIGNED:
-                return None
-            shapes.append(value.shape)
-            addresses.append(address)
-        return tuple(shapes), addresses
-
-    def _normal(self, inputs: Sequence[Input]) -> tuple[list[torch.Tensor], tuple[Shape, ...]]:
-        """Inputs as tensors that can be bound, and the values of the host inputs."""
-        tensors: list[torch.Tensor] = []
-        values: list[Shape] = []
-        for i, (binding, value) in enumerate(zip(self.inputs, inputs, strict=True)):
-            if not isinstance(value, torch.Tensor):
-                value = self._from_number(binding, value)
-            if value.dtype != binding.dtype:
-                raise InputError(f"input {binding.name!r} is {value.dtype}, the engine takes {binding.dtype}")
-            if binding.host:
-                # TensorRT computes shapes from it on the host: a GPU tensor has to be waited for.
-                value = value.detach().cpu().contiguous()
-                values.append(tuple(value.reshape(-1).tolist()))
-            elif i in self._aliases.values() and not self._is_bindable(value):
-                raise InputError(
-                    f"input {binding.name!r} is written to by the engine: it has to be a contiguous tensor on "
-                    f"{self.device}, aligned to {_MISALIGNED + 1} bytes"
-                )
-            else:
-                value = self._on_device(binding, value.detach())
-            tensors.append(value)
-        return tensors, tuple(values)
-
-    def _from_number(self, binding: Binding, value: Any) -> torch.Tensor:
-        if not isinstance(value, int | float):
-            raise InputError(f"input {binding.name!r} is a {type(value).__name__}, the engine takes a tensor")
-        shape = tuple(1 if size == -1 else size for size in binding.shape)
-        if math.prod(shape) != 1:
-            raise InputError(f"input {binding.name!r} is a number, the engine takes shape {list(binding.shape)}")
-        if isinstance(value, float) and not binding.dtype.is_floating_point:
-            raise InputError(f"input {binding.name!r} is a float, the engine takes {binding.dtype}")
-        # Filled by a kernel, not copied: the call must not wait for the GPU.
-        return torch.full(shape, value, dtype=binding.dtype, device="cpu" if binding.host else self.device)
-
-    def _on_device(self, binding: Binding, value: torch.Tensor) -> torch.Tensor:
-        if value.device != self.device:
-            if value.ndim or value.device.type != "cpu":
-                raise InputError(f"input {binding.name!r} is on {value.device}, the engine runs on {self.device}")
-            # PyTorch lets a 0-d CPU tensor stand beside CUDA tensors as if it were a number.
-            value = value.to(self.device, non_blocking=True)
-        value = value.resolve_conj().resolve_neg().contiguous()
-        return value.clone(memory_format=torch.contiguous_format) if value.data_ptr() & _MISALIGNED else value
-
-    def _is_bindable(self, value: torch.Tensor) -> bool:
-        return value.device == self.device and value.is_contiguous() and not value.data_ptr() & _MISALIGNED
-
-    def _plan(self, shapes: tuple[Shape, ...], values: tuple[Shape, ...]) -> BindPlan:
-        with self._plans_lock:
-            plan = self._plans.get((shapes, values))
+    def _plan(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
+        with UNDISTURBED, self._plans_lock:
+            plan = self._plans.get(key)
             if plan is None:
-                plan = self._make_plan(shapes, values)
+                plan = self._make_plan(key, shapes, values)
                 while len(self._plans) >= _PLANS:
                     del self._plans[next(iter(self._plans))]
-                self._plans[shapes, values] = plan
+                self._plans[key] = plan
         return plan
 
-    def _make_plan(self, shapes: tuple[Shape, ...], values: tuple[Shape, ...]) -> BindPlan:
-        remaining = iter(values)
-        by_input = [next(remaining) if binding.host else None for binding in self.inputs]
-        plan = BindPlan(
-            choose_profile(self.inputs, shapes, by_input),
-            tuple(map(tuple, shapes)),
-            [(i, _host_memory(self.inputs[i], value)) for i, value in enumerate(by_input) if value is not None],
-        )
+    def _make_plan(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
+        plan = self._planner.start(key, shapes, values)
         lane = self._pool.take(self._raw_stream(self._index), None)
         try:
-            with self._logger.gather() as messages:
-                self._bind(lane, plan)
-                try:
-                    unset = lane.context.infer_shapes()
-                except RuntimeError as error:
-                    raise ExecutionError(self._refused(plan, error_texts(messages) or [str(error)])) from None
-                if unset:
-                    raise ExecutionError(self._refused(plan, [f"{', '.join(unset)} not set", *error_texts(messages)]))
-            found = [tuple(lane.context.get_tensor_shape(binding.name)) for binding in self.outputs]
-            self._plan_outputs(plan, found)
-            self._set_allocators(lane, plan)
+            self._bind(lane, plan)
+            self._planner.finish(plan, lane.context)
+            self._output_maker.set_allocators(lane, plan)
         except BaseException:
             lane.forget()
             raise
@@ -284,57 +351,13 @@ class TRTEngine:
             self._pool.give(lane)
         return plan
 
-    def _plan_outputs(self, plan: BindPlan, found: Sequence[Shape]) -> None:
-        device = [i for i, binding in enumerate(self.outputs) if not binding.host and i not in self._aliases]
-        plan.allocated = [i for i in device if self._allocate_all or min(found[i], default=0) < 0]
-        plan.outputs = [
-            None if min(shape, default=0) < 0 else (shape, _strides(shape), binding.dtype)
-            for binding, shape in zip(self.outputs, found, strict=True)
-        ]
-        plan.plain = len(device) == len(self.outputs) and not plan.allocated
-        plan.computes = any(output is None or math.prod(output[0]) for output in plan.outputs) or not self.outputs
-
-    def _refused(self, plan: BindPlan, messages: Sequence[str]) -> str:
-        given = ", ".join(
-            f"{binding.name}={list(shape)}" for binding, shape in zip(self.inputs, plan.shapes, strict=True)
-        )
-        return f"{self._called()} does not take the shapes {given}" + quoted(messages)
-
     def _bind(self, lane: Lane, plan: BindPlan) -> None:
         lane.bind(plan, self.inputs, self._profiles)
-        self._set_allocators(lane, plan)
-
-    def _set_allocators(self, lane: Lane, plan: BindPlan) -> None:
-        for i in plan.allocated:
-            if i not in lane.allocators:
-                lane.allocators[i] = output_allocator(self._index)
-                lane.context.set_output_allocator(self._output_names[i], lane.allocators[i])
-
-    def _outputs(self, plan: BindPlan, tensors: Sequence[Any]) -> list[Any]:
-        """Output tensors to bind; None for those that come from an allocator or from host memory."""
-        results: list[Any] = []
-        for i, output in enumerate(plan.outputs):
-            if i in self._aliases:
-                results.append(tensors[self._aliases[i]])
-            elif output is None or (plan.computes and (i in plan.allocated or self.outputs[i].host)):
-                results.append(None)
-            else:
-                device = torch.device("cpu") if self.outputs[i].host else self.device
-                results.append(torch.empty(output[0], dtype=output[2], device=device))
-        return results
-
-    def _collect(self, lane: Lane, plan: BindPlan, results: list[Any]) -> None:
-        for i in plan.allocated:
-            results[i] = lane.allocators[i].take(self.outputs[i].dtype)
-        for i, memory in lane.host_outputs.items():
-            results[i] = memory.clone()
-
-    def _slow_empty(self, shape: Shape, strides: Shape, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty_strided(shape, strides, dtype=dtype, device=self.device)
+        self._output_maker.set_allocators(lane, plan)
 
     def _new_lane(self) -> Lane:
         with self._logger.gather() as messages:
-            context = self._engine.create_execution_context()
+            context = self._maker.make()
             if context is None:
                 raise ExecutionError(
                     f"TensorRT cannot make {len(self._pool) + 1} execution contexts for {self._called()}"
@@ -348,25 +371,15 @@ class TRTEngine:
             if binding.host:
                 lane.host_outputs[i] = memory = torch.zeros(binding.shape, dtype=binding.dtype)
                 context.set_tensor_address(binding.name, memory.data_ptr())
+        if self.options.share_device_memory:
+            lane.workspace = workspace_of(self._index, -1)
         return lane
 
-    def _read_aliases(self) -> None:
+    def _read_aliases(self) -> dict[int, int]:
         names = [binding.name for binding in self.inputs]
         find = getattr(self._engine, "get_aliased_input_tensor", lambda name: None)
         found = {i: find(binding.name) for i, binding in enumerate(self.outputs)}
-        self._aliases = {i: names.index(name) for i, name in found.items() if name}
+        return {i: names.index(name) for i, name in found.items() if name}
 
     def _called(self) -> str:
         return f"engine {self.name!r}" if self.name else "the engine"
-
-
-def _host_memory(binding: Binding, values: Shape) -> torch.Tensor:
-    # One element at least, so that there is an address.
-    return torch.tensor([*values] or [0], dtype=binding.dtype)
-
-
-def _strides(shape: Shape) -> Shape:
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.append(strides[-1] * max(size, 1))
-    return tuple(reversed(strides))[: len(shape)]

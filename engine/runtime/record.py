@@ -346,4 +346,14 @@ def read_metadata(text: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     return value, ()
 
 
-__all__ = ["FIELDS", "LENGTHS", "PLATFORMS", "Alias", "Device", "EngineRecord", "checksum", "current_platform", "read_metadata"]
+__all__ = [
+    "FIELDS",
+    "LENGTHS",
+    "PLATFORMS",
+    "Alias",
+    "Device",
+    "EngineRecord",
+    "checksum",
+    "current_platform",
+    "read_metadata",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ class Selection:
     """A way to run engines.
 
     Attributes:
-        runtime: ``"python"``, ``"interpreter"``, or ``"unavailable"``.
+        runtime: ``"cpp"``, ``"python"``, ``"interpreter"``, or ``"unavailable"``.
         reason: why this one; of ``"unavailable"``, what is missing and what to do.
         usable: whether it can run here.
     """
@@ -39,13 +41,11 @@ def select_runtime(wanted: str, *, has_program: bool) -> Selection:
         built on one machine to run on another.
 
     Raises:
-        RuntimeUnavailable: ``wanted`` can run on no machine.
+        RuntimeUnavailable: ``wanted`` cannot run with what is installed, with or without a GPU.
         SettingsError: ``wanted`` is not one of ``RUNTIMES``.
     """
     if wanted not in RUNTIMES:
         raise SettingsError(f"runtime={wanted!r} is not one of {', '.join(RUNTIMES)}")
-    if wanted == "cpp":
-        raise RuntimeUnavailable('runtime="cpp" is not part of this version: use runtime="python" or "auto"')
     if wanted == "interpreter":
         if not has_program:
             raise RuntimeUnavailable(
@@ -54,15 +54,19 @@ def select_runtime(wanted: str, *, has_program: bool) -> Selection:
                 'engine.compile(..., runtime="interpreter"), or pass program='
             )
         return Selection("interpreter", 'runtime="interpreter" was asked for')
-    missing = _missing_for_python()
-    if wanted == "python":
+    missing = _missing_for_gpu()
+    problem = _problem_of_cpp() if wanted == "cpp" or (wanted == "auto" and missing is None) else ""
+    if wanted == "cpp" and problem:
+        raise RuntimeUnavailable(f'runtime="cpp" cannot be used: {problem}')
+    if wanted in ("cpp", "python"):
+        asked = f'runtime="{wanted}" was asked for'
         if missing is None:
-            return Selection("python", 'runtime="python" was asked for')
-        return Selection(
-            "python", f'runtime="python" was asked for and cannot run here: {missing}{_REMEDY}', usable=False
-        )
+            return Selection(wanted, asked)
+        return Selection(wanted, f"{asked} and cannot run here: {missing}{_REMEDY}", usable=False)
     if missing is None:
-        return Selection("python", "a CUDA device and TensorRT are there")
+        if not problem:
+            return Selection("cpp", "a CUDA device, TensorRT and the C++ library are there")
+        return Selection("python", f"a CUDA device and TensorRT are there; not C++, because {problem}")
     if has_program:
         return Selection("interpreter", missing)
     return Selection("unavailable", missing + _REMEDY, usable=False)
@@ -71,7 +75,7 @@ def select_runtime(wanted: str, *, has_program: bool) -> Selection:
 _REMEDY = '; pass runtime="interpreter" to engine.compile to run on the CPU'
 
 
-def _missing_for_python() -> str | None:
+def _missing_for_gpu() -> str | None:
     try:
         trt = load()
     except TensorRTNotFound as error:
@@ -83,3 +87,15 @@ def _missing_for_python() -> str | None:
     else:
         why = "PyTorch finds no CUDA device"
     return f"{trt.__name__} {trt.__version__} is installed but no GPU can be used: {why}"
+
+
+@functools.cache
+def _problem_of_cpp() -> str:
+    # Imported here: the C++ path imports most of this package.
+    from engine.runtime.cpp_engine import cpp_problem, load_library
+
+    problem = cpp_problem()
+    if problem and load_library() is not None:
+        # Built, and yet of no use: worth one warning. Not being built is a choice.
+        warnings.warn(f"engines run through Python: {problem}", stacklevel=4)
+    return problem

@@ -1,0 +1,189 @@
+"""Throughput of several threads with streams of their own on one module, against one thread; results are checked.
+
+Needs a GPU::
+
+    python -m benchmarks.threads [--threads 8] [--calls 10000] [--runtime auto] [--json FILE]
+
+``--calls`` is the number of all threads together.  Every result of the checked runs is compared, on the GPU, with
+PyTorch's for the same input; the timed runs do the same calls without the comparison.  Bare replays are what
+``torch.cuda.CUDAGraph`` does alone, of the same computation in PyTorch: what threads can gain there at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import numpy
+import torch
+
+from engine.logger import capturing_logger
+from engine.runtime import TorchTensorRTModule, enable_cudagraphs
+from engine.tensorrt import load
+
+
+def network(width: int = 256, layers: int = 4) -> tuple[bytes, list[numpy.ndarray]]:
+    """Matrix products and ReLUs of [n, width], n from 1 to 64: the plan, and the weights."""
+    trt = load()
+    logger = capturing_logger()
+    builder = trt.Builder(logger)
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    net = builder.create_network(0 if flag is None else 1 << int(flag))
+    x = net.add_input("x", trt.float32, (-1, width))
+    none = trt.MatrixOperation.NONE
+    random = numpy.random.default_rng(0)
+    kept = []
+    for _ in range(layers):
+        weights = (random.standard_normal((width, width)) / width**0.5).astype(numpy.float32)
+        kept.append(weights)
+        w = net.add_constant((width, width), trt.Weights(weights)).get_output(0)
+        x = net.add_matrix_multiply(x, none, w, none).get_output(0)
+        x = net.add_activation(x, trt.ActivationType.RELU).get_output(0)
+    x.name = "out"
+    net.mark_output(x)
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", (1, width), (16, width), (64, width))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(net, config)
+    if plan is None:
+        raise SystemExit("the network does not build: " + "; ".join(logger.errors()))
+    return bytes(plan), kept
+
+
+class Work:
+    """Calls of one module, spread over threads."""
+
+    def __init__(self, module: Any, weights: Sequence[numpy.ndarray]) -> None:
+        self.module = module
+        self.weights = [torch.from_numpy(w).cuda() for w in weights]
+        self.inputs = [torch.randn(n, self.weights[0].shape[0], device="cuda") for n in (1, 4, 16, 64)]
+        self.expected = [self.reference(x) for x in self.inputs]
+        torch.cuda.synchronize()
+
+    def reference(self, x: torch.Tensor) -> torch.Tensor:
+        for w in self.weights:
+            x = (x @ w).relu()
+        return x
+
+    def run(self, threads: int, calls: int, check: bool) -> tuple[float, int]:
+        """Calls per second, and how many results were wrong."""
+        wrong: list[int] = []
+        errors: list[BaseException] = []
+        start = threading.Barrier(threads + 1)
+
+        def work(seed: int) -> None:
+            try:
+                with torch.cuda.stream(torch.cuda.Stream()):
+                    bad = torch.zeros((), dtype=torch.int64, device="cuda")
+                    for i in range(4):
+                        self.module(self.inputs[i])
+                    torch.cuda.current_stream().synchronize()
+                    start.wait()
+                    for turn in range(calls // threads):
+                        i = (seed + turn) % len(self.inputs) if check else seed % len(self.inputs)
+                        result = self.module(self.inputs[i])
+                        if check:
+                            bad += ((result - self.expected[i]).abs() > 0.02).any()
+                    torch.cuda.current_stream().synchronize()
+                    wrong.append(int(bad))
+            except BaseException as error:
+                errors.append(error)
+                start.abort()
+
+        pool = [threading.Thread(target=work, args=(seed,)) for seed in range(threads)]
+        for thread in pool:
+            thread.start()
+        with suppress(threading.BrokenBarrierError):
+            start.wait()
+        began = time.perf_counter()
+        for thread in pool:
+            thread.join()
+        spent = time.perf_counter() - began
+        if errors:
+            raise errors[0]
+        return calls // threads * threads / spent, sum(wrong)
+
+
+class BareReplay:
+    """What PyTorch alone does with threads: each stream replays a graph of its own, and copies the result."""
+
+    def __init__(self, work: Work, copies: bool) -> None:
+        self.work = work
+        self.copies = copies
+        self.lock = threading.Lock()
+        self.graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        key = torch.cuda.current_stream().cuda_stream, x.data_ptr()
+        found = self.graphs.get(key)
+        if found is None:
+            with self.lock:
+                found = self.graphs[key] = self.recorded(x)
+        graph, result = found
+        graph.replay()
+        return result.clone() if self.copies else result
+
+    def recorded(self, x: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        self.work.reference(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+            result = self.work.reference(x)
+        return graph, result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--calls", type=int, default=10000)
+    parser.add_argument("--runtime", default="auto", choices=("auto", "python", "cpp"))
+    parser.add_argument("--json", help="write the rows to this file")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("threads needs an NVIDIA GPU", file=sys.stderr)
+        return 1
+    # Both sides in float32 proper, so that a wrong result is not a question of rounding.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    plan, weights = network()
+    module = TorchTensorRTModule(plan, ["x"], ["out"], runtime=options.runtime)
+    work = Work(module, weights)
+    rows = []
+    modes: list[tuple[str, Callable[[], Any]]] = [
+        ("plain", nullcontext),
+        ("CUDA graphs", lambda: enable_cudagraphs(module, cache_size=64)),
+    ]
+    for mode, entered in modes:
+        with entered():
+            _, wrong = work.run(options.threads, options.calls, check=True)
+            # Twice in turn, and the better: threads are at the mercy of what else the machine does.
+            one, many = (
+                max(work.run(n, options.calls, check=False)[0] for _ in range(2)) for n in (1, options.threads)
+            )
+        rows.append({"mode": mode, "one": one, "many": many, "wrong": wrong})
+    for mode, copies in (("bare replay", False), ("bare, copied", True)):
+        bare = Work(None, weights)
+        bare.module = BareReplay(bare, copies)
+        for seed in range(options.threads):
+            bare.module(bare.inputs[seed % 4])
+        one, many = (max(bare.run(n, options.calls, check=False)[0] for _ in range(2)) for n in (1, options.threads))
+        rows.append({"mode": mode, "one": one, "many": many, "wrong": 0})
+    print(f"{torch.cuda.get_device_name()}, runtime {module.runtime}, {options.threads} threads, {options.calls} calls")
+    print(f"{'calls per second':16} {'1 thread':>10} {'all':>10} {'ratio':>6} {'wrong':>8}")
+    for row in rows:
+        print(
+            f"{row['mode']:16} {row['one']:10.0f} {row['many']:10.0f} {row['many'] / row['one']:6.2f} {row['wrong']:8d}"
+        )
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=2)
+    return 1 if any(row["wrong"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""Loops on the right side of a rule: a macro that says one trip, made into the two ends of a TensorRT loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from engine import sizes as staged
+from engine.dsl import tree
+from engine.errors import Span
+from engine.evaluator.builtins import Failed, describe
+from engine.plan import AbstractTensor, CallOutput, LoopEnd, LoopStart
+from engine.sizes import Int
+
+# Parameters of `loop` behind the macro, with the defaults of those that may be missing.
+PARAMETERS: dict[str, Any] = {"trips": ..., "states": ..., "elements": ..., "given": [], "axis": 0, "reverse": False}
+
+
+def start(arguments: dict[str, Any], span: Span) -> LoopStart:
+    """The entry of a loop.
+
+    Args:
+        arguments: by name of parameter.
+
+    Raises:
+        Failed: an argument is not what a loop takes.
+    """
+    values = PARAMETERS | arguments
+    missing = [name for name, value in values.items() if value is ...]
+    if missing:
+        raise Failed(f"`loop` needs `{missing[0]}`", span)
+    if not staged.is_staged(values["trips"]):
+        raise Failed(f"the trips of a loop are a number, got {describe(values['trips'])}", span)
+    if not isinstance(values["axis"], int):
+        raise Failed(f"the axis of a loop must be known when compiling, it is {describe(values['axis'])}", span)
+    states, elements = (_tensors(values[name], name, span) for name in ("states", "elements"))
+    for element in elements:
+        if element.shape is not None and values["axis"] >= len(element.shape):
+            raise Failed(f"a loop along axis {values['axis']} of a tensor of rank {len(element.shape)}", span)
+    entry = LoopStart(
+        {"trips": values["trips"], "states": states, "elements": elements}, values["axis"], values["reverse"], span
+    )
+    of_trip = [(state.shape, state.dtype) for state in states]
+    of_trip += [(_without(element.shape, entry.axis), element.dtype) for element in elements]
+    entry.outputs = tuple(CallOutput(shape, dtype, entry, index) for index, (shape, dtype) in enumerate(of_trip))
+    return entry
+
+
+def end(entry: LoopStart, trip: Any) -> tuple[list[AbstractTensor], list[AbstractTensor]]:
+    """What a loop gives: the last states, and what its trips gave, stacked.
+
+    Args:
+        trip: what the macro gives, ``(next states, given)``.
+
+    Raises:
+        Failed: that is not a pair of lists of tensors, or a state changes its shape or dtype.
+    """
+    span = entry.span
+    if not isinstance(trip, tuple | list) or len(trip) != 2:
+        raise Failed(f"a trip gives a pair, the next states and what is stacked; got {describe(trip)}", span)
+    following, given = (_tensors(part, name, span) for part, name in zip(trip, ("states", "results"), strict=True))
+    states = entry.outputs[: len(entry.values["states"])]
+    if len(following) != len(states):
+        raise Failed(f"a loop of {len(states)} states gives {len(following)} for the next trip", span)
+    for before, after in zip(states, following, strict=True):
+        if not _alike(before.dtype, after.dtype) or not _alike(_rank(before.shape), _rank(after.shape)):
+            raise Failed(f"a state of a loop goes from {describe(before)} to {describe(after)}", span)
+    last = LoopEnd(entry, {"entry": entry.outputs, "following": following, "given": given})
+    kinds: list[tuple[tuple[Int, ...] | None, torch.dtype | None]] = [(state.shape, state.dtype) for state in states]
+    kinds += [(_with(part.shape, entry.axis, entry.values["trips"]), part.dtype) for part in given]
+    last.outputs = tuple(CallOutput(shape, dtype, last, index) for index, (shape, dtype) in enumerate(kinds))
+    return list(last.outputs[: len(states)]), list(last.outputs[len(states) :])
+
+
+def macro_of(call: tree.Call) -> str:
+    """The name of the macro that a call of ``loop`` is given.
+
+    Raises:
+        Failed: there is none.
+    """
+    first = call.arguments[0] if call.arguments else None
+    if not isinstance(first, tree.Name):
+        raise Failed("`loop` needs a macro first", call.span)
+    return first.name
+
+
+def _tensors(value: Any, what: str, span: Span) -> tuple[AbstractTensor, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, AbstractTensor) for item in value):
+        raise Failed(f"the {what} of a loop are a list of tensors, got {describe(value)}", span)
+    return tuple(value)
+
+
+def _without(shape: tuple[Int, ...] | None, axis: int) -> tuple[Int, ...] | None:
+    return None if shape is None else (*shape[:axis], *shape[axis + 1 :])
+
+
+def _with(shape: tuple[Int, ...] | None, axis: int, size: Int) -> tuple[Int, ...] | None:
+    return None if shape is None else (*shape[:axis], size, *shape[axis:])
+
+
+def _rank(shape: tuple[Int, ...] | None) -> int | None:
+    return None if shape is None else len(shape)
+
+
+def _alike(a: object, b: object) -> bool:
+    return a is None or b is None or a == b
+
+
+__all__ = ["PARAMETERS", "end", "macro_of", "start"]

@@ -1,0 +1,97 @@
+"""Execution contexts, made as the options of a run ask for."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from engine.errors import SettingsError
+from engine.runtime.modes import RunOptions, unable
+from engine.runtime.runtime_cache import RuntimeCache, runtime_cache
+from engine.tensorrt import load
+
+UNDISTURBED = threading.RLock()
+"""Held by who records a CUDA graph, of which there may be one at a time in a process, and by who may make a context:
+TensorRT may wait for the whole device then, which CUDA forbids while a stream of it is captured.  It is taken before
+any lock of an engine."""
+
+
+class ContextMaker:
+    """Makes execution contexts of one engine.
+
+    Args:
+        engine: a ``trt.ICudaEngine``.
+        device: CUDA device index.
+        profiler: a ``trt.IProfiler`` that hears the time of every layer; the calls then wait for the GPU.
+
+    Raises:
+        SettingsError: the installed TensorRT, or this engine, cannot do what an option asks for.
+    """
+
+    def __init__(self, engine: Any, device: int, options: RunOptions, profiler: Any = None) -> None:
+        options.check()
+        trt = load()
+        self._engine = engine
+        self._profiler = profiler
+        self._shares = options.share_device_memory
+        self.cache: RuntimeCache | None = None
+        self._set_budget(options.weight_streaming_budget)
+        self._config: Any = None
+        strategies = trt.ExecutionContextAllocationStrategy
+        self._strategy = strategies.USER_MANAGED if self._shares else strategies.STATIC
+        if options.needs_runtime_config:
+            self._config = config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(self._strategy)
+            if hasattr(config, "cuda_graph_strategy"):
+                config.cuda_graph_strategy = trt.CudaGraphStrategy.__members__[options.cuda_graph_strategy.upper()]
+            if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+                members = trt.DynamicShapesKernelSpecializationStrategy.__members__
+                chosen = members[options.dynamic_shapes_kernel_specialization_strategy.upper()]
+                config.dynamic_shapes_kernel_specialization_strategy = chosen
+            if options.runtime_cache_path:
+                self.cache = runtime_cache(config, options.runtime_cache_path, device)
+                if not config.set_runtime_cache(self.cache.cache):
+                    raise unable("runtime_cache_path", options.runtime_cache_path, "it does not take the cache")
+
+    def make(self) -> Any:
+        """A new context; None where TensorRT cannot make one.  `UNDISTURBED` has to be held."""
+        context = self._created()
+        if context is not None and self._profiler is not None:
+            context.profiler = self._profiler
+            context.enqueue_emits_profile = True
+        if context is not None and self.cache is not None:
+            self.cache.save()
+        return context
+
+    def _created(self) -> Any:
+        if self._config is not None:
+            return self._engine.create_execution_context(self._config)
+        if self._shares:
+            return self._engine.create_execution_context(self._strategy)
+        return self._engine.create_execution_context()
+
+    @property
+    def workspace_size(self) -> int:
+        """Bytes of scratch memory that one context works with."""
+        size = getattr(self._engine, "device_memory_size_v2", None)
+        return int(self._engine.device_memory_size if size is None else size)
+
+    def _set_budget(self, budget: int | None) -> None:
+        if not hasattr(self._engine, "weight_streaming_budget_v2"):
+            return
+        streamable = self._engine.streamable_weights_size
+        if budget is None:
+            if streamable and self._engine.weight_streaming_budget_v2 != streamable:
+                self._engine.weight_streaming_budget_v2 = streamable
+            return
+        if not streamable:
+            raise SettingsError(
+                f"weight_streaming_budget={budget}: the engine has no weights that can stay in host memory; it has to "
+                "be built with enable_weight_streaming=True, by a TensorRT that has it"
+            )
+        self._engine.weight_streaming_budget_v2 = min(budget, streamable)
+        if self._engine.weight_streaming_budget_v2 != min(budget, streamable):
+            raise unable("weight_streaming_budget", budget, "it does not take the value")
+
+
+__all__ = ["ContextMaker"]

@@ -1,0 +1,99 @@
+"""CUDA graphs of a whole compiled module: its engines and what PyTorch runs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import fx, nn
+
+from engine.runtime.cuda_graphs import GraphCache
+from engine.runtime.module import TorchTensorRTModule
+
+_PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})
+_modes_active: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_is_tracing: Callable[[], bool] = torch._C._is_tracing
+# Hooks of all modules of the process.
+_pre_hooks, _hooks = nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks
+
+
+class Graphed(Protocol):
+    """A module that can run as CUDA graphs."""
+
+    def set_cuda_graphs(self, enabled: bool, size: int | None = None) -> None:
+        """Record calls and replay them, or stop that."""
+        ...
+
+
+def engines_of(module: nn.Module) -> Iterator[TorchTensorRTModule]:
+    """The engines inside a module, each once."""
+    return (found for found in module.modules() if isinstance(found, TorchTensorRTModule))
+
+
+def graphs_of_module(
+    graph_module: fx.GraphModule, finish: Callable[[Sequence[Any]], Any], size: int | None
+) -> GraphCache | None:
+    """CUDA graphs for a graph module of engines; None where its engines are interpreted.
+
+    Args:
+        finish: makes the result of a call from the outputs of the graph module.
+        size: most graphs to keep; by default what the settings of its engines say.
+    """
+    engines = list(engines_of(graph_module))
+    if any(engine.runtime == "interpreter" for engine in engines):
+        return None
+    sizes = [engine.settings.cuda_graph_cache_size for engine in engines]
+    return GraphCache(
+        lambda inputs: graph_module(*inputs),
+        name="the compiled module",
+        size=size or max(sizes, default=16),
+        static_outputs=any(engine.options.use_pre_allocated_outputs for engine in engines),
+        written=lambda: _written(graph_module),
+        engines=lambda: [loaded for engine in engines for loaded in engine.loaded_engines()],
+        finish=finish,
+    )
+
+
+def follow_settings(module: nn.Module) -> None:
+    """Turn on the CUDA graphs of a whole module where the settings of its engines ask for them."""
+    settings = [engine.settings for engine in engines_of(module)]
+    if any(each.use_cuda_graphs and each.cuda_graph_scope == "module" for each in settings):
+        module.set_cuda_graphs(True)  # type: ignore[operator]
+
+
+def is_plain(inputs: Sequence[Any]) -> bool:
+    """Whether a call with these inputs runs, and nobody traces it."""
+    return not (
+        torch.compiler.is_compiling()
+        or _modes_active()
+        or _is_tracing()
+        or any(type(value) not in _PLAIN for value in inputs)
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than ``forward`` has to happen in a call of a module, or it is traced."""
+    return bool(
+        torch.compiler.is_dynamo_compiling()
+        or module._forward_pre_hooks
+        or module._forward_hooks
+        or _pre_hooks
+        or _hooks
+        or _modes_active()
+        or _is_tracing()
+    )
+
+
+def _written(graph_module: fx.GraphModule) -> set[int]:
+    """Positions of the inputs of a graph module that an engine of it writes to."""
+    inputs = {node: i for i, node in enumerate(n for n in graph_module.graph.nodes if n.op == "placeholder")}
+    found: set[int] = set()
+    for node in graph_module.graph.nodes:
+        engine = graph_module.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(engine, TorchTensorRTModule):
+            found.update(inputs[node.args[i]] for i in engine.written_inputs() if node.args[i] in inputs)
+    return found
+
+
+__all__ = ["Graphed", "engines_of", "follow_settings", "graphs_of_module", "has_hooks", "is_plain"]
