@@ -1,5 +1,6 @@
 # make demo   set up .venv and compile resnet50 and BERT to TensorRT
 # make test   set up .venv and run every check and test
+# make test-full  the same with the tests marked slow
 # make native rebuild the C++ path of the runtime where its sources changed
 # make nits   format and lint fixes
 
@@ -8,12 +9,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test nits check native clean
+.PHONY: demo test test-full nits check native clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
 test: check native
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-full: check native
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)

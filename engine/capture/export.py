@@ -22,6 +22,7 @@ from engine.capture.importer import Imported, import_graph_module, import_progra
 from engine.capture.pytrees import register_from_error, register_inputs
 from engine.capture.ranges import find_profiles, find_ranges
 from engine.capture.signature import Argument
+from engine.collector import collector_held_back
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
 from engine.report import Timings
@@ -67,7 +68,7 @@ def _capture(
     if isinstance(model, ExportedProgram):
         with timings.phase("export"):
             program = _decomposed(model)
-        with timings.phase("import"):
+        with timings.phase("import"), collector_held_back():
             return _captured_program(program, None, _class_name(model))
     if not isinstance(model, nn.Module):
         raise CaptureError(
@@ -75,14 +76,14 @@ def _capture(
             "(a function can be wrapped in an nn.Module)"
         )
     if isinstance(model, fx.GraphModule) and is_importable(model):
-        with timings.phase("import"):
+        with timings.phase("import"), collector_held_back():
             return _captured_graph(model)
-    with timings.phase("import"):
+    with timings.phase("import"), collector_held_back():
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
         program, notes = _export(model, examples)
-    with timings.phase("import"):
+    with timings.phase("import"), collector_held_back():
         return _captured_program(program, examples, type(model).__name__, model, notes)
 
 
