@@ -18,7 +18,7 @@ test: check native
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-full: check native
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	ENGINE_TEST_FULL=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .
