@@ -214,9 +214,10 @@ def test_no_gpu():
         compiled(torch.randn(2, 8))
 
 
-def test_the_cpp_runtime_is_not_here_yet():
-    with pytest.raises(RuntimeUnavailable, match='runtime="python" or "auto"'):
-        engine.compile(Model().eval(), [torch.randn(2, 8)], runtime="cpp")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it runs")
+def test_the_cpp_runtime_without_a_gpu():
+    with pytest.raises(RuntimeUnavailable, match="GPU|C\\+\\+"):
+        engine.compile(Model().eval(), [torch.randn(2, 8)], runtime="cpp", min_block_size=1)(torch.randn(2, 8))
 
 
 # ------------------------------------------------------------------------------------ the cache

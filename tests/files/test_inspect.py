@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
 
 def test_a_file_is_written_and_shown(saved):
     assert engine.load(saved).report.coverage == 1.0
-    shown = CliRunner().invoke(cli, ["inspect", str(saved)]).output
+    shown = CliRunner().invoke(cli, ["inspect", str(saved)], env={"COLUMNS": "200"}).output
     assert "coverage 100.0%" in shown
     row = next(line for line in shown.splitlines() if line.startswith("engine_0") and "float32" in line)
     assert "TensorRT" in row
@@ -44,7 +44,7 @@ def test_as_json(saved):
 def test_a_plan_is_shown(saved, tmp_path):
     held = engine.load(saved).graph_module.engine_0
     engine.save(held, tmp_path / "x.plan")
-    shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "x.plan")]).output
+    shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "x.plan")], env={"COLUMNS": "200"}).output
     assert "float32" in shown
 
 
