@@ -216,7 +216,7 @@ def test_no_gpu():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it runs")
 def test_the_cpp_runtime_without_a_gpu():
-    with pytest.raises(RuntimeUnavailable, match="GPU|C\\+\\+"):
+    with pytest.raises(RuntimeUnavailable, match=r"GPU|C\+\+"):
         engine.compile(Model().eval(), [torch.randn(2, 8)], runtime="cpp", min_block_size=1)(torch.randn(2, 8))
 
 
