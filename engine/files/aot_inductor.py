@@ -56,7 +56,7 @@ def write_aot_inductor(module: CompiledModule, path: str | os.PathLike[str]) -> 
         OSError: the file cannot be written.
     """
     require_class('format="aot_inductor"')
-    if TorchVersion(torch.__version__) < (2, 12):
+    if TorchVersion(torch.__version__) < "2.12":
         raise SaveError(
             f"PyTorch {torch.__version__} ends the process when it loads an AOTInductor package that holds an engine "
             '(seen with 2.11.0): use format="torchscript", or PyTorch 2.12 or later'
