@@ -20,7 +20,9 @@ from engine.runtime.contexts import UNDISTURBED
 from engine.runtime.failures import ExecutionError
 from engine.runtime.inputs import MISALIGNED
 from engine.runtime.lanes import Lane, LanePool, captured_lanes
+from engine.runtime.own_streams import own_stream
 from engine.runtime.recorded_call import RecordedCall, RecordedInput
+from engine.runtime.turns import turns
 
 Run: TypeAlias = "Callable[[Sequence[Any]], Sequence[Any]]"
 
@@ -79,6 +81,7 @@ class GraphCache:
         # A device, and the graph that was used last on each of its streams.
         self._last: tuple[int, dict[int, RecordedCall]] = 0, {}
         self._lock = threading.RLock()
+        self._take_turn, self._give_turn = turns()
         self._warned = False
 
     def __len__(self) -> int:
@@ -153,14 +156,18 @@ class GraphCache:
         Args:
             stay: the inputs are known to lie where the graph reads them.
         """
-        with graph.lock:
-            if not stay:
-                copies = graph.copies(inputs)
-                if copies is None:
-                    return None
-                _copy(*copies)
-            graph.replay()
-            return graph.static(inputs) if self.static_outputs else graph.fresh(inputs)
+        self._take_turn(graph.device)
+        try:
+            with graph.lock:
+                if not stay:
+                    copies = graph.copies(inputs)
+                    if copies is None:
+                        return None
+                    _copy(*copies)
+                graph.replay()
+                return graph.static(inputs) if self.static_outputs else graph.fresh(inputs)
+        finally:
+            self._give_turn(graph.device)
 
     def _key(self, inputs: Sequence[Any], device: int) -> Hashable | None:
         """What calls must have in common to share a graph; None for a call that cannot have one."""
@@ -227,8 +234,7 @@ class GraphCache:
 
     def _captured(self, inputs: Sequence[Any], buffered: set[int], device: int) -> RecordedCall:
         current = torch.cuda.current_stream(device)
-        side = torch.cuda.Stream(device)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), own_stream(device) as side:
             static = list(inputs)
             for position, value in enumerate(inputs):
                 if isinstance(value, torch.Tensor):

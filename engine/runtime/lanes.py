@@ -186,13 +186,13 @@ class LanePool:
             stream: the handle of the current stream.
             plan: what it is for; None where that is not known yet.
         """
+        if torch.cuda.is_current_stream_capturing():
+            return self._take_for_capture(stream, plan)
         if plan is not None:
             try:
                 return plan.lanes[stream].pop()
             except (KeyError, IndexError):
                 pass
-        if torch.cuda.is_current_stream_capturing():
-            return self._take_for_capture(stream, plan)
         with UNDISTURBED:
             lane = self._acquire(stream, plan)
         if lane.stream != stream:
@@ -290,7 +290,8 @@ class LanePool:
         # serves nothing else from now on.  Nothing may be created or waited for during capture;
         # `torch.cuda.graph` has synchronised before.
         with self._lock:
-            for lane in list(self._lanes):
+            # Of this stream first: another stream's lane may have work that the graph would not wait for.
+            for lane in sorted(self._lanes, key=lambda lane: lane.stream != stream):
                 if plan is not None and lane.plan is plan and self._claim(lane):
                     lane.retired = True
                     self._lanes.remove(lane)

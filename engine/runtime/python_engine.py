@@ -116,6 +116,7 @@ class TRTEngine:
         self._empty = self._output_maker.empty
         self._raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
         self._current_device: Callable[[], int] = torch._C._cuda_getDevice
+        self._is_capturing: Callable[[], bool] = torch._C._cuda_isCurrentStreamCapturing
         self._plans_lock = threading.Lock()
         self._start(context)
 
@@ -223,10 +224,14 @@ class TRTEngine:
         if plan is None or not plan.plain:
             return None
         stream = self._raw_stream(index)
-        try:
-            lane = plan.lanes[stream].pop()
-        except (KeyError, IndexError):
+        if self._is_capturing():
+            # The graph keeps the lane: nothing else may find it.
             lane = self._taken(stream, plan)
+        else:
+            try:
+                lane = plan.lanes[stream].pop()
+            except (KeyError, IndexError):
+                lane = self._taken(stream, plan)
         return self._plain_run(lane, plan, addresses, stream)
 
     def _taken(self, stream: int, plan: BindPlan) -> Lane:

@@ -36,6 +36,7 @@ class RecordedCall:
 
     Attributes:
         stream: handle of the stream that it belongs to: only replays on one stream cannot overlap.
+        device: index of the CUDA device.
         inputs: one entry per input; None for an input that is no tensor, whose value is part of the key.
         accepts: whether inputs are, but for their addresses and values, as those that `expect` was told of.
         addresses: where the graph reads its inputs; empty where it has some that are no tensors.
@@ -60,6 +61,7 @@ class RecordedCall:
         # Without the Python wrapper around it.
         self.replay: Callable[[], None] = super(torch.cuda.CUDAGraph, graph).replay
         self.stream = stream.cuda_stream
+        self.device: int = stream.device_index
         self.inputs = inputs
         self.count = len(inputs)
         self.accepts: Callable[..., bool] = _nothing

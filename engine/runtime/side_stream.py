@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from engine.runtime.own_streams import own_stream
 
 
 def run_beside(run: Callable[[Sequence[Any]], list[torch.Tensor]], inputs: Sequence[Any]) -> list[torch.Tensor]:
@@ -22,23 +23,18 @@ def run_beside(run: Callable[[Sequence[Any]], list[torch.Tensor]], inputs: Seque
     current = torch.cuda.current_stream(device)
     if current.cuda_stream != 0 or torch.cuda.is_current_stream_capturing():
         return run(inputs)
-    side = _side_stream(device)
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        results = run(inputs)
-    current.wait_stream(side)
-    for value in inputs:
-        if isinstance(value, torch.Tensor) and value.is_cuda:
-            value.record_stream(side)
-    for result in results:
-        if result.is_cuda:
-            result.record_stream(current)
+    with own_stream(device) as side:
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            results = run(inputs)
+        current.wait_stream(side)
+        for value in inputs:
+            if isinstance(value, torch.Tensor) and value.is_cuda:
+                value.record_stream(side)
+        for result in results:
+            if result.is_cuda:
+                result.record_stream(current)
     return results
-
-
-@functools.cache
-def _side_stream(device: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
 
 
 __all__ = ["run_beside"]

@@ -221,7 +221,8 @@ def test_what_makes_two_calls_the_same() -> None:
     assert graphs._key([x, 3], 0) == graphs._key([x.clone(), 3], 0)
     for other in ([x, 4], [x, 3.0], [x, True], [x.half(), 3], [x.t(), 3], [x], [x, 3, 3]):
         assert graphs._key([x, 3], 0) != graphs._key(other, 0)
-    assert graphs._key([x], 0) != graphs._key([x], 1)
+    if torch.cuda.device_count() != 1:
+        assert graphs._key([x], 0) != graphs._key([x], 1)
     shape = torch.tensor([3, 4])
     assert graphs._key([x, shape], 0) == graphs._key([x, shape.clone()], 0)
     assert graphs._key([x, shape], 0) != graphs._key([x, shape + 1], 0)

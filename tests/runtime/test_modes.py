@@ -23,6 +23,7 @@ from engine.runtime import (
     runtime_config,
     weight_streaming,
 )
+from engine.runtime.own_streams import own_stream
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities
 from tests.runtime import networks
@@ -508,3 +509,60 @@ def test_profiles_of_a_compiled_model() -> None:
     assert {key[0][0]: plan.profile for key, plan in plans.items()} == {1: 0, 64: 1, 3: 0, 4: 0, 32: 1}
     with pytest.raises(InputError):
         compiled(torch.randn(65, 8, device="cuda"))
+
+
+# ------------------------------------------------------------------------------------ streams and threads
+
+
+def test_own_streams_are_nobody_elses() -> None:
+    everybodys = {torch.cuda.Stream().cuda_stream for _ in range(64)}
+    with own_stream(0) as first, own_stream(0) as second:
+        assert not {first.cuda_stream, second.cuda_stream} & everybodys
+        assert first.cuda_stream != second.cuda_stream
+        with torch.cuda.stream(first):
+            close(torch.ones(3, device="cuda") * 2, torch.full((3,), 2.0, device="cuda"))
+    with own_stream(0) as third:
+        assert third.cuda_stream in (first.cuda_stream, second.cuda_stream)
+
+
+@pytest.mark.parametrize("runtime", ["python", "auto"])
+def test_recording_beside_replays_on_every_stream(runtime: str) -> None:
+    """What other threads queue while a graph is recorded does not become part of it, whatever stream they use."""
+    module = networks.deep(2).module(runtime=runtime)
+    streams = [torch.cuda.Stream() for _ in range(32)]
+    inputs = [torch.randn(n, 256, device="cuda") for n in (8, 16, 24, 32)]
+    expected = [networks.deep_reference(x, 2) for x in inputs]
+    # Made before: PyTorch draws no random numbers in one thread while another one records a graph.
+    others = [torch.randn(n, 256, device="cuda") for n in range(40, 100)]
+    torch.cuda.synchronize()
+    wrong: list[int] = []
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def replay(index: int) -> None:
+        try:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                with torch.cuda.stream(streams[index * 8 + turn % 8]):
+                    result = module(inputs[index])
+                    if not torch.allclose(result, expected[index], rtol=2e-2, atol=2e-2):
+                        wrong.append(index)
+        except BaseException as error:
+            errors.append(error)
+
+    with enable_cudagraphs(module, cache_size=256):
+        threads = [threading.Thread(target=replay, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for x in others:
+                    for _ in range(3):
+                        close(module(x), networks.deep_reference(x, 2))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert not errors, errors[0]
+    assert not wrong

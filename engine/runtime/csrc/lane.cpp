@@ -146,9 +146,14 @@ Lane* LanePool::made(c10::Stream const& stream, void* handle, bool extra) {
 
 Lane* LanePool::take_for_capture(c10::Stream const& stream, void* handle, PlanPointer const& plan) {
   std::lock_guard<std::mutex> lock(mutex_);
-  Lane* lane = plan == nullptr ? nullptr : claim([&](Lane const& each) {
-    return each.plan != nullptr && each.plan->signature == plan->signature;
-  });
+  auto const bound = [&](Lane const& each) {
+    return plan != nullptr && each.plan != nullptr && each.plan->signature == plan->signature;
+  };
+  // Of this stream first: another stream's lane may have work that the graph would not wait for.
+  Lane* lane = claim([&](Lane const& each) { return each.stream_handle == handle && bound(each); });
+  if (lane == nullptr) {
+    lane = claim(bound);
+  }
   if (lane == nullptr) {
     throw Failure(
         FailureKind::Execution,

@@ -14,6 +14,7 @@
 #include "failure.h"
 #include "library.h"
 #include "loaded_engine.h"
+#include "turn.h"
 
 namespace engine_runtime {
 namespace {
@@ -113,6 +114,7 @@ PyObject* run_inputs(PyObject* self, PyObject* given, bool only_plain) {
     Results results;
     {
       WithoutGil released;
+      Turn turn(engine.device());
       results = engine.run(inputs.data(), inputs.size());
     }
     Object list = checked(PyList_New(static_cast<Py_ssize_t>(results.size())));
@@ -353,7 +355,24 @@ PyObject* set_undisturbed(PyObject*, PyObject* lock) {
   });
 }
 
+// Device indices come from PyTorch, so they are small ints.
+PyObject* wait_for_turn(PyObject*, PyObject* device) {
+  int const index = static_cast<int>(PyLong_AsLong(device));
+  {
+    WithoutGil released;
+    take_turn(index);
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject* end_turn(PyObject*, PyObject* device) {
+  give_turn(static_cast<int>(PyLong_AsLong(device)));
+  Py_RETURN_NONE;
+}
+
 PyMethodDef module_methods[] = {
+    {"take_turn", wait_for_turn, METH_O, "take_turn(device): wait until this thread may queue work on a device."},
+    {"give_turn", end_turn, METH_O, "give_turn(device): let others, if this thread does not come back at once."},
     {"set_undisturbed", set_undisturbed, METH_O, "set_undisturbed(lock): held while an execution context is made."},
     {"use_library", use_library, METH_O, "Open the TensorRT library at a path: (path, version number, layout)."},
     {"set_failure_factory", set_failure_factory, METH_O, "factory(kind, whole, text, messages) makes exceptions."},
