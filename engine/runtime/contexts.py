@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from typing import Any
 
@@ -14,6 +15,13 @@ UNDISTURBED = threading.RLock()
 """Held by who records a CUDA graph, of which there may be one at a time in a process, and by who may make a context:
 TensorRT may wait for the whole device then, which CUDA forbids while a stream of it is captured.  It is taken before
 any lock of an engine."""
+
+
+def return_free_memory() -> None:
+    """Return host memory that contexts freed: glibc keeps most of it by itself."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class ContextMaker:
@@ -94,4 +102,4 @@ class ContextMaker:
             raise unable("weight_streaming_budget", budget, "it does not take the value")
 
 
-__all__ = ["ContextMaker"]
+__all__ = ["UNDISTURBED", "ContextMaker", "return_free_memory"]

@@ -60,6 +60,7 @@ class Lane:
         memory: the part of the workspace that is set on the context.
         retired: it belongs to a CUDA graph.
         extra: it was made to keep one more shape set up.
+        rebound: how often another plan was bound.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Lane:
         "output_addresses",
         "plan",
         "profile",
+        "rebound",
         "retired",
         "set_address",
         "shapes",
@@ -105,6 +107,7 @@ class Lane:
         self.stream_object: torch.cuda.Stream | None = None
         self.retired = False
         self.extra = False
+        self.rebound = 0
 
     def bind(self, plan: BindPlan, inputs: Sequence[Binding], profiles: int) -> None:
         """Set the profile, input shapes and host inputs of ``plan``; what is already set is not set again.
@@ -114,6 +117,7 @@ class Lane:
         """
         context = self.context
         self.plan = None
+        self.rebound += 1
         if profiles > 1 and self.profile != plan.profile:
             if not context.set_optimization_profile_async(plan.profile, self.stream):
                 raise ExecutionError(f"TensorRT refused optimization profile {plan.profile}")
@@ -207,6 +211,13 @@ class LanePool:
         """Put a lane back."""
         if not lane.retired:
             lane.home.append(lane)
+
+    def discard(self, lane: Lane) -> None:
+        """Leave out a lane that was taken; its context goes when its work is done."""
+        with self._lock:
+            self._lanes.remove(lane)
+        if lane.stream_object is not None:
+            lane.stream_object.synchronize()
 
     def drain(self, seconds: float = 60.0) -> bool:
         """Take all lanes for good, waiting for the calls that have them; False where one does not come back."""

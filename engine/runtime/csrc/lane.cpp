@@ -183,6 +183,19 @@ void LanePool::give(Lane* lane) {
   given_.notify_one();
 }
 
+void LanePool::discard(Lane* lane) {
+  std::unique_ptr<Lane> gone;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto owned = std::find_if(lanes_.begin(), lanes_.end(), [&](auto const& each) { return each.get() == lane; });
+    gone = std::move(*owned);
+    lanes_.erase(owned);
+    --count_;
+    extra_ -= lane->extra ? 1 : 0;
+  }
+  given_.notify_one();
+}
+
 std::vector<Lane*> LanePool::take_captured() {
   std::lock_guard<std::mutex> lock(mutex_);
   return std::exchange(newly_captured_, {});

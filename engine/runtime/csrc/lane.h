@@ -44,6 +44,7 @@ struct Lane {
   std::optional<c10::Stream> stream;
   bool retired = false;  // a captured CUDA graph holds it
   bool extra = false;    // made so that shapes that take turns need not be set again
+  int rebound = 0;       // how often another plan was bound
 };
 
 // Lanes of one engine on one device.
@@ -74,6 +75,9 @@ class LanePool {
   Lane* take_for_capture(c10::Stream const& stream, void* handle, PlanPointer const& plan);
 
   void give(Lane* lane);
+
+  // Destroys a lane that was taken, when its work is done.
+  void discard(Lane* lane);
 
   // The lanes that were captured since this was asked last.
   std::vector<Lane*> take_captured();
