@@ -28,8 +28,8 @@ constexpr int64_t kSmall = int64_t{64} << 20;
 
 // How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host
 // memory for every run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for
-// 48), and frees it with the context.
-constexpr int kWorn = 4096;
+// 48), and frees it with the context.  A new one takes it 4 to 10 ms, with the kernels in its cache.
+constexpr int kWorn = 1024;
 
 // Gives a lane back; after a failure with nothing taken as set.
 class LaneHolder {
