@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
@@ -14,14 +15,17 @@ from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fix
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
+from engine.capture.branches import Branch, observed_branches, squeezed_sizes
 from engine.capture.captured import Captured
 from engine.capture.diagnosis import capture_error
 from engine.capture.doubles import truncate_doubles
-from engine.capture.examples import Examples, prepare
+from engine.capture.examples import Examples, Wish, prepare
+from engine.capture.guards import Guard, find_guards, settle, written_guards
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_from_error, register_inputs
-from engine.capture.ranges import find_profiles, find_ranges
+from engine.capture.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
 from engine.capture.signature import Argument
+from engine.capture.trial import difference
 from engine.collector import collector_held_back
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
@@ -69,7 +73,7 @@ def _capture(
         with timings.phase("export"):
             program = _decomposed(model)
         with timings.phase("import"), collector_held_back():
-            return _captured_program(program, None, _class_name(model))
+            return _captured_program(program, None, _class_name(model), original=model)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
@@ -82,19 +86,19 @@ def _capture(
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
-        program, notes = _export(model, examples)
+        program, branches, notes = _export(model, examples)
     with timings.phase("import"), collector_held_back():
-        return _captured_program(program, examples, type(model).__name__, model, notes)
+        return _captured_program(program, examples, type(model).__name__, model, branches, notes)
 
 
 # ------------------------------------------------------------------------------------ torch.export
 
 
-def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[str]]:
+def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
     notes: list[str] = []
     try:
-        return _export_refined(model, examples, notes, strict=False), notes
+        return *_export_refined(model, examples, notes, strict=False), notes
     except CaptureError:
         raise
     except Exception as error:
@@ -102,18 +106,20 @@ def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list
             raise capture_error(type(model).__name__, error) from error
         try:
             # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
-            program = _export_refined(model, examples, notes, strict=True)
+            exported = _export_refined(model, examples, notes, strict=True)
         except Exception as strict_error:
             raise capture_error(type(model).__name__, error, strict_error) from error
         notes.append("exported in strict mode, because the other mode failed")
-        return program, notes
+        return *exported, notes
 
 
-def _export_refined(model: nn.Module, examples: Examples, notes: list[str], *, strict: bool) -> ExportedProgram:
+def _export_refined(
+    model: nn.Module, examples: Examples, notes: list[str], *, strict: bool
+) -> tuple[ExportedProgram, list[Branch]]:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
     for _ in range(_MOST_REFINEMENTS):
         try:
-            return _decomposed(_export_once(model, examples, strict=strict))
+            return _export_once(model, examples, strict=strict)
         except Exception as error:
             message = str(error)
             if register_from_error(error):
@@ -122,14 +128,15 @@ def _export_refined(model: nn.Module, examples: Examples, notes: list[str], *, s
             if refined is None:
                 raise
             examples.dynamic_shapes = refined
-    return _decomposed(_export_once(model, examples, strict=strict))
+    return _export_once(model, examples, strict=strict)
 
 
-def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> ExportedProgram:
-    with torch.no_grad(), whole_recurrence():
-        return torch.export.export(
+def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> tuple[ExportedProgram, list[Branch]]:
+    with torch.no_grad(), whole_recurrence(), observed_branches() as branches:
+        program = torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )
+    return _decomposed(program), branches
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -218,10 +225,12 @@ def _captured_program(
     examples: Examples | None,
     name: str,
     model: nn.Module | None = None,
-    notes: list[str] | None = None,
+    branches: Sequence[Branch] = (),
+    notes: Sequence[str] = (),
+    original: ExportedProgram | None = None,
 ) -> Captured:
     imported = import_program(program)
-    notes = list(notes or [])
+    notes = list(notes)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
@@ -229,18 +238,20 @@ def _captured_program(
     names = _leaf_names(in_spec, imported, parameters)
     arguments = _arguments(imported, names)
     mode, shape_env = imported.environment()
-    leaves = _leaves(examples, program, in_spec)
-    ranges = find_ranges(
-        arguments, leaves, examples.wishes if examples else {}, program.range_constraints, shape_env, notes
-    )
-    return Captured(
+    leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
+    symbols = find_symbols(arguments)
+    guards = find_guards(shape_env, [*branches, *squeezed_sizes(imported.graph)], symbols)
+    if original is not None:
+        # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
+        guards += written_guards(original, arguments, symbols, notes)
+    ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, guards, notes)
+    captured = Captured(
         graph=imported.graph,
         constants=imported.constants,
         in_spec=in_spec,
         out_spec=out_spec,
         arguments=arguments,
         ranges=ranges,
-        profiles=find_profiles(arguments, leaves, examples.wishes if examples else {}, ranges),
         fake_mode=mode,
         shape_env=shape_env,
         model_class=name,
@@ -249,8 +260,40 @@ def _captured_program(
         tied=imported.tied,
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
-        notes=tuple(notes),
     )
+    _settle_guards(captured, guards, model, leaves, wishes, notes)
+    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
+    captured.notes = tuple(notes)
+    return captured
+
+
+def _settle_guards(
+    captured: Captured,
+    guards: Sequence[Guard],
+    model: nn.Module | None,
+    leaves: list[Any] | None,
+    wishes: Mapping[tuple[int, int], Wish],
+    notes: list[str],
+) -> None:
+    """Keep the guards that calls are to be held against, and narrow ranges to where the others hold.
+
+    Raises ``CaptureError`` where the user gave a range in which they do not hold.
+    """
+    tried: dict[tuple[sympy.Symbol, int], str | None] = {}
+
+    def trial(symbol: sympy.Symbol, size: int) -> str | None:
+        assert model is not None
+        assert leaves is not None
+        if (symbol, size) not in tried:
+            tried[symbol, size] = difference(model, captured, leaves, {symbol: size})
+        return tried[symbol, size]
+
+    settled = settle(guards, captured.ranges, None if model is None or leaves is None else trial)
+    narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
+    for guard in settled.missed:
+        at = f" ({guard.source})" if guard.source else ""
+        notes.append(f"calls must have sizes with {guard.text(captured.arguments)}{at}; others are refused")
+    captured.guards = tuple(settled.guards)
 
 
 def _captured_graph(module: fx.GraphModule) -> Captured:
@@ -262,8 +305,9 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
-    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, notes)
-    return Captured(
+    guards = find_guards(shape_env, squeezed_sizes(imported.graph), find_symbols(arguments))
+    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, guards, notes)
+    captured = Captured(
         graph=imported.graph,
         constants=imported.constants,
         in_spec=in_spec,
@@ -277,8 +321,10 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
         tied=imported.tied,
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
-        notes=tuple(notes),
     )
+    _settle_guards(captured, guards, None, None, {}, notes)
+    captured.notes = tuple(notes)
+    return captured
 
 
 def _plain(value: Any) -> Any:
