@@ -13,17 +13,25 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sympy
 import torch
 from torch import fx
+from torch.fx.experimental.sym_node import SymNode
 
 from engine.graph.provenance import model_line
 from engine.sizes import normal
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
-_SYMBOLS = os.path.join(_TORCH, "__init__.py")
+# What lies between a model and the question whether something holds.
+_BETWEEN = tuple(
+    os.path.join(_TORCH, *part.split("/"))
+    for part in (
+        "__init__.py", "_compile.py", "_export/non_strict_utils.py", "_library/", "_ops.py", "_subclasses/", "fx/",
+        "overrides.py", "utils/",
+    )
+)  # fmt: skip
 # The parts of PyTorch that decide what a model computes.  All others infer shapes and layouts.
 _MODELS = tuple(
     os.path.join(_TORCH, part)
@@ -47,37 +55,46 @@ class Branch(NamedTuple):
 
 
 @contextmanager
-def observed_branches() -> Iterator[list[Branch]]:
-    """Collect what the code of models asks of symbolic sizes, each question once.
+def observed_branches(branches: list[Branch]) -> Iterator[None]:
+    """Add what the code of models asks of symbolic sizes to ``branches``, each question once.
 
-    Seen are truth values that Python code takes: ``if``, ``and``, ``assert``.  Questions of operators are not among
-    them: those that matter become guards of the ``ShapeEnv``.
+    Seen are truth values that Python code takes (``if``, ``and``, ``assert``) and what ``torch._check`` and
+    ``torch._assert`` promise.  Questions of operators are not among them: those that matter become guards of the
+    ``ShapeEnv``.
     """
     found: dict[Branch, None] = {}
-    branches: list[Branch] = []
-    taken = torch.SymBool.__bool__
+    taken, promised = torch.SymBool.__bool__, SymNode.expect_true
+
+    def note(node: Any, answer: bool, frame: FrameType | None) -> None:
+        relation = getattr(node, "_expr", None)
+        if isinstance(relation, sympy.Basic) and relation.free_symbols:
+            source = _asker(frame)
+            if source is not None:
+                found.setdefault(Branch(relation if answer else sympy.Not(relation), source))
 
     def observe(asked: torch.SymBool) -> bool:
         answer = taken(asked)
-        relation = getattr(asked.node, "_expr", None)
-        if isinstance(relation, sympy.Basic) and relation.free_symbols:
-            source = _asker(sys._getframe(1))
-            if source is not None:
-                found.setdefault(Branch(relation if answer else sympy.Not(relation), source))
+        note(asked.node, answer, sys._getframe(1))
         return answer
+
+    def observe_promise(node: SymNode, file: str, line: int) -> bool:
+        note(node, True, sys._getframe(1))
+        return promised(node, file, line)
 
     with _LOCK:
         torch.SymBool.__bool__ = observe  # type: ignore[method-assign]
+        SymNode.expect_true = observe_promise  # type: ignore[method-assign, assignment]
         try:
-            yield branches
+            yield
         finally:
             torch.SymBool.__bool__ = taken  # type: ignore[method-assign]
+            SymNode.expect_true = promised  # type: ignore[method-assign]
             branches.extend(found)
 
 
 def _asker(frame: FrameType | None) -> str | None:
     """The model line that asks; None where PyTorch asks for reasons of its own."""
-    while frame is not None and frame.f_code.co_filename == _SYMBOLS:
+    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
     if frame is None:
         return None
@@ -97,11 +114,16 @@ def described_line(file: str, number: int, name: str) -> str:
     return f"{file}:{number} in {name}" + (f": {code}" if code else "")
 
 
-def squeezed_sizes(graph: fx.Graph) -> Iterator[Branch]:
-    """That dims which ``squeeze`` was seen to keep are not 1: the rank of its result depends on that."""
+def small_sizes(graph: fx.Graph) -> Iterator[Branch]:
+    """That sizes are not 0 or 1 where the results of operators would have shapes that the graph does not give them.
+
+    ``squeeze`` keeps dims that tracing takes to be 2 or more, and slices find as many elements in them.
+    """
     for node in graph.nodes:
         packet = getattr(node.target, "overloadpacket", None)
-        if packet is torch.ops.aten.squeeze:
+        if packet is torch.ops.aten.slice:
+            yield from _cut_short(node)
+        elif packet is torch.ops.aten.squeeze:
             shape: Sequence[int | torch.SymInt] = node.args[0].meta["val"].shape
             asked = node.args[1] if len(node.args) > 1 else range(len(shape))
             for dim in [asked] if isinstance(asked, int) else asked:
@@ -110,4 +132,18 @@ def squeezed_sizes(graph: fx.Graph) -> Iterator[Branch]:
                     yield Branch(sympy.Ne(size, 1), model_line(node), "squeeze leaves out the dim")
 
 
-__all__ = ["Branch", "described_line", "observed_branches", "squeezed_sizes"]
+def _cut_short(node: fx.Node) -> Iterator[Branch]:
+    names = ("self", "dim", "start", "end", "step")
+    given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    dim, bounds = given.get("dim", 0), [given.get(name) for name in names[2:]]
+    size, found = (normal(value.meta["val"].shape[dim]) for value in (given["self"], node))
+    if not isinstance(size, sympy.Symbol) or not all(bound is None or isinstance(bound, int) for bound in bounds):
+        return
+    for small in (1, 0):
+        kept = found.subs(size, small) if isinstance(found, sympy.Expr) else found
+        if kept != len(range(small)[slice(*bounds)]):
+            yield Branch(size > small, model_line(node), "a slice has fewer elements")
+            return
+
+
+__all__ = ["Branch", "described_line", "observed_branches", "small_sizes"]

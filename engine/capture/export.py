@@ -15,7 +15,7 @@ from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fix
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from engine.capture.branches import Branch, observed_branches, squeezed_sizes
+from engine.capture.branches import Branch, observed_branches, small_sizes
 from engine.capture.captured import Captured
 from engine.capture.diagnosis import capture_error
 from engine.capture.doubles import truncate_doubles
@@ -35,6 +35,8 @@ from engine.sizes import normal
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
+# Conditions on sizes that are spelled out in the report.
+_MOST_NOTES = 4
 
 
 def capture(
@@ -97,46 +99,89 @@ def _capture(
 def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
     notes: list[str] = []
+    branches: list[Branch] = []
     try:
-        return *_export_refined(model, examples, notes, strict=False), notes
+        return _export_refined(model, examples, notes, branches, strict=False), branches, notes
     except CaptureError:
         raise
     except Exception as error:
         if not _strict_may_help(error):
-            raise capture_error(type(model).__name__, error) from error
+            raise capture_error(type(model).__name__, error, branches=branches) from error
         try:
             # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
-            exported = _export_refined(model, examples, notes, strict=True)
+            program = _export_refined(model, examples, notes, branches, strict=True)
         except Exception as strict_error:
             raise capture_error(type(model).__name__, error, strict_error) from error
         notes.append("exported in strict mode, because the other mode failed")
-        return *exported, notes
+        return program, branches, notes
 
 
 def _export_refined(
-    model: nn.Module, examples: Examples, notes: list[str], *, strict: bool
-) -> tuple[ExportedProgram, list[Branch]]:
+    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
+) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
     for _ in range(_MOST_REFINEMENTS):
         try:
-            return _export_once(model, examples, strict=strict)
+            return _export_once(model, examples, branches, strict=strict)
         except Exception as error:
-            message = str(error)
             if register_from_error(error):
                 continue
-            refined = _refined(message, examples.dynamic_shapes, notes)
+            refined = None if strict else _loosened(examples.dynamic_shapes, error)
+            if refined is not None:
+                program = _try_loosened(model, examples, branches, refined)
+                if program is not None:
+                    return program
+            refined = _refined(str(error), examples.dynamic_shapes, notes)
             if refined is None:
                 raise
             examples.dynamic_shapes = refined
-    return _export_once(model, examples, strict=strict)
+    return _export_once(model, examples, branches, strict=strict)
 
 
-def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> tuple[ExportedProgram, list[Branch]]:
-    with torch.no_grad(), whole_recurrence(), observed_branches() as branches:
+def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
+    """``dynamic_shapes`` with hints for named dims, where torch.export fails to prove guards for all their sizes.
+
+    Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
+    model works.  With hints it leaves the guards to us.  None where that would change nothing.
+    """
+    if not any("Constraints violated" in str(each) for each in (error, error.__context__)):
+        return None
+    # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
+    leaves = pytree.tree_leaves(dynamic_shapes)
+    derived = [leaf for leaf in leaves if hasattr(leaf, "root")]
+    kept = {*(leaf.__name__ for leaf in derived), *(leaf.root.__name__ for leaf in derived)}
+
+    def loose(leaf: Any) -> Any:
+        if not hasattr(leaf, "__name__") or leaf.__name__ in kept:
+            return leaf
+        return torch.export.Dim.DYNAMIC(min=leaf.min or None, max=leaf.max if leaf.max < 1 << 31 else None)
+
+    loosened = pytree.tree_map(loose, dynamic_shapes)
+    changed = any(a is not b for a, b in zip(leaves, pytree.tree_leaves(loosened), strict=True))
+    return loosened if changed else None
+
+
+def _try_loosened(
+    model: nn.Module, examples: Examples, branches: list[Branch], dynamic_shapes: Any
+) -> ExportedProgram | None:
+    """The program with other dynamic shapes; None where that does not help."""
+    asked, found = examples.dynamic_shapes, list(branches)
+    examples.dynamic_shapes = dynamic_shapes
+    try:
+        return _export_once(model, examples, branches, strict=False)
+    except Exception:
+        examples.dynamic_shapes, branches[:] = asked, found
+        return None
+
+
+def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *, strict: bool) -> ExportedProgram:
+    """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
+    branches.clear()
+    with torch.no_grad(), whole_recurrence(), observed_branches(branches):
         program = torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )
-    return _decomposed(program), branches
+    return _decomposed(program)
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -240,7 +285,7 @@ def _captured_program(
     mode, shape_env = imported.environment()
     leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
     symbols = find_symbols(arguments)
-    guards = find_guards(shape_env, [*branches, *squeezed_sizes(imported.graph)], symbols)
+    guards = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
         guards += written_guards(original, arguments, symbols, notes)
@@ -290,9 +335,13 @@ def _settle_guards(
 
     settled = settle(guards, captured.ranges, None if model is None or leaves is None else trial)
     narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
-    for guard in settled.missed:
+    # What the model itself decides comes first, and says most.
+    missed = sorted(settled.missed, key=lambda guard: not guard.asked)
+    for guard in missed[:_MOST_NOTES]:
         at = f" ({guard.source})" if guard.source else ""
         notes.append(f"calls must have sizes with {guard.text(captured.arguments)}{at}; others are refused")
+    if len(missed) > _MOST_NOTES:
+        notes.append(f"{len(missed) - _MOST_NOTES} more conditions on the sizes of calls are checked")
     captured.guards = tuple(settled.guards)
 
 
@@ -305,7 +354,7 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
-    guards = find_guards(shape_env, squeezed_sizes(imported.graph), find_symbols(arguments))
+    guards = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
     ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, guards, notes)
     captured = Captured(
         graph=imported.graph,

@@ -46,6 +46,8 @@ _LAYOUT = frozenset(
         "is_non_overlapping_and_dense",
     }
 )
+# Operators ask whether sizes differ to leave out special cases; what has to be equal has to be so of small sizes too.
+_WAIVED = (sympy.Ne, sympy.Lt, sympy.Gt, sympy.Le, sympy.Ge)
 # Sizes of one symbol, and combinations of several, that are looked at one by one.
 _MOST_SIZES, _MOST_COMBINATIONS = 4096, 512
 
@@ -280,6 +282,8 @@ def settle(
         for symbol in guard.symbols:
             small = range(ranges[symbol].min, usual[symbol].min)
             failing_small = [size for size in small if not all(map(guard.holds, _corners(guard, usual, symbol, size)))]
+            if failing_small and not guard.asked and not isinstance(guard.relation, _WAIVED):
+                continue
             bad = _differing(guard, symbol, failing_small, trial) if failing_small and guard.asked else None
             if bad is None:
                 waived += [symbol] if failing_small else []
@@ -292,9 +296,9 @@ def settle(
             continue
         if isinstance(failing, list):
             (symbol,) = guard.symbols
-            good = [size for size in range(usual[symbol].min, usual[symbol].max + 1) if size not in set(failing)]
+            good = [size for size in range(checked[symbol].min, checked[symbol].max + 1) if size not in set(failing)]
             if good and len(good) == good[-1] - good[0] + 1:
-                low = ranges[symbol].min if good[0] == usual[symbol].min else good[0]
+                low = ranges[symbol].min if good[0] == checked[symbol].min else good[0]
                 settled.narrow(symbol, low, good[-1], guard)
                 continue
         kept = replace(guard, relation=sympy.Or(guard.relation, *(symbol < 2 for symbol in waived)))

@@ -201,13 +201,44 @@ def test_squeeze_keeps_its_rank():
     assert capture(Call(torch.squeeze), [ranged((2, 3), (4, 3), (8, 3))]).guards == ()
 
 
-def test_a_model_that_refuses_one():
+@pytest.mark.parametrize(("low", "message"), [(0, "from 2 to 8"), (1, "from 2 to 8"), (2, "")])
+def test_slices_of_more_elements_than_there_are(low, message):
+    inputs = [ranged((low, 3), (4, 3), (8, 3))]
+    if message:
+        with pytest.raises(CaptureError, match=f"{message}(.|\n)*a slice has fewer elements"):
+            capture(Call(lambda x: x[:2]), inputs)
+    else:
+        assert capture(Call(lambda x: x[:2]), inputs).guards == ()
+    # From 1 on there is always something in front of the second element, be it nothing.
+    if low:
+        assert capture(Call(lambda x: x[1:]), inputs).guards == ()
+
+
+@pytest.mark.parametrize("promise", ["assert", "torch._assert", "torch._check"])
+def test_a_model_that_refuses_one(promise):
     def refusing(x):
-        assert x.shape[0] > 1, "one is not enough"
+        if promise == "assert":
+            assert x.shape[0] > 1, "one is not enough"
+        elif promise == "torch._assert":
+            torch._assert(x.shape[0] > 1, "one is not enough")
+        else:
+            torch._check(x.shape[0] > 1, lambda: "one is not enough")
         return x / (x.shape[0] - 1)
 
-    with pytest.raises(CaptureError, match="the model raises AssertionError: one is not enough"):
+    with pytest.raises(CaptureError, match=r"the model raises (AssertionError|RuntimeError): one is not enough"):
         capture(Call(refusing), [ranged((1, 3), (4, 3), (8, 3))])
+
+
+def test_a_model_of_one_size_says_where():
+    class Fixed(nn.Module):
+        def forward(self, x):
+            torch._assert(x.shape[1] == 4, "only 4")
+            return x * 2
+
+    with pytest.raises(
+        CaptureError, match=r"the model compares a size at .*test_guards\.py:\d+ in forward: torch\._assert"
+    ):
+        capture(Fixed(), [ranged((2, 2), (2, 4), (2, 8))])
 
 
 # ------------------------------------------------------------------------------------ windows
@@ -303,6 +334,6 @@ def test_settling():
     assert (settled.guards, settled.missed, settled.narrowed) == ([], [], {})
     settled = settle([Guard(S > 2), Guard(S < 7), Guard(sympy.Eq(functions.Mod(S, 2), 0)), Guard(N > 3 * S)], ranges)
     assert settled.narrowed[S][:2] == (3, 6)
-    assert [str(guard.relation) for guard in settled.missed] == ["(s < 2) | Eq(Mod(s, 2), 0)", "(s < 2) | (n > 3*s)"]
+    assert [str(guard.relation) for guard in settled.missed] == ["Eq(Mod(s, 2), 0)", "(s < 2) | (n > 3*s)"]
     # Nothing is divided by zero, and what has no value does not hold.
     assert not Guard(sympy.Eq(functions.Mod(N, functions.FloorDiv(S, 8)), 0)).holds({S: 3, N: 4})
