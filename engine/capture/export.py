@@ -126,14 +126,15 @@ def _export_refined(
         except Exception as error:
             if register_from_error(error):
                 continue
-            refined = None if strict else _loosened(examples.dynamic_shapes, error)
-            if refined is not None:
-                program = _try_loosened(model, examples, branches, refined)
+            refined, found = _refined(str(error), examples.dynamic_shapes)
+            if not strict and (refined is None or any(fix.startswith("_") for fix in found)):
+                loosened = _loosened(examples.dynamic_shapes, error)
+                program = None if loosened is None else _try_loosened(model, examples, branches, loosened)
                 if program is not None:
                     return program
-            refined = _refined(str(error), examples.dynamic_shapes, notes)
             if refined is None:
                 raise
+            notes.extend(f"the model needs {fix}" for fix in found)
             examples.dynamic_shapes = refined
     return _export_once(model, examples, branches, strict=strict)
 
@@ -229,13 +230,13 @@ def _strict_may_help(error: Exception) -> bool:
     return not any(sign in text for sign in ("Constraints violated", "data-dependent", "conflicts between user"))
 
 
-def _refined(message: str, dynamic_shapes: Any, notes: list[str]) -> Any:
-    """``dynamic_shapes`` with torch.export's suggestions, None where they would take away what was asked.
+def _refined(message: str, dynamic_shapes: Any) -> tuple[Any, list[str]]:
+    """``dynamic_shapes`` with torch.export's suggestions, and these; None where they would take away what was asked.
 
     Taken are relations between dims (``b = a``, ``b = 2*a``) and bounds for dims that have none.
     """
     if "Suggested fixes:" not in message or dynamic_shapes is None:
-        return None
+        return None, []
     suggestion = message.split("Suggested fixes:")[1].split("\n\n")[0]
     fixes = [line.strip() for line in suggestion.splitlines() if " = " in line]
     named = _named_dims(dynamic_shapes)
@@ -243,18 +244,17 @@ def _refined(message: str, dynamic_shapes: Any, notes: list[str]) -> Any:
         name, _, value = fix.partition(" = ")
         asked = named.get(name)
         if re.fullmatch(r"-?\d+", value.strip()):
-            return None
+            return None, fixes
         if value.startswith("Dim(") and asked is not None:
             bounded = {end: getattr(asked, end) for end in ("min", "max")}
             if ("max=" in value and bounded["max"] < 1 << 31) or ("min=" in value and bounded["min"] > 1):
-                return None
+                return None, fixes
     try:
         refined = refine_dynamic_shapes_from_suggested_fixes("Suggested fixes:\n" + "\n".join(fixes), dynamic_shapes)
     except Exception:
         # The suggestions name dims that the user wrote as hints: there is nothing to put them in.
-        return None
-    notes.extend(f"the model needs {fix}" for fix in fixes)
-    return refined
+        return None, fixes
+    return refined, fixes
 
 
 def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
