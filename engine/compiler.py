@@ -164,6 +164,7 @@ class Compilation:
         cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report
     ) -> Compilation:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
+        report.notes = captured.notes
         timings = report.timings
         with timings.phase("mirror"), collector_held_back():
             mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)

@@ -106,6 +106,7 @@ class Report:
         rules_used: rule id -> number of times it was applied, rewrites and tiles together.
         overridden: (rule that won, rule it overrides) for user rules over built-in ones.
         compute_capabilities: that the engines serve, as TensorRT names them.
+        notes: what was decided about the sizes of inputs, one sentence each.
     """
 
     model: str
@@ -119,6 +120,7 @@ class Report:
     compute_capabilities: tuple[str, ...] = ()
     tensorrt: str = ""
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.timings.model = self.model

@@ -75,6 +75,26 @@ def maximum(*values: Int) -> Int:
     return max(values) if is_known(values) else normal(Max(*values))  # type: ignore[type-var]
 
 
+def _without_extremes(expression: sympy.Basic) -> sympy.Basic:
+    """An expression whose ``Min(s, s - 1)`` and the like are the one that they always are."""
+    if not expression.has(Max, Min):
+        return expression
+    for kind, sign in ((Min, 1), (Max, -1)):
+        expression = expression.replace(kind, lambda *values, kind=kind, sign=sign: _extreme(kind, values, sign))
+    return expression
+
+
+def _extreme(kind: type, values: Sequence[sympy.Expr], sign: int) -> sympy.Expr:
+    """The least (``sign`` 1) or greatest (-1) of sizes, without those that another one is never behind."""
+    kept: list[sympy.Expr] = []
+    for value in values:
+        distances = [sympy.expand(value - other) for other in kept]
+        if any(distance.is_Integer and sign * distance >= 0 for distance in distances):
+            continue
+        kept = [o for o, d in zip(kept, distances, strict=True) if not (d.is_Integer and sign * d < 0)] + [value]
+    return kept[0] if len(kept) == 1 else kind(*kept)
+
+
 _RELATIONS = {
     "==": sympy.Eq,
     "!=": sympy.Ne,
@@ -115,6 +135,9 @@ class Sizes:
         return self._decided[relation]
 
     def _decide(self, relation: sympy.Basic) -> bool | None:
+        relation = _without_extremes(relation)
+        if relation is sympy.true or relation is sympy.false:
+            return bool(relation)
         if self.shape_env is not None:
             simplified = self.shape_env.simplify(relation)  # type: ignore[arg-type]
             if simplified in (sympy.true, sympy.false):

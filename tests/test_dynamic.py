@@ -1,5 +1,7 @@
 """Dynamic shapes: ranges from ``engine.Input`` and ``dynamic_shapes``, sizes in the results, symbols everywhere."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -109,3 +111,151 @@ def test_emitted_network_with_run_time_sizes(snapshot):
     dims = {0: Dim("n", min=1, max=6), 1: Dim("m", min=2, max=9)}
     compilation = start(Merge().eval(), [torch.randn(3, 4, 2)], dynamic_shapes={"x": dims})
     assert networks_text(compilation) == snapshot
+
+
+def ranged(low, usual, high):
+    return engine.Input(min_shape=low, opt_shape=usual, max_shape=high)
+
+
+class Arithmetic(nn.Module):
+    """All that real models do with sizes."""
+
+    def forward(self, x):
+        n, m = x.shape
+        flat = x.flatten()
+        return (
+            flat[: n * m // 2],
+            flat[-n:],
+            x[:, : m - m % 2],
+            x.new_zeros(torch.sym_max(n, m) - torch.sym_min(n, m) + 1),
+            x.new_ones(torch.sym_ite(n > m, n, m)),
+            torch.arange(math.ceil(m / 2)) + n**2,
+            x * (n / m) + m**0.5,
+            torch.full((n, m), -n),
+            x * torch.sym_ite(n >= 3, 2, 5) + torch.sym_ite(n == m, 1, 0) - torch.sym_ite(n <= 4, 1, 3),
+        )
+
+
+def test_arithmetic_on_sizes():
+    model = Arithmetic()
+    compiled = engine.compile(
+        model, [ranged((2, 2), (3, 4), (6, 9))], min_block_size=1, require_full_compilation=True
+    )  # fmt: skip
+    for shape in ((2, 2), (2, 3), (3, 4), (5, 2), (6, 9)):
+        assert_agrees(compiled, model, torch.randn(shape))
+
+
+class Meeting(nn.Module):
+    """Sizes that are equal only when the engine runs."""
+
+    def forward(self, x, y, z):
+        joined = torch.cat([x, y], 1) + z
+        scores = joined @ joined.mT
+        places = torch.arange(joined.shape[1], device=x.device)
+        mask = places[None, :] <= places[:, None]
+        return (
+            scores.masked_fill(~mask, float("-inf")).softmax(-1),
+            scores.view(-1, scores.shape[1] * scores.shape[2]),
+            y.flip(1) * z[:, : y.shape[1]],
+            x[:, :1].expand(-1, z.shape[1], -1) - z,
+        )
+
+
+def test_sizes_that_meet_at_run_time():
+    model = Meeting()
+    inputs = [ranged((1, 2, 3), (2, 4, 3), (4, 9, 3)), ranged((1, 1, 3), (2, 3, 3), (4, 5, 3))]
+    inputs.append(ranged((1, 3, 3), (2, 7, 3), (4, 14, 3)))
+    compiled = engine.compile(model, inputs, min_block_size=1, require_full_compilation=True)
+    for batch, first, second in ((1, 2, 1), (2, 4, 3), (3, 7, 2), (2, 5, 5), (4, 9, 5)):
+        sizes = ((batch, first, 3), (batch, second, 3), (batch, first + second, 3))
+        assert_agrees(compiled, model, *map(torch.randn, sizes))
+    with pytest.raises(InputError, match=r"dim 1 of input 'z' has size 6"):
+        compiled(torch.randn(1, 2, 3), torch.randn(1, 3, 3), torch.randn(1, 6, 3))
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.linear(x).relu()
+        return y, y.sum(1), torch.cat([y, x], -1).flatten(0, 1), x.softmax(-1), x.mT @ y, x.flip(1).cumsum(1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shapes"),
+    [
+        ((0, 4, 4), (4, 4, 4), [(0, 4, 4), (1, 4, 4), (2, 4, 4), (3, 4, 4), (4, 4, 4)]),
+        ((1, 1, 4), (4, 8, 4), [(1, 1, 4), (4, 1, 4), (1, 8, 4), (2, 3, 4), (4, 8, 4)]),
+        ((1, 0, 4), (4, 8, 4), [(1, 0, 4), (4, 0, 4), (1, 1, 4), (3, 5, 4), (4, 8, 4)]),
+    ],
+    ids=["no batch", "one", "nothing inside"],
+)
+def test_dims_of_none_and_of_one(low, high, shapes):
+    model = Small().eval()
+    compiled = engine.compile(
+        model, [ranged(low, (2, 4, 4), high)], min_block_size=1, require_full_compilation=True
+    )  # fmt: skip
+    for shape in shapes:
+        assert_agrees(compiled, model, torch.randn(shape))
+
+
+def test_sizes_read_from_data():
+    class Counted(nn.Module):
+        def forward(self, x, counts):
+            n = counts.max().item()
+            torch._check(n >= 2)
+            torch._check(n <= x.shape[1])
+            return x.relu().sum(-1) + torch.arange(n, device=x.device).sum(), torch.zeros(n).cumsum(0) + 1, x[:, :n]
+
+    model = Counted()
+    inputs = [ranged((1, 3, 4), (2, 5, 4), (4, 9, 4)), torch.tensor([2, 3])]
+    compiled = engine.compile(model, inputs, min_block_size=1, runtime="interpreter")
+    for batch, time, count in ((1, 3, 2), (2, 5, 4), (3, 7, 7), (3, 4, 3), (4, 9, 9)):
+        assert_agrees(compiled, model, torch.randn(batch, time, 4), torch.tensor([1, count]))
+
+
+def test_places_found_in_data_cut_the_graph_and_nothing_else():
+    class Found(nn.Module):
+        def forward(self, x):
+            y = (x * 2).relu()
+            places = (y > 0.5).nonzero()
+            return y.sum(-1), (places.float() * 2 + 1).sqrt().sum(0), places.shape[0]
+
+    model = Found()
+    compiled = engine.compile(
+        model, [ranged((1, 3), (2, 5), (4, 9))], min_block_size=1, runtime="interpreter"
+    )  # fmt: skip
+    if compiled.report.coverage < 1.0:
+        (fallback,) = compiled.report.fallbacks
+        assert (fallback.op, "needs not rtx" in fallback.reason) == ("aten.nonzero.default", True)
+        assert [segment.backend for segment in compiled.report.segments] == ["tensorrt", "torch", "tensorrt"]
+    for x in (torch.randn(1, 3), torch.randn(2, 5), torch.randn(4, 9), torch.zeros(2, 4), torch.ones(3, 3)):
+        assert_agrees(compiled, model, x)
+
+
+def test_several_profiles():
+    model = Meeting()
+
+    def profiles(*sizes):
+        return engine.Input(
+            profiles=[
+                {"min_shape": (*low, 3), "opt_shape": (*usual, 3), "max_shape": (*high, 3)}
+                for low, usual, high in sizes
+            ]
+        )
+
+    compiled = engine.compile(
+        model,
+        [
+            profiles([(1, 2), (1, 2), (1, 4)], [(2, 6), (4, 8), (8, 8)]),
+            profiles([(1, 1), (1, 2), (1, 2)], [(2, 2), (4, 4), (8, 8)]),
+            profiles([(1, 3), (1, 4), (1, 6)], [(2, 8), (4, 12), (8, 16)]),
+        ],
+        min_block_size=1,
+        require_full_compilation=True,
+    )
+    for batch, first, second in ((1, 2, 1), (1, 4, 2), (1, 3, 2), (2, 6, 2), (4, 8, 4), (8, 8, 8), (5, 7, 3)):
+        sizes = ((batch, first, 3), (batch, second, 3), (batch, first + second, 3))
+        assert_agrees(compiled, model, *map(torch.randn, sizes))

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
+from engine.capture.guards import Guard
 from engine.capture.inputs import Profile, Range
 from engine.capture.signature import Argument, Signature
 
@@ -33,6 +34,7 @@ class Captured:
         arguments: the leaves of a call; constants and None among them have no placeholder.
         ranges: symbol of the input shapes -> the sizes it may take.
         profiles: the same for each of several optimization profiles, where the user asked for several.
+        guards: what must hold of the sizes of a call beyond their ranges; the graph is not the model elsewhere.
         fake_mode, shape_env: of every ``meta["val"]`` of the graph.
         model_class: name of the model's class.
         notes: what was decided for the user, one sentence each.
@@ -53,6 +55,7 @@ class Captured:
     state: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
     submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
     profiles: tuple[dict[sympy.Symbol, Range], ...] = ()
+    guards: tuple[Guard, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,7 +77,13 @@ class Captured:
     @cached_property
     def _signature(self) -> Signature:
         return Signature(
-            self.in_spec, self.out_spec, self.arguments, dict(self.ranges), self.parameters, dict(self.defaults)
+            self.in_spec,
+            self.out_spec,
+            self.arguments,
+            dict(self.ranges),
+            self.parameters,
+            dict(self.defaults),
+            self.guards,
         )
 
     def signature(self) -> Signature:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import sympy
 import torch
 
+from engine.capture.branches import Branch
 from engine.errors import CaptureError
 
 # Lines of torch.export's messages that help its developers more than the user.
@@ -26,6 +29,7 @@ _NOISE = (
     "Hint: Please report an issue",
 )
 _MOST_LINES = 14
+_MOST_BRANCHES = 3
 
 _ADVICE = (
     (
@@ -59,16 +63,22 @@ _HERE = str(Path(__file__).parent)
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
 
 
-def capture_error(model: str, error: BaseException, strict_error: BaseException | None = None) -> CaptureError:
+def capture_error(
+    model: str, error: BaseException, strict_error: BaseException | None = None, branches: Sequence[Branch] = ()
+) -> CaptureError:
     """The error for a model that torch.export refused.
 
-    ``error`` comes from the non-strict mode, ``strict_error`` from the second attempt, if there was one.
+    ``error`` comes from the non-strict mode, ``strict_error`` from the second attempt, if there was one;
+    ``branches`` are what the model asked of sizes until then.
     """
     text = str(error) or type(error).__name__
     message = f"torch.export could not take {model}: {type(error).__name__}: {essence(text)}"
     where = user_line(error) or _quoted_line(text)
     if where:
         message += f"\n  at {where}"
+    elif "specialized it to be a constant" in text:
+        fixing = dict.fromkeys(branch.source for branch in branches if isinstance(branch.relation, sympy.Eq))
+        message += "".join(f"\n  the model compares a size at {source}" for source in list(fixing)[:_MOST_BRANCHES])
     if strict_error is not None and type(strict_error) is not type(error):
         message += f"\n  strict mode fails too: {essence(str(strict_error)).splitlines()[0]}"
     return CaptureError(f"{message}\n  try: {advice(error)}")

@@ -185,7 +185,7 @@ def _widen(model: nn.Module, examples: Examples) -> None:
     def resized(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or id(leaf) not in wishes:
             return leaf
-        tensor = leaf if shapes[id(leaf)] == list(leaf.shape) else _stretched(leaf, shapes[id(leaf)])
+        tensor = leaf if shapes[id(leaf)] == list(leaf.shape) else stretched(leaf, shapes[id(leaf)])
         for dim, wish in wishes[id(leaf)].items():
             examples.wishes[id(tensor), dim] = wish
         return tensor
@@ -245,8 +245,8 @@ def _bound(wanted: Any, end: str) -> int | None:
     return int(value) if value < 1 << 31 else None
 
 
-def _stretched(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """A tensor like ``tensor`` whose dims of size 1 are repeated to ``shape``; other dims are cut or repeated."""
+def stretched(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor like ``tensor`` of another shape: its elements along each dim, cut or repeated."""
     result = tensor.detach()
     for dim, size in enumerate(shape):
         have = result.shape[dim]

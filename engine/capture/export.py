@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
@@ -14,14 +15,17 @@ from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fix
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
+from engine.capture.branches import Branch, observed_branches, small_sizes
 from engine.capture.captured import Captured
 from engine.capture.diagnosis import capture_error
 from engine.capture.doubles import truncate_doubles
-from engine.capture.examples import Examples, prepare
+from engine.capture.examples import Examples, Wish, prepare
+from engine.capture.guards import Guard, find_guards, settle, written_guards
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_from_error, register_inputs
-from engine.capture.ranges import find_profiles, find_ranges
+from engine.capture.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
 from engine.capture.signature import Argument
+from engine.capture.trial import difference
 from engine.collector import collector_held_back
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
@@ -31,6 +35,8 @@ from engine.sizes import normal
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
+# Conditions on sizes that are spelled out in the report.
+_MOST_NOTES = 4
 
 
 def capture(
@@ -69,7 +75,7 @@ def _capture(
         with timings.phase("export"):
             program = _decomposed(model)
         with timings.phase("import"), collector_held_back():
-            return _captured_program(program, None, _class_name(model))
+            return _captured_program(program, None, _class_name(model), original=model)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
@@ -82,54 +88,101 @@ def _capture(
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
-        program, notes = _export(model, examples)
+        program, branches, notes = _export(model, examples)
     with timings.phase("import"), collector_held_back():
-        return _captured_program(program, examples, type(model).__name__, model, notes)
+        return _captured_program(program, examples, type(model).__name__, model, branches, notes)
 
 
 # ------------------------------------------------------------------------------------ torch.export
 
 
-def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[str]]:
+def _export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
     notes: list[str] = []
+    branches: list[Branch] = []
     try:
-        return _export_refined(model, examples, notes, strict=False), notes
+        return _export_refined(model, examples, notes, branches, strict=False), branches, notes
     except CaptureError:
         raise
     except Exception as error:
         if not _strict_may_help(error):
-            raise capture_error(type(model).__name__, error) from error
+            raise capture_error(type(model).__name__, error, branches=branches) from error
         try:
             # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
-            program = _export_refined(model, examples, notes, strict=True)
+            program = _export_refined(model, examples, notes, branches, strict=True)
         except Exception as strict_error:
             raise capture_error(type(model).__name__, error, strict_error) from error
         notes.append("exported in strict mode, because the other mode failed")
-        return program, notes
+        return program, branches, notes
 
 
-def _export_refined(model: nn.Module, examples: Examples, notes: list[str], *, strict: bool) -> ExportedProgram:
+def _export_refined(
+    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
+) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
     for _ in range(_MOST_REFINEMENTS):
         try:
-            return _decomposed(_export_once(model, examples, strict=strict))
+            return _export_once(model, examples, branches, strict=strict)
         except Exception as error:
-            message = str(error)
             if register_from_error(error):
                 continue
-            refined = _refined(message, examples.dynamic_shapes, notes)
+            refined, found = _refined(str(error), examples.dynamic_shapes)
+            if not strict and (refined is None or any(fix.startswith("_") for fix in found)):
+                loosened = _loosened(examples.dynamic_shapes, error)
+                program = None if loosened is None else _try_loosened(model, examples, branches, loosened)
+                if program is not None:
+                    return program
             if refined is None:
                 raise
+            notes.extend(f"the model needs {fix}" for fix in found)
             examples.dynamic_shapes = refined
-    return _decomposed(_export_once(model, examples, strict=strict))
+    return _export_once(model, examples, branches, strict=strict)
 
 
-def _export_once(model: nn.Module, examples: Examples, *, strict: bool) -> ExportedProgram:
-    with torch.no_grad(), whole_recurrence():
-        return torch.export.export(
+def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
+    """``dynamic_shapes`` with hints for named dims, where torch.export fails to prove guards for all their sizes.
+
+    Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
+    model works.  With hints it leaves the guards to us.  None where that would change nothing.
+    """
+    if not any("Constraints violated" in str(each) for each in (error, error.__context__)):
+        return None
+    # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
+    leaves = pytree.tree_leaves(dynamic_shapes)
+    derived = [leaf for leaf in leaves if hasattr(leaf, "root")]
+    kept = {*(leaf.__name__ for leaf in derived), *(leaf.root.__name__ for leaf in derived)}
+
+    def loose(leaf: Any) -> Any:
+        if not hasattr(leaf, "__name__") or leaf.__name__ in kept:
+            return leaf
+        return torch.export.Dim.DYNAMIC(min=leaf.min or None, max=leaf.max if leaf.max < 1 << 31 else None)
+
+    loosened = pytree.tree_map(loose, dynamic_shapes)
+    changed = any(a is not b for a, b in zip(leaves, pytree.tree_leaves(loosened), strict=True))
+    return loosened if changed else None
+
+
+def _try_loosened(
+    model: nn.Module, examples: Examples, branches: list[Branch], dynamic_shapes: Any
+) -> ExportedProgram | None:
+    """The program with other dynamic shapes; None where that does not help."""
+    asked, found = examples.dynamic_shapes, list(branches)
+    examples.dynamic_shapes = dynamic_shapes
+    try:
+        return _export_once(model, examples, branches, strict=False)
+    except Exception:
+        examples.dynamic_shapes, branches[:] = asked, found
+        return None
+
+
+def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *, strict: bool) -> ExportedProgram:
+    """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
+    branches.clear()
+    with torch.no_grad(), whole_recurrence(), observed_branches(branches):
+        program = torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )
+    return _decomposed(program)
 
 
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
@@ -177,13 +230,13 @@ def _strict_may_help(error: Exception) -> bool:
     return not any(sign in text for sign in ("Constraints violated", "data-dependent", "conflicts between user"))
 
 
-def _refined(message: str, dynamic_shapes: Any, notes: list[str]) -> Any:
-    """``dynamic_shapes`` with torch.export's suggestions, None where they would take away what was asked.
+def _refined(message: str, dynamic_shapes: Any) -> tuple[Any, list[str]]:
+    """``dynamic_shapes`` with torch.export's suggestions, and these; None where they would take away what was asked.
 
     Taken are relations between dims (``b = a``, ``b = 2*a``) and bounds for dims that have none.
     """
     if "Suggested fixes:" not in message or dynamic_shapes is None:
-        return None
+        return None, []
     suggestion = message.split("Suggested fixes:")[1].split("\n\n")[0]
     fixes = [line.strip() for line in suggestion.splitlines() if " = " in line]
     named = _named_dims(dynamic_shapes)
@@ -191,18 +244,17 @@ def _refined(message: str, dynamic_shapes: Any, notes: list[str]) -> Any:
         name, _, value = fix.partition(" = ")
         asked = named.get(name)
         if re.fullmatch(r"-?\d+", value.strip()):
-            return None
+            return None, fixes
         if value.startswith("Dim(") and asked is not None:
             bounded = {end: getattr(asked, end) for end in ("min", "max")}
             if ("max=" in value and bounded["max"] < 1 << 31) or ("min=" in value and bounded["min"] > 1):
-                return None
+                return None, fixes
     try:
         refined = refine_dynamic_shapes_from_suggested_fixes("Suggested fixes:\n" + "\n".join(fixes), dynamic_shapes)
     except Exception:
         # The suggestions name dims that the user wrote as hints: there is nothing to put them in.
-        return None
-    notes.extend(f"the model needs {fix}" for fix in fixes)
-    return refined
+        return None, fixes
+    return refined, fixes
 
 
 def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
@@ -218,10 +270,12 @@ def _captured_program(
     examples: Examples | None,
     name: str,
     model: nn.Module | None = None,
-    notes: list[str] | None = None,
+    branches: Sequence[Branch] = (),
+    notes: Sequence[str] = (),
+    original: ExportedProgram | None = None,
 ) -> Captured:
     imported = import_program(program)
-    notes = list(notes or [])
+    notes = list(notes)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
@@ -229,18 +283,20 @@ def _captured_program(
     names = _leaf_names(in_spec, imported, parameters)
     arguments = _arguments(imported, names)
     mode, shape_env = imported.environment()
-    leaves = _leaves(examples, program, in_spec)
-    ranges = find_ranges(
-        arguments, leaves, examples.wishes if examples else {}, program.range_constraints, shape_env, notes
-    )
-    return Captured(
+    leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
+    symbols = find_symbols(arguments)
+    guards = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
+    if original is not None:
+        # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
+        guards += written_guards(original, arguments, symbols, notes)
+    ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, guards, notes)
+    captured = Captured(
         graph=imported.graph,
         constants=imported.constants,
         in_spec=in_spec,
         out_spec=out_spec,
         arguments=arguments,
         ranges=ranges,
-        profiles=find_profiles(arguments, leaves, examples.wishes if examples else {}, ranges),
         fake_mode=mode,
         shape_env=shape_env,
         model_class=name,
@@ -249,8 +305,44 @@ def _captured_program(
         tied=imported.tied,
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
-        notes=tuple(notes),
     )
+    _settle_guards(captured, guards, model, leaves, wishes, notes)
+    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
+    captured.notes = tuple(notes)
+    return captured
+
+
+def _settle_guards(
+    captured: Captured,
+    guards: Sequence[Guard],
+    model: nn.Module | None,
+    leaves: list[Any] | None,
+    wishes: Mapping[tuple[int, int], Wish],
+    notes: list[str],
+) -> None:
+    """Keep the guards that calls are to be held against, and narrow ranges to where the others hold.
+
+    Raises ``CaptureError`` where the user gave a range in which they do not hold.
+    """
+    tried: dict[tuple[sympy.Symbol, int], str | None] = {}
+
+    def trial(symbol: sympy.Symbol, size: int) -> str | None:
+        assert model is not None
+        assert leaves is not None
+        if (symbol, size) not in tried:
+            tried[symbol, size] = difference(model, captured, leaves, {symbol: size})
+        return tried[symbol, size]
+
+    settled = settle(guards, captured.ranges, None if model is None or leaves is None else trial)
+    narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
+    # What the model itself decides comes first, and says most.
+    missed = sorted(settled.missed, key=lambda guard: not guard.asked)
+    for guard in missed[:_MOST_NOTES]:
+        at = f" ({guard.source})" if guard.source else ""
+        notes.append(f"calls must have sizes with {guard.text(captured.arguments)}{at}; others are refused")
+    if len(missed) > _MOST_NOTES:
+        notes.append(f"{len(missed) - _MOST_NOTES} more conditions on the sizes of calls are checked")
+    captured.guards = tuple(settled.guards)
 
 
 def _captured_graph(module: fx.GraphModule) -> Captured:
@@ -262,8 +354,9 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
-    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, notes)
-    return Captured(
+    guards = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
+    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, guards, notes)
+    captured = Captured(
         graph=imported.graph,
         constants=imported.constants,
         in_spec=in_spec,
@@ -277,8 +370,10 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
         tied=imported.tied,
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
-        notes=tuple(notes),
     )
+    _settle_guards(captured, guards, None, None, {}, notes)
+    captured.notes = tuple(notes)
+    return captured
 
 
 def _plain(value: Any) -> Any:

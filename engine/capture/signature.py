@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 from engine.capture.inputs import Range
 from engine.errors import InputError
 from engine.sizes import Int
+
+if TYPE_CHECKING:
+    from engine.capture.guards import Guard
 
 # Distinct shape signatures remembered as checked; a server with more than that pays for checks again.
 _REMEMBERED = 4096
@@ -39,6 +42,12 @@ class Argument:
         """Whether the graph has the value built in instead of taking it."""
         return self.placeholder is None
 
+    @property
+    def symbols(self) -> frozenset[sympy.Symbol]:
+        """The symbols of its sizes."""
+        sizes = (*(self.shape or ()), self.symbol)
+        return frozenset().union(*(size.free_symbols for size in sizes if isinstance(size, sympy.Expr)))
+
     def __str__(self) -> str:
         return f"input {self.name!r}"
 
@@ -50,6 +59,7 @@ class Signature:
     ``arguments`` are the leaves of ``in_spec`` in order.  ``parameters`` names the positional
     parameters of ``forward``, so that an argument may be passed by position or by keyword however it
     was passed at capture; ``defaults`` are the values that may be passed though they were left out.
+    ``guards`` must hold of the sizes of a call.
     """
 
     in_spec: pytree.TreeSpec
@@ -58,6 +68,7 @@ class Signature:
     ranges: Mapping[sympy.Symbol, Range]
     parameters: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
 
     def __post_init__(self) -> None:
         positional, keyword = _children(self.in_spec)
@@ -181,6 +192,23 @@ class Signature:
                 self._check_size(str(argument), argument.symbol, value, sizes, later)
         for where, expression, size in later:
             self._check_expression(where, expression, size, sizes)
+        if self.guards:
+            self._check_guards({symbol: size for symbol, (size, _) in sizes.items()}, leaves)
+
+    def _check_guards(self, sizes: Mapping[sympy.Symbol, int], leaves: Sequence[Any]) -> None:
+        for guard in self.guards:
+            if all(symbol in sizes for symbol in guard.symbols) and not guard.holds(sizes):
+                shapes = ", ".join(
+                    f"{argument.name} {list(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf}"
+                    for argument, leaf in zip(self.arguments, leaves, strict=True)
+                    if any(symbol in guard.symbols for symbol in argument.symbols)
+                )
+                at = f" (at {guard.source})" if guard.source else ""
+                raise InputError(
+                    f"the model was compiled for sizes with {guard.text(self.arguments)}, by which {guard.who} decides"
+                    f"{at}; that does not hold for {shapes}. Compile it once more with example inputs of these sizes, "
+                    "or give its dims ranges that keep to one side"
+                )
 
     def _check_tensor(self, argument: Argument, value: Any) -> None:
         if not isinstance(value, torch.Tensor):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import sympy
 import torch
 from torch.utils._sympy import functions as symbolic
 
-from engine.conversion.scope import NetworkScope
+from engine.conversion.scope import NetworkScope, Refused
 from engine.sizes import Int, floordiv, is_known, mul, normal, sub
 from engine.tensorrt import load
 
@@ -37,6 +38,33 @@ _RELATIONS: dict[type, tuple[str, bool]] = {
     sympy.Le: ("GREATER", True),
 }
 _MOST_POWER = 8
+_REAL: dict[type, str] = {
+    sympy.Add: "SUM",
+    sympy.Mul: "PROD",
+    sympy.Pow: "POW",
+    symbolic.FloatPow: "POW",
+    symbolic.FloatTrueDiv: "DIV",
+    symbolic.IntTrueDiv: "DIV",
+    symbolic.Max: "MAX",
+    symbolic.Min: "MIN",
+}
+_ROUNDINGS = (symbolic.CeilToInt, symbolic.FloorToInt)
+
+
+# What gives numbers that need not be whole; names differ between versions of PyTorch.
+_FRACTIONS = tuple(
+    getattr(symbolic, name)
+    for name in ("FloatPow", "FloatTrueDiv", "IntTrueDiv", "RoundDecimal", "ToFloat", "TruncToFloat")
+    if hasattr(symbolic, name)
+)
+
+
+def _is_real(size: sympy.Basic) -> bool:
+    """Whether a size is a number that need not be whole."""
+    if isinstance(size, (*_FRACTIONS, sympy.Float)):
+        return True
+    inside = isinstance(size, sympy.Add | sympy.Mul | sympy.Pow | symbolic.Max | symbolic.Min)
+    return inside and any(map(_is_real, size.args))
 
 
 class ShapeTensors:
@@ -114,6 +142,10 @@ class ShapeTensors:
         leaf = self._leaves.get(size)  # type: ignore[call-overload]
         if leaf is not None:
             return self._dim(*leaf, f"sizes/{size}")
+        if _is_real(size):
+            return self._real(size)
+        if isinstance(size, _ROUNDINGS) and isinstance(size.args[0], symbolic.IntTrueDiv):
+            return self._rounded(size)
         if isinstance(size, sympy.Symbol):
             solved = self._linear(size)
             return self._asked(size) if solved is None else self._solve(size, solved)
@@ -134,6 +166,27 @@ class ShapeTensors:
         if size.is_Rational or size in (sympy.true, sympy.false):
             return True
         return isinstance(size, (*_FOLDS, *_DIVISIONS, *_REMAINDERS, *_RELATIONS))
+
+    def _real(self, size: sympy.Basic) -> Any:
+        """A number that is not whole, a quotient of sizes say, as FLOAT."""
+        if size.is_number:
+            return self._scope.numbers([float(size)], torch.float32)  # type: ignore[arg-type]
+        if not _is_real(size):
+            return self._scope.cast(self.piece(size), torch.float32, f"sizes/{size}/real")
+        operands = [self._real(operand) for operand in size.args]
+        if isinstance(size, symbolic.ToFloat):
+            return operands[0]
+        operation = _REAL.get(type(size))
+        if operation is None:
+            raise Refused(f"{size} is not a whole number, and no layer computes it from sizes")
+        return reduce(lambda a, b: self._elementwise(operation, a, b, size), operands)
+
+    def _rounded(self, size: sympy.Basic) -> Any:
+        """A quotient of sizes as a whole number, which no rounding of floats may come into."""
+        above, below = map(normal, size.args[0].args)
+        if isinstance(size, symbolic.CeilToInt):
+            return self.piece(mul(-1, floordiv(mul(-1, above), below)))
+        return self.piece(floordiv(above, below))
 
     def _operation(self, size: sympy.Basic) -> Any:
         kind, args = type(size), size.args
@@ -158,7 +211,8 @@ class ShapeTensors:
             return self._elementwise("PROD", self.piece(base), self.piece(rest), size)
         if kind in _RELATIONS:
             operation, negated = _RELATIONS[kind]
-            made = self._elementwise(operation, self.piece(args[0]), self.piece(args[1]), size)
+            piece = self._real if any(map(_is_real, args)) else self.piece
+            made = self._elementwise(operation, piece(args[0]), piece(args[1]), size)
             return self._negated(made, size) if negated else made
         if kind is sympy.Not:
             return self._negated(self.piece(args[0]), size)

@@ -26,6 +26,8 @@ def read_report(data: Any) -> Report:
             compute_capabilities=tuple(map(str, data["compute_capabilities"])),
             tensorrt=str(data["tensorrt"]),
             refusals=[_fallback(refusal) for refusal in data["refusals"]],
+            # Reports of earlier versions have none.
+            notes=tuple(map(str, data.get("notes", ()))),
         )
         for phase, seconds in data["timings"]["phases"]:
             report.timings.phases[str(phase)] = float(seconds)

@@ -16,12 +16,20 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from engine.capture.guards import Guard
 from engine.capture.inputs import Range
 from engine.capture.pytrees import register
 from engine.capture.signature import Argument, Signature, _children, _is_leaf
 from engine.errors import FileError, SaveError
 from engine.files.values import read_value, write_value
-from engine.runtime.expressions import Symbols, read_size, read_symbols, write_size
+from engine.runtime.expressions import (
+    Symbols,
+    read_relation,
+    read_size,
+    read_symbols,
+    write_relation,
+    write_size,
+)
 from engine.runtime.metadata import read_dtype, write_dtype
 
 _LIBRARIES = frozenset({"diffusers", "torch", "torchvision", "transformers"})
@@ -49,6 +57,7 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         "ranges": [[write_size(symbol, symbols), *range_] for symbol, range_ in signature.ranges.items()],
         "parameters": list(signature.parameters),
         "defaults": {name: write_value(value) for name, value in signature.defaults.items()},
+        "guards": [[write_relation(g.relation, symbols), g.source, g.asked] for g in signature.guards],
     }
     return {**data, "symbols": symbols}
 
@@ -69,6 +78,11 @@ def read_signature(data: Any) -> Signature:
             ranges,  # type: ignore[arg-type]
             tuple(map(str, data["parameters"])),
             {str(name): read_value(value) for name, value in data["defaults"].items()},
+            # Files of earlier versions have none.
+            tuple(
+                Guard(read_relation(relation, symbols), str(source), bool(asked))
+                for relation, source, asked in data.get("guards", ())
+            ),
         )
     except FileError:
         raise

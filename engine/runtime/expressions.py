@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import sympy
+from sympy.logic.boolalg import Boolean
 from sympy.printing.str import StrPrinter
 from torch.utils._sympy import functions
 
@@ -47,6 +48,9 @@ class _Printer(StrPrinter):
     def _print_Function(self, expr: Any) -> str:
         return f"{type(expr).__name__}({self.stringify(expr.args, ', ')})"
 
+    def _print_Float(self, expr: Any) -> str:
+        return repr(float(expr))
+
     _print_Max = _print_Min = _print_LatticeOp = _print_And = _print_Or = _print_Not = _print_Function
 
 
@@ -56,17 +60,28 @@ def write_size(size: Int, symbols: Symbols) -> int | str:
     Raises:
         SaveError: it holds something that has no text form.
     """
-    if isinstance(size, int):
-        return size
-    for symbol in size.free_symbols:
-        symbols[symbol.name] = {name: True for name in _ASSUMPTIONS if getattr(symbol, f"is_{name}")}
-    text = str(_Printer().doprint(size))
+    return size if isinstance(size, int) else _write(size, symbols, read_size)
+
+
+def write_relation(relation: sympy.Basic, symbols: Symbols) -> str:
+    """A relation between staged ints as text; its symbols are added to ``symbols``.
+
+    Raises:
+        SaveError: it holds something that has no text form.
+    """
+    return _write(relation, symbols, read_relation)
+
+
+def _write(expression: sympy.Basic, symbols: Symbols, read: Callable[[str, Any], Any]) -> str:
+    for symbol in expression.free_symbols:
+        symbols[str(symbol)] = {name: True for name in _ASSUMPTIONS if getattr(symbol, f"is_{name}")}
+    text = str(_Printer().doprint(expression))
     try:
-        same = read_size(text, read_symbols(symbols)) == size
+        same = read(text, read_symbols(symbols)) == expression
     except FileError as error:
-        raise SaveError(f"the size {size} cannot be saved: {error}") from None
+        raise SaveError(f"the size {expression} cannot be saved: {error}") from None
     if not same:
-        raise SaveError(f"the size {size} cannot be saved: it reads back as something else")
+        raise SaveError(f"the size {expression} cannot be saved: it reads back as something else")
     return text
 
 
@@ -94,10 +109,26 @@ def read_size(value: Any, symbols: Mapping[str, sympy.Symbol]) -> Int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    return _parsed(value, symbols, normal)
+
+
+def read_relation(value: Any, symbols: Mapping[str, sympy.Symbol]) -> sympy.Basic:
+    """A relation from what `write_relation` gave.
+
+    Raises:
+        FileError: it is none; nothing in it is run as code.
+    """
+    relation = _parsed(value, symbols, sympy.sympify)
+    if not isinstance(relation, Boolean):
+        raise FileError(f"{value[:80]!r} is not a relation between sizes")
+    return relation
+
+
+def _parsed(value: Any, symbols: Mapping[str, sympy.Symbol], finish: Callable[[Any], Any]) -> Any:
     if not isinstance(value, str) or len(value) > 10_000:
         raise FileError(f"{str(value)[:80]!r} is not a size")
     try:
-        return normal(_read(ast.parse(value, mode="eval").body, symbols))
+        return finish(_read(ast.parse(value, mode="eval").body, symbols))
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError, AttributeError) as error:
         raise FileError(f"{value[:80]!r} is not a size: {error}") from None
 
@@ -108,6 +139,8 @@ def _read(node: ast.expr, symbols: Mapping[str, sympy.Symbol]) -> Any:
             return sympy.true if value else sympy.false
         case ast.Constant(value=int() as value):
             return sympy.Integer(value)
+        case ast.Constant(value=float() as value):
+            return sympy.Float(value)
         case ast.Name(id=name) if name in symbols:
             return symbols[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -140,4 +173,4 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
     raise ValueError(f"{type(op).__name__} has no meaning in a size")
 
 
-__all__ = ["Symbols", "read_size", "read_symbols", "write_size"]
+__all__ = ["Symbols", "read_relation", "read_size", "read_symbols", "write_relation", "write_size"]

@@ -10,7 +10,7 @@ def deit_tiny_patch16_224(request: Request) -> Built:
 
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 10}
     model = timm.create_model("deit_tiny_patch16_224", **request.pick(sizes, {}))
-    return Built(model, (request.image(32, 224),), {}, {"x": request.dims()})
+    return Built(model, (request.image(32, 224),), {}, {"x": request.dims(2, 3)})
 
 
 def mixer_s32_224(request: Request) -> Built:
@@ -20,7 +20,7 @@ def mixer_s32_224(request: Request) -> Built:
         model = MlpMixer(num_classes=10, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)
     else:
         model = MlpMixer(num_classes=1000, img_size=224, patch_size=32, num_blocks=8, embed_dim=512)
-    return Built(model, (request.image(32, 224),), {}, {"x": request.dims()})
+    return Built(model, (request.image(32, 224),), {}, {"x": request.dims(2, 3)})
 
 
 def convnextv2_atto(request: Request) -> Built:
@@ -60,6 +60,6 @@ def levit_128s(request: Request) -> Built:
     }
     model = timm.create_model("levit_128s", **request.pick(sizes, {}))
     return calibrated(
-        Built(model, (request.image(64, 224),), {}, {"x": request.dims()}),
+        Built(model, (request.image(64, 224),), {}, {"x": request.dims(2, 3)}),
         request.pick((4, 3, 64, 64), (2, 3, 224, 224)),
     )

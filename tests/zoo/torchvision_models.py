@@ -78,7 +78,7 @@ def vit_b_16(request: Request) -> Built:
         model = VisionTransformer(
             image_size=224, patch_size=16, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072
         )
-    return Built(model, (request.image(32, 224),), {}, {"x": request.dims()})
+    return Built(model, (request.image(32, 224),), {}, {"x": request.dims(2, 3)})
 
 
 def swin_t(request: Request) -> Built:
