@@ -13,7 +13,10 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 # Op libraries of PyTorch itself that exist only after an import.
-_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed"}
+_LIBRARIES = {
+    "onnx": "torch.onnx.ops",
+    "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
+}
 # Namespaces that every process has; ops of others belong to packages that may or may not be imported.
 OWN = frozenset({"aten", "prims", "prim", *_LIBRARIES})
 
