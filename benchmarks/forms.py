@@ -108,7 +108,7 @@ class Windows(nn.Module):
         self.register_buffer("mask", torch.randn(count, length, length).round().clamp(-1, 0) * 100)
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        b, h, n, d = q.shape
+        _, h, n, d = q.shape
         scores = (q * d**-0.5) @ k.transpose(-2, -1) + self.bias
         masked = scores.view(-1, self.mask.shape[0], h, n, n) + self.mask[None, :, None]
         return torch.softmax(masked.view(-1, h, n, n), -1) @ v
@@ -184,7 +184,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, size: int, activations: bool) -> None:
         super().__init__()
-        import torch.ao.quantization.fx._decomposed  # noqa: F401
+        import torch.ao.quantization.fx._decomposed
 
         self.activations = activations
         weight = torch.randn(size, size) * size**-0.5
