@@ -201,7 +201,10 @@ class Int8Linear(nn.Module):
 
 
 class Form(NamedTuple):
-    """A module with its inputs, compiled with the rules ``fused`` and with ``other``; none: the built-in ones."""
+    """A module with its inputs, compiled with the rules ``fused`` and with ``other``; none: the built-in ones.
+
+    ``instead`` is what is compiled with ``other``, where that is another module.
+    """
 
     name: str
     module: nn.Module
@@ -209,6 +212,7 @@ class Form(NamedTuple):
     fused: RuleSet | None
     other: RuleSet | None
     what: str
+    instead: nn.Module | None = None
 
 
 def forms(small: bool) -> list[Form]:
@@ -237,6 +241,7 @@ def forms(small: bool) -> list[Form]:
     rms = everything.without("normalization.rms_norm_*")
     norms = everything.without("normalization.layer_norm_divided")
     gelus = everything.without("activation.gelu_*")
+    floats = nn.Linear(size, size, bias=False)
     swin = Windows(2 if small else 64, window.shape[1], window.shape[2])
     return [
         Form("attention", Written(), (vit, vit, vit, None), None, written, "matmul, softmax, matmul"),
@@ -259,10 +264,8 @@ def forms(small: bool) -> list[Form]:
         Form("llama", Block(size), (wide,), None, turned, "rotary as written"),
         Form("llama rms", Block(size), (wide,), None, rms, "RMS norms as written"),
         Form("llama joined", Block(size), (wide,), joined, None, "separate products (built in)"),
-        Form("int8 weight", Int8Linear(size, False), (wide,), None,
-             everything.without("quantization.linear_of_quantized*"), "the weight in floats"),
-        Form("int8 linear", Int8Linear(size, True), (wide,), None,
-             everything.without("quantization.linear_of_quantized*"), "int8 activations, the weight in floats"),
+        Form("int8 weight", Int8Linear(size, False), (wide,), None, None, "the weight in floats", floats),
+        Form("int8 linear", Int8Linear(size, True), (wide,), None, None, "all in floats", floats),
     ]  # fmt: skip
 
 
@@ -285,8 +288,8 @@ def main() -> int:
 def _line(form: Form, dtype: torch.dtype, device: str) -> str:
     times: list[float] = []
     errors: list[str] = []
-    model = form.module.eval().to(device, dtype)
-    for rules in (form.fused, form.other):
+    for module, rules in ((form.module, form.fused), (form.instead or form.module, form.other)):
+        model = module.eval().to(device, dtype)
         inputs = tuple(_moved(value, device, dtype) for value in form.inputs)
         try:
             compiled = engine.compile(model, inputs, rules=() if rules is None else [rules])

@@ -129,7 +129,13 @@ MODELS = {
         {"vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 4, "rotary_dim": 4},
         {"attention.written_masked_and_divided"},
     ),
-}
+    "Bloom": ("BloomModel", {"vocab_size": 64, "hidden_size": 32, "n_layer": 1, "n_head": 4},
+              {"attention.written_in_batches"}),
+    "DebertaV2": ("DebertaV2Model",
+                  _SIZES | {"intermediate_size": 48, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
+                            "position_buckets": 8},
+                  {"attention.written_in_batches_and_filled"}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
