@@ -3,6 +3,9 @@
 Each model is compiled to a real engine with dynamic batch and length, and run by the interpreter at both ends of them.
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.onnx.ops
@@ -138,3 +141,21 @@ def test_without_the_layer_it_is_products():
     assert layer_kinds(compiled)["ROTARY_EMBEDDING"] == 0
     assert compiled.report.rules_used["rotary.rotary_in_parts"] == 1
     assert_agrees(compiled, module, *inputs, tolerance=1e-5)
+
+
+def test_another_process_finds_the_op_where_pytorch_runs_it(tmp_path):
+    module, inputs = Halves(8, 1.0).eval(), (torch.randn(2, 3, 5, 8), torch.arange(10).view(2, 5))
+    compiled = engine.compile(
+        module, inputs, runtime="interpreter", min_block_size=1, torch_executed_ops={"onnx.RotaryEmbedding"}
+    )
+    assert layer_kinds(compiled)["ROTARY_EMBEDDING"] == 0
+    assert_agrees(compiled, module, *inputs, tolerance=1e-5)
+    path = tmp_path / "rotary.pt2"
+    engine.save(compiled, path, program=True)
+    code = f"""
+import torch, engine
+module = engine.load({str(path)!r}, runtime="interpreter")
+print(tuple(module(torch.randn(2, 3, 5, 8), torch.arange(10).view(2, 5)).shape))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert ran.stdout.split("\n")[0] == "(2, 3, 5, 8)", ran.stderr

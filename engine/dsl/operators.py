@@ -74,15 +74,20 @@ def _dispatched(op: OpOverload) -> bool:
     return True
 
 
-def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
-    if not name:
-        return None
+def register(namespace: str) -> bool:
+    """Import the part of PyTorch that registers the ops of a namespace; False where this PyTorch has none."""
     library = _LIBRARIES.get(namespace)
     if library is not None:
         try:
             importlib.import_module(library)
         except ImportError:
-            return None
+            return False
+    return True
+
+
+def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
+    if not name or not register(namespace):
+        return None
     packet = getattr(getattr(torch.ops, namespace), name, None)
     return packet if isinstance(packet, OpOverloadPacket) else None
 
