@@ -2,19 +2,16 @@
 
     python -m benchmarks.forms [--dtype float16] [--only attention,rotary] [--small]
 
-Every line is one module, compiled once as the rules write it and once otherwise: without the fusion, or with a rule
-that is not built in.  Without a GPU both are built and compared with eager, and not timed.
+Every line is one module, compiled once with the fusion and once otherwise: without the rules for it, or, where the
+fusion is a candidate that is not built in (``joined.rules``), with the built-in rules alone.  Without a GPU both are
+built and compared with eager, and not timed.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,19 +20,10 @@ from torch import nn
 
 import engine
 from benchmarks.models import _latency
-from engine.dsl.source import builtin_sources
 from engine.rules import RuleSet
 
-# What TensorRT's layer for rotary embeddings asks for: caches of half the head size, one row per batch.
-_ROTARY = """
-def half_angles(c, b, n) = expand_to(trt.shuffle(trt.slice(c, start=[0], shape=[n], stride=[1], axes=[3]), reshape=[dim(c, 0), dim(c, 2), n]), [b, dim(c, 2), n])
-
-convert rotary "Rotary embedding by its layer, where both halves of the angles are known to be equal."
-  match aten.add.Tensor{aten.mul.Tensor{x: floating[_, _, _, D], c: floating[_, 1, _, D]}, aten.mul.Tensor{aten.cat([aten.neg(aten.slice.Tensor(x, 3, h, _, 1)), aten.slice.Tensor(x, 3, 0, h, 1)], 3), s: floating[_, 1, _, D]}}
-  when  h + h == D
-  emit  trt.rotary_embedding(x, half_angles(c, dim(x, 0), h), half_angles(s, dim(x, 0), h))
-  over  arithmetic.add
-"""  # noqa: E501
+# Linear layers of one input as one product.
+_JOINED = Path(__file__).with_name("joined.rules")
 
 _UNGUARDED = """
 convert unguarded "Attention that does not look for queries without any key."
@@ -78,16 +66,52 @@ class Masked(nn.Module):
 
 
 class Rotary(nn.Module):
-    def __init__(self, length: int, size: int) -> None:
+    """Rotary embedding as transformers writes it; ``pairs``: of neighbours (GPT-J) instead of halves (Llama)."""
+
+    def __init__(self, size: int, pairs: bool = False) -> None:
         super().__init__()
-        angles = torch.outer(torch.arange(length), 10000 ** (-torch.arange(0, size, 2) / size))
-        angles = torch.cat([angles, angles], -1)[None, None]
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.pairs = pairs
+        self.register_buffer("frequencies", 10000 ** (-torch.arange(0, size, 2) / size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, -1)
-        return x * self.cos + torch.cat([-second, first], -1) * self.sin
+        positions = torch.arange(x.shape[2], device=x.device)
+        angles = (positions[None, :, None].float() * self.frequencies.float()).to(x.dtype)
+        if self.pairs:
+            cos, sin = (f(angles)[:, None].repeat_interleave(2, 3) for f in (torch.cos, torch.sin))
+            turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+        else:
+            angles = torch.cat((angles, angles), -1)
+            cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+            half = x.shape[-1] // 2
+            turned = torch.cat((-x[..., half:], x[..., :half]), -1)
+        return x * cos + turned * sin
+
+
+class RMSNorm(nn.Module):
+    """As transformers' Llama: in float32, and the weight after the conversion back."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.float()
+        return self.weight * (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+class Windows(nn.Module):
+    """Swin's attention in shifted windows: ``count`` windows an image, each with a mask of its own."""
+
+    def __init__(self, count: int, heads: int, length: int) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.randn(1, heads, length, length))
+        self.register_buffer("mask", torch.randn(count, length, length).round().clamp(-1, 0) * 100)
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        _, h, n, d = q.shape
+        scores = (q * d**-0.5) @ k.transpose(-2, -1) + self.bias
+        masked = scores.view(-1, self.mask.shape[0], h, n, n) + self.mask[None, :, None]
+        return torch.softmax(masked.view(-1, h, n, n), -1) @ v
 
 
 class LayerNorm(nn.Module):
@@ -106,95 +130,142 @@ class Gelu(nn.Module):
         return 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
-class Projections(nn.Module):
-    """Query, key and value of one input, and what an attention would do with them."""
+class GeluErf(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0.5 * (1.0 + torch.erf(x / 1.4142135623730951))
 
-    def __init__(self, size: int, joined: bool) -> None:
+
+class Projections(nn.Module):
+    """Query, key and value of one input, and what an attention does with them; heads of 64."""
+
+    def __init__(self, size: int, groups: int = 1) -> None:
         super().__init__()
-        self.size, self.joined = size, joined
-        self.layers = nn.ModuleList([nn.Linear(size, size) for _ in range(3)])
+        self.layers = nn.ModuleList([nn.Linear(size, size // n) for n in (1, groups, groups)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.joined:
-            weight = torch.cat([layer.weight for layer in self.layers])
-            bias = torch.cat([layer.bias for layer in self.layers])
-            q, k, v = nn.functional.linear(x, weight, bias).split(self.size, -1)
-        else:
-            q, k, v = (layer(x) for layer in self.layers)
         b, n, _ = x.shape
-        q, k, v = (t.reshape(b, n, -1, 64).transpose(1, 2) for t in (q, k, v))
-        return nn.functional.scaled_dot_product_attention(q, k, v)
+        q, k, v = (layer(x).reshape(b, n, -1, 64).transpose(1, 2) for layer in self.layers)
+        return nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=k.shape[1] != q.shape[1])
+
+
+class Gated(nn.Module):
+    """Llama's feed-forward network."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(size, 4 * size, bias=False), nn.Linear(size, 4 * size, bias=False)
+        self.down = nn.Linear(4 * size, size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """A layer of Llama; heads of 64, four of the query to one of the key."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([RMSNorm(size), RMSNorm(size)])
+        self.q, self.o = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)
+        self.k, self.v = (nn.Linear(size, size // 4, bias=False) for _ in range(2))
+        self.rotary, self.attention, self.gated = Rotary(64), Grouped(4), Gated(size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, _ = x.shape
+        y = self.norms[0](x)
+        q, k, v = (layer(y).view(b, n, -1, 64).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = self.attention(self.rotary(q), self.rotary(k), v, None)
+        x = x + self.o(y.transpose(1, 2).reshape(b, n, -1))
+        return x + self.gated(self.norms[1](x))
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with int8 weights, as PT2E writes it; ``activations`` in int8 as well."""
+
+    def __init__(self, size: int, activations: bool) -> None:
+        super().__init__()
+        import torch.ao.quantization.fx._decomposed
+
+        self.activations = activations
+        weight = torch.randn(size, size) * size**-0.5
+        self.scale = (weight.abs().amax() / 127).item()
+        self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ops = torch.ops.quantized_decomposed
+        if self.activations:
+            how = (0.03, 0, -128, 127, torch.int8)
+            x = ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *how), *how)
+        w = ops.dequantize_per_tensor(self.weight, self.scale, 0, -127, 127, torch.int8, out_dtype=x.dtype)
+        return nn.functional.linear(x, w)
 
 
 class Form(NamedTuple):
-    """A computation in two forms, ``(module, rules)`` each, and its inputs."""
+    """A module with its inputs, compiled with the rules ``fused`` and with ``other``; none: the built-in ones.
+
+    ``instead`` is what is compiled with ``other``, where that is another module.
+    """
 
     name: str
+    module: nn.Module
     inputs: tuple[Any, ...]
-    fused: tuple[nn.Module, RuleSet | None]
-    other: tuple[nn.Module, RuleSet | None]
+    fused: RuleSet | None
+    other: RuleSet | None
     what: str
+    instead: nn.Module | None = None
 
 
-def without(folder: Path, *names: str) -> RuleSet:
-    """The built-in rules but for some, ``file.name`` each (a file that exists twice counts as one)."""
-    place = folder / "-".join(names)
-    for source in builtin_sources():
-        text = source.text
-        for name in names:
-            stem, _, rule = name.partition(".")
-            if source.stem == stem:
-                text = re.sub(rf"(?ms)^(simplify|lower|convert) {rule}\b.*?(?=^\S|\Z)", "", text)
-        text = re.sub(r"(?m)^  over  (.*)\n", partial(_over, {name.partition(".")[2] for name in names}), text)
-        target = place / Path(source.path).parent.name / Path(source.path).name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-    return RuleSet.load(place, builtin=False)
-
-
-def _over(gone: set[str], line: re.Match[str]) -> str:
-    rules = [rule for rule in line[1].split(", ") if rule.split(".")[-1] not in gone]
-    return f"  over  {', '.join(rules)}\n" if rules else ""
-
-
-def forms(folder: Path, small: bool) -> list[Form]:
+def forms(small: bool) -> list[Form]:
     def heads(b: int, h: int, s: int, d: int) -> torch.Tensor:
         return torch.randn((2, min(h, 4), 16, 16) if small else (b, h, s, d))
 
-    written = [f"attention.written{kind}" for kind in ("", "_scaled", "_masked", "_biased_and_masked",
-                                                       "_scaled_and_masked", "_divided_and_masked")]  # fmt: skip
-    plain = without(folder, *written)
     q, g = heads(8, 32, 512, 64), heads(8, 8, 512, 64)
     if small:
         g = g[:, :2]
     bert, vit = heads(8, 12, 512, 64), heads(8, 12, 197, 64)
+    window = heads(512, 3, 49, 32)
     length = bert.shape[2]
     padding = torch.zeros(bert.shape[0], 1, length, length)
     padding[:, :, :, length // 2 :] = -1e4
     bias = torch.randn(1, bert.shape[1], length, length)
     lengths = torch.full((bert.shape[0],), length // 2)
-    wide = torch.randn(*((2, 16, 64) if small else (8, 512, 768)))
+    wide = torch.randn(*((2, 16, 256) if small else (8, 512, 2048)))
     size = wide.shape[-1]
-    projections = Projections(size, joined=False)
-    joined = Projections(size, joined=True)
-    joined.load_state_dict(projections.state_dict())
-    norm, rotary, gelu = LayerNorm(size), Rotary(q.shape[2], q.shape[3]), Gelu()
-    norms = without(folder, "normalization.layer_norm_divided")
-    gelus = without(folder, "activation.gelu_tanh", "activation.gelu_tanh_cubed")
-    group = q.shape[1] // g.shape[1]
+
+    everything = RuleSet.load()
+    written = everything.without("attention.written*", "attention.query_scaled")
+    joined = RuleSet.load(_JOINED)
+    unguarded = RuleSet.from_text(_UNGUARDED, builtin=True)
+    parts = everything.without("rotary.rotary")
+    turned = everything.without("rotary.rotary_of_*")
+    rms = everything.without("normalization.rms_norm_*")
+    norms = everything.without("normalization.layer_norm_divided")
+    gelus = everything.without("activation.gelu_*")
+    floats = nn.Linear(size, size, bias=False)
+    swin = Windows(2 if small else 64, window.shape[1], window.shape[2])
     return [
-        Form("attention", (vit, vit, vit, None), (Written(), None), (Written(), plain), "matmul, softmax, matmul"),
-        Form("attention+mask", (bert, bert, bert, padding), (Written(), None), (Written(), plain), "the same, masked"),
-        Form("attention+bias", (bert, bert, bert, bias), (Written(), None), (Written(), plain), "the same, a bias"),
-        Form("grouped", (q, g, g, None), (Grouped(group), None), (Grouped(group), without(folder, "attention.grouped")),
-             "keys repeated"),
-        Form("empty rows", (bert, bert, bert, lengths), (Masked(), None),
-             (Masked(), RuleSet.from_text(_UNGUARDED, builtin=True)), "no look for empty rows"),
-        Form("layer norm", (wide,), (norm, None), (norm, norms), "mean, square, root"),
-        Form("gelu", (wide,), (gelu, None), (gelu, gelus), "powers and tanh"),
-        Form("rotary", (q,), (rotary, RuleSet.from_text(_ROTARY, builtin=True)), (rotary, None),
-             "slices and cat (built in)"),
-        Form("projections", (wide,), (joined, None), (projections, None), "three products (built in)"),
+        Form("attention", Written(), (vit, vit, vit, None), None, written, "matmul, softmax, matmul"),
+        Form("attention+mask", Written(), (bert, bert, bert, padding), None, written, "the same, masked"),
+        Form("attention+bias", Written(), (bert, bert, bert, bias), None, written, "the same, a bias"),
+        Form("grouped", Grouped(q.shape[1] // g.shape[1]), (q, g, g, None), None,
+             everything.without("attention.grouped"), "keys repeated"),
+        Form("windows", swin, (window, window, window), None, written, "matmul, two masks, softmax, matmul"),
+        Form("empty rows", Masked(), (bert, bert, bert, lengths), None, unguarded, "no look for empty rows"),
+        Form("layer norm", LayerNorm(size), (wide,), None, norms, "mean, square, root"),
+        Form("rms norm", RMSNorm(size), (wide,), None, rms, "as written"),
+        Form("gelu", Gelu(), (wide,), None, gelus, "powers and tanh"),
+        Form("gelu erf", GeluErf(), (wide,), None, gelus, "erf"),
+        Form("rotary", Rotary(q.shape[3]), (q,), None, turned, "slices and cat, as written"),
+        Form("rotary parts", Rotary(q.shape[3]), (q,), None, parts, "slices and products of halves"),
+        Form("rotary pairs", Rotary(q.shape[3], pairs=True), (q,), None, turned, "slices and stack, as written"),
+        Form("projections", Projections(size), (wide,), joined, None, "three products (built in)"),
+        Form("grouped proj.", Projections(size, 4), (wide,), joined, None, "three products (built in)"),
+        Form("gated", Gated(size), (wide,), joined, None, "two products (built in)"),
+        Form("llama", Block(size), (wide,), None, turned, "rotary as written"),
+        Form("llama rms", Block(size), (wide,), None, rms, "RMS norms as written"),
+        Form("llama joined", Block(size), (wide,), joined, None, "separate products (built in)"),
+        Form("int8 weight", Int8Linear(size, False), (wide,), None, None, "the weight in floats", floats),
+        Form("int8 linear", Int8Linear(size, True), (wide,), None, None, "all in floats", floats),
     ]  # fmt: skip
 
 
@@ -206,22 +277,18 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="sizes for a trial")
     options = parser.parse_args()
     torch.manual_seed(0)
-    folder = Path(tempfile.mkdtemp(prefix="forms-"))
     print(f"{'form':16} {'fused ms':>9} {'other ms':>9} {'other/fused':>11} {'error':>8} {'error':>8}  other")
-    try:
-        for form in forms(folder, options.small):
-            if options.only and form.name not in options.only.split(","):
-                continue
-            print(_line(form, getattr(torch, options.dtype), "cuda" if gpu else "cpu"), flush=True)
-    finally:
-        shutil.rmtree(folder)
+    for form in forms(options.small):
+        if options.only and form.name not in options.only.split(","):
+            continue
+        print(_line(form, getattr(torch, options.dtype), "cuda" if gpu else "cpu"), flush=True)
     return 0
 
 
 def _line(form: Form, dtype: torch.dtype, device: str) -> str:
     times: list[float] = []
     errors: list[str] = []
-    for module, rules in (form.fused, form.other):
+    for module, rules in ((form.module, form.fused), (form.instead or form.module, form.other)):
         model = module.eval().to(device, dtype)
         inputs = tuple(_moved(value, device, dtype) for value in form.inputs)
         try:

@@ -9,15 +9,23 @@ from torch import nn
 
 import engine
 from tests.comparison import assert_agrees
+from tests.layers import layer_kinds
 from tests.models import declare_torchvision_operators
 
 declare_torchvision_operators()
 
+import transformers  # noqa: E402
 from timm.layers.activations import hard_sigmoid, hard_swish  # noqa: E402
+from timm.models.levit import LinearNorm  # noqa: E402
+from timm.models.swin_transformer import SwinTransformerBlock  # noqa: E402
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block  # noqa: E402
 from transformers.activations import ACT2FN  # noqa: E402
 from transformers.models.bloom.modeling_bloom import BloomGelu  # noqa: E402
 from transformers.models.cohere.modeling_cohere import CohereLayerNorm  # noqa: E402
 from transformers.models.deberta.modeling_deberta import DebertaLayerNorm  # noqa: E402
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm  # noqa: E402
+from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
+from transformers.models.t5.modeling_t5 import T5LayerNorm  # noqa: E402
 
 
 class Function(nn.Module):
@@ -52,6 +60,8 @@ def _norm(module):
     return module
 
 
+_RMS = {"normalization.rms_norm_scaled", "normalization.rms_norm"}
+
 FORMS = {
     "gelu_new": (ACT2FN["gelu_new"], {"activation.gelu_tanh"}),
     "gelu_fast": (ACT2FN["gelu_fast"], {"activation.gelu_tanh_factored"}),
@@ -65,6 +75,14 @@ FORMS = {
     ),
     "deberta": (_norm(DebertaLayerNorm(16)), {"normalization.layer_norm_divided"}),
     "cohere": (_norm(CohereLayerNorm(16)), {"normalization.layer_norm_multiplied", "normalization.layer_norm_scaled"}),
+    "llama": (_norm(LlamaRMSNorm(16)), {"normalization.rms_norm_written", *_RMS}),
+    "gemma": (_norm(GemmaRMSNorm(16)), {"normalization.rms_norm_written", *_RMS}),
+    "t5": (_norm(T5LayerNorm(16)), _RMS),
+    "rms_norm_of_squares": (
+        Function(lambda x: x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)),
+        {"normalization.rms_norm_multiplied"},
+    ),
+    "levit": (_norm(LinearNorm(16, 16)), {"normalization.linear_bn_flat"}),
 }
 
 
@@ -99,6 +117,133 @@ def test_textbook_attention_is_one_layer(dtype):
     assert used["attention.written_divided_and_masked"] == used["attention.fused_attention"] == 1
     for size in (2, 6, 16):
         assert_agrees(compiled, module, *inputs(size), tolerance=1e-5 if dtype == torch.float32 else 4e-3)
+
+
+_SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+
+MODELS = {
+    "Falcon": ("FalconModel", _SIZES, {"attention.written_divided_and_masked"}),
+    "MPNet": ("MPNetModel", _SIZES | {"intermediate_size": 48}, {"attention.written_scaled_biased_and_masked[1]"}),
+    "CodeGen": (
+        "CodeGenModel",
+        {"vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 4, "rotary_dim": 4},
+        {"attention.written_masked_and_divided"},
+    ),
+    "Bloom": ("BloomModel", {"vocab_size": 64, "hidden_size": 32, "n_layer": 1, "n_head": 4},
+              {"attention.written_in_batches"}),
+    "DebertaV2": ("DebertaV2Model",
+                  _SIZES | {"intermediate_size": 48, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
+                            "position_buckets": 8},
+                  {"attention.written_in_batches_and_filled"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_attention_of_a_model_is_one_layer(name):
+    model, sizes, rules = MODELS[name]
+    config = getattr(transformers, f"{name}Config")(attn_implementation="eager", **sizes)
+    config.use_cache = False
+    module = getattr(transformers, model)(config).eval()
+    shape = {0: torch.export.Dim("batch", min=1, max=4), 1: torch.export.Dim("length", min=2, max=24)}
+    tokens = torch.randint(2, 64, (2, 8))
+    compiled = engine.compile(
+        module, kwargs={"input_ids": tokens}, dynamic_shapes={"input_ids": shape}, runtime="interpreter"
+    )
+    assert compiled.report.coverage == 1.0
+    assert rules <= set(compiled.report.rules_used)
+    assert layer_kinds(compiled)["ATTENTION"] == 1
+    for size in ((1, 2), (4, 24)):
+        assert_agrees(compiled, module, input_ids=torch.randint(2, 64, size), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("block", "rules"),
+    [
+        (SwinTransformerBlock, {"attention.written_in_windows"}),
+        (SwinTransformerV2Block, {"attention.written_scaled_by_heads"}),
+    ],
+    ids=["swin", "swin-v2"],
+)
+def test_attention_in_windows_is_one_layer(block, rules):
+    # Only the windows of a shifted block have masks; those of V2 do not become a layer.
+    shift = 2 if block is SwinTransformerBlock else 0
+    module = _norm(block(16, (8, 8), num_heads=2, window_size=4, shift_size=shift)).eval()
+    batch = {0: torch.export.Dim("batch", min=1, max=4)}
+    x = torch.randn(2, 8, 8, 16)
+    compiled = engine.compile(module, (x,), dynamic_shapes={"x": batch}, runtime="interpreter")
+    assert compiled.report.coverage == 1.0
+    assert rules <= set(compiled.report.rules_used)
+    assert layer_kinds(compiled)["ATTENTION"] == 1
+    for size in (1, 4):
+        assert_agrees(compiled, module, torch.randn(size, 8, 8, 16), tolerance=1e-4)
+
+
+class Filled(nn.Module):
+    """Attention as minGPT writes it."""
+
+    def __init__(self, fill):
+        super().__init__()
+        self.fill = fill
+
+    def forward(self, q, k, v, mask):
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        return scores.masked_fill(mask, self.fill).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("fill", [float("-inf"), torch.finfo(torch.float32).min], ids=["infinity", "least"])
+def test_filled_scores_are_a_mask(fill):
+    length = torch.export.Dim("length", min=2, max=16)
+
+    def inputs(n):
+        return (*torch.randn(3, 2, 4, n, 8), torch.ones(n, n).triu(1).bool())
+
+    dims = {name: {2: length} for name in "qkv"} | {"mask": {0: length, 1: length}}
+    compiled = engine.compile(
+        Filled(fill).eval(), inputs(6), dynamic_shapes=dims, runtime="interpreter", min_block_size=1
+    )
+    assert compiled.report.rules_used["attention.written_scaled_and_filled[0]"] == 1
+    assert layer_kinds(compiled)["ATTENTION"] == 1
+    for n in (2, 16):
+        assert_agrees(compiled, Filled(fill), *inputs(n), tolerance=1e-5)
+    if fill != float("-inf"):
+        # A row of nothing but the least number weighs all keys alike; as a mask of bools it would give zeros.
+        q, k, v, _ = inputs(6)
+        assert_agrees(compiled, Filled(fill), q, k, v, torch.ones(6, 6).bool(), tolerance=1e-5)
+
+
+def test_filled_scores_in_half_precision_stay_written_out():
+    module = Filled(torch.finfo(torch.float16).min).eval()
+    inputs = (*torch.randn(3, 2, 4, 6, 8).half(), torch.ones(6, 6).bool())
+    compiled = engine.compile(module, inputs, runtime="interpreter", min_block_size=1)
+    assert layer_kinds(compiled)["ATTENTION"] == 0
+    assert_agrees(compiled, module, *inputs, tolerance=2e-3)
+
+
+class WeightOnly(nn.Module):
+    """A linear layer as torchao's ``Int8WeightOnlyConfig`` exports it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randint(-127, 128, (24, 16)).to(torch.int8))
+        self.register_buffer("scale", torch.rand(24, 1) / 100)
+
+    def forward(self, x):
+        y = torch.mm(x.reshape(-1, x.shape[-1]), self.weight.t().to(x.dtype)) * self.scale.to(x.dtype).view(-1)
+        return y.reshape(*x.shape[:-1], -1).relu()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["f32", "f16"])
+def test_int8_weights_reach_tensorrt(dtype):
+    module = WeightOnly().eval()
+    batch = {0: torch.export.Dim("batch", min=1, max=8)}
+    x = torch.randn(2, 5, 16).to(dtype)
+    compiled = engine.compile(module, (x,), dynamic_shapes={"x": batch}, runtime="interpreter", min_block_size=1)
+    assert compiled.report.coverage == 1.0
+    assert compiled.report.rules_used["quantization.linear_of_int8"] == 1
+    assert layer_kinds(compiled)["DEQUANTIZE"] == 1
+    for size in (1, 8):
+        x = torch.randn(size, 5, 16).to(dtype)
+        assert_agrees(compiled, module, x, tolerance=1e-5 if dtype == torch.float32 else 2e-3)
 
 
 class Quantized(nn.Module):

@@ -13,7 +13,10 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 # Op libraries of PyTorch itself that exist only after an import.
-_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed"}
+_LIBRARIES = {
+    "onnx": "torch.onnx.ops",
+    "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
+}
 # Namespaces that every process has; ops of others belong to packages that may or may not be imported.
 OWN = frozenset({"aten", "prims", "prim", *_LIBRARIES})
 
@@ -71,15 +74,20 @@ def _dispatched(op: OpOverload) -> bool:
     return True
 
 
-def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
-    if not name:
-        return None
+def register(namespace: str) -> bool:
+    """Import the part of PyTorch that registers the ops of a namespace; False where this PyTorch has none."""
     library = _LIBRARIES.get(namespace)
     if library is not None:
         try:
             importlib.import_module(library)
         except ImportError:
-            return None
+            return False
+    return True
+
+
+def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
+    if not name or not register(namespace):
+        return None
     packet = getattr(getattr(torch.ops, namespace), name, None)
     return packet if isinstance(packet, OpOverloadPacket) else None
 

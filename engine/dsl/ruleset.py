@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine.dsl import host
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import Source, builtin_sources, read_sources
-from engine.errors import TensorRTNotFound
+from engine.errors import SettingsError, TensorRTNotFound
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:
@@ -123,6 +125,35 @@ class RuleSet:
         while len(_recent) > _MOST_RECENT:
             del _recent[next(iter(_recent))]
         return made
+
+    def without(self, *names: str) -> RuleSet:
+        """These rules but for some, so that what a rule is worth can be measured.
+
+        Args:
+            names: ids such as ``rotary.rotary_of_halves``, which mean all members of a family; ``*`` stands for
+                anything.  They stay visible among the ``inactive`` rules.
+
+        Raises:
+            SettingsError: a name is of no active rule.
+        """
+        known = [rule.id.partition("[")[0] for rule in self.rules]
+        gone: set[str] = set()
+        for name in names:
+            found = [rule.id for rule, base in zip(self.rules, known, strict=True) if fnmatchcase(base, name)]
+            if not found:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise SettingsError(f"no active rule is called {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            gone.update(found)
+        left_out = tuple((rule, "left out") for rule in self.rules if rule.id in gone)
+        digest = hashlib.blake2b("\n".join([self.hash, *sorted(gone)]).encode(), digest_size=20).hexdigest()
+        return replace(
+            self,
+            rules=tuple(rule for rule in self.rules if rule.id not in gone),
+            inactive=self.inactive + left_out,
+            overridden=tuple(pair for pair in self.overridden if pair[0] not in gone),
+            hash=digest,
+            _by_kind={},
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RuleSet) and self.hash == other.hash

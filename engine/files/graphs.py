@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 from torch._ops import HigherOrderOperator, OpOverload
 
+from engine.dsl import operators
 from engine.errors import FileError, SaveError
 from engine.files.values import read_value, write_value
 from engine.runtime import TorchTensorRTModule
@@ -138,6 +139,7 @@ def read_function(name: Any) -> Any:
         if isinstance(found, HigherOrderOperator):
             return found
     elif len(parts) == 5 and ".".join(parts[2:4]) not in _REFUSED:
+        operators.register(parts[2])
         found = getattr(getattr(getattr(torch.ops, parts[2]), parts[3], None), parts[4], None)
         # Not every op that TorchScript knows is one of the dispatcher; those others print, save and load.
         if isinstance(found, OpOverload) and torch._C._dispatch_has_kernel(found.name()):

@@ -145,6 +145,9 @@ def _compare(rule: Rule, wanted: Sequence[torch.Tensor], got: Sequence[torch.Ten
         raise Disagreement(f"{rule.id}: {len(wanted)} outputs on the left, {len(got)} on the right")
     for index, (left, right) in enumerate(zip(wanted, got, strict=True)):
         relative, absolute = TOLERANCES.get(left.dtype, (0.0, 0.0))
+        if "nan" in rule.relax and left.is_floating_point() and left.shape == right.shape:
+            # A row of scores that are all minus infinity: softmax gives NaN, attention zeros.
+            right = torch.where(left.isnan(), left, right)
         try:
             torch.testing.assert_close(
                 right,

@@ -6,7 +6,7 @@ import pytest
 from engine.dsl.host import host
 from engine.dsl.needs import parse_version
 from engine.dsl.ruleset import RuleSet
-from engine.errors import RuleError
+from engine.errors import RuleError, SettingsError
 from engine.tensorrt import Capabilities
 
 RTX = Capabilities((11, 1), True, frozenset({"activation"}))
@@ -258,3 +258,20 @@ def test_mistakes_of_all_files_are_told_together(tmp_path):
     with pytest.raises(RuleError) as refusal:
         RuleSet.load(tmp_path, builtin=False)
     assert len(refusal.value.diagnostics) == 2
+
+
+def test_rules_can_be_left_out():
+    everything = RuleSet.load()
+    less = everything.without("rotary.rotary_of_*", "activation.gelu")
+    gone = {rule.id for rule in everything.rules} - {rule.id for rule in less.rules}
+    assert gone == {rule.id for rule, reason in less.inactive if reason == "left out"}
+    assert {"rotary.rotary_of_halves", "activation.gelu[0]", "activation.gelu[1]"} <= gone
+    assert "rotary.rotary" not in gone
+    assert less != everything
+    assert less == everything.without("activation.gelu", "rotary.rotary_of_*")
+    assert [rule for rule in everything.rules if rule in less.rules] == list(less.rules)
+
+
+def test_a_rule_that_is_not_there_cannot_be_left_out():
+    with pytest.raises(SettingsError, match=r"no active rule is called rotary\.rotari; did you mean rotary\.rotary\?"):
+        RuleSet.load().without("rotary.rotari")
