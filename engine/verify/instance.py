@@ -31,6 +31,7 @@ from engine.evaluator.evaluation import Context, Env, evaluate
 from engine.graph.mirror import Mirror, Value
 from engine.graph.recurrence import whole_recurrence
 from engine.matcher.expansion import expand
+from engine.plan import ConstantTensor
 from engine.verify.values import Tier, contents
 
 
@@ -223,18 +224,31 @@ class _Synthesis:
         if isinstance(value, tree.ListSpec):
             return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
         context = Context(None, {}, {})  # type: ignore[arg-type]
-        return evaluate(value, Env(dict(self.sizes), context))
+        evaluated = evaluate(value, Env(dict(self.sizes), context))
+        return self._written_out(name, evaluated) if isinstance(evaluated, ConstantTensor) else evaluated
+
+    def _written_out(self, name: str, tensor: ConstantTensor) -> fx.Node:
+        """A constant from ``tensor([0, 2], i64)`` and the like, where values matter."""
+        data = tensor.number if tensor.numbers is None else list(tensor.numbers)
+        return self._constant(
+            name, torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
+        )
+
+    def _constant(self, name: str, tensor: torch.Tensor) -> fx.Node:
+        self.constants[name] = tensor
+        node = self.graph.get_attr(name)
+        with self.mode:
+            node.meta["val"] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return node
 
     def _tensor(self, name: str, spec: tree.TensorSpec) -> fx.Node:
         if any(dim.name is not None and dim.name not in self.sizes for dim in spec.dims):
             raise Inapplicable(f"{name}: a named dim has no range; write it as N=2..4 where it first occurs")
         if spec.const:
-            tensor = contents(spec, [int(size) for size in _sizes(spec, {})], self.generator, self.tier)
-            self.constants[name] = tensor
-            node = self.graph.get_attr(name)
-        else:
-            node = self.graph.placeholder(name)
-            self.specs[node] = spec
+            sizes = [int(size) for size in _sizes(spec, {})]
+            return self._constant(name, contents(spec, sizes, self.generator, self.tier))
+        node = self.graph.placeholder(name)
+        self.specs[node] = spec
         with self.mode:
             node.meta["val"] = torch.empty(_sizes(spec, self.sizes), dtype=DTYPES[spec.dtype])
         return node
@@ -291,6 +305,8 @@ class _Synthesis:
         value = self.bound[pattern.name]
         if isinstance(value, torch.Tensor) or (isinstance(value, fx.Node) and not _takes_tensors(argument)):
             raise Inapplicable(f"`{argument.name}` is no tensor")
+        if value is None and not str(argument.real_type).startswith("Optional"):
+            raise Inapplicable(f"`{argument.name}` is given")
         return value
 
     def _default(self, argument: Any) -> Any:

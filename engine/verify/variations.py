@@ -74,7 +74,8 @@ class _Change:
         def changed(item: Any) -> Any:
             if isinstance(item, tree.Dim) and item.size == old:
                 return dataclasses.replace(item, size=new)
-            if isinstance(item, tree.TensorSpec) and item.below == old:
+            # Below one there is zero alone, which the op then wants: offsets that may not go down, say.
+            if isinstance(item, tree.TensorSpec) and item.below == old != 1:
                 return dataclasses.replace(item, below=new)
             if isinstance(item, tree.Literal) and type(item.value) is int and item.value == old:
                 return dataclasses.replace(item, value=new)
@@ -176,7 +177,8 @@ def _map(item: Any, function: Any) -> Any:
     if isinstance(item, tuple):
         parts = tuple(_map(part, function) for part in item)
         return item if all(a is b for a, b in zip(parts, item, strict=True)) else parts
-    if not isinstance(item, tree.Node):
+    # Elements that a line writes out, `tensor([0, 2], i64)`, are what it is about.
+    if not isinstance(item, tree.Node) or isinstance(item, tree.Call):
         return item
     now = {f.name: getattr(item, f.name) for f in dataclasses.fields(item) if f.name != "span"}
     new = {name: _map(value, function) for name, value in now.items()}
