@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,10 +191,18 @@ def verify_command(
 
 @contextmanager
 def _counting(title: str) -> Iterator[Callable[[str], None]]:
-    """Show how far something is, on a terminal."""
+    """Show how far something is: all the time on a terminal, once a minute in a log."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda text: None
+        last = time.monotonic()
+
+        def log(text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 60:
+                last = time.monotonic()
+                click.echo(f"{title}: {text}", err=True)
+
+        yield log
         return
     with console.status(title) as status:
         yield lambda text: status.update(f"{title}: {text}")

@@ -131,8 +131,9 @@ def unreached(chosen: Iterable[Rule], found: Reached) -> list[Branch]:
 
 def unreached_in_macros(rules: RuleSet, found: Reached) -> list[Branch]:
     """The branches of macros that no line of any rule reaches, of those macros that active rules call."""
-    called = _called(rules)
-    missing = (branch for name in called for branch in of_macro(rules.macros[name]) if not found.reaches(branch))
+    missing = (
+        branch for name in callers(rules) for branch in of_macro(rules.macros[name]) if not found.reaches(branch)
+    )
     return sorted(missing, key=_place)
 
 
@@ -151,16 +152,31 @@ def _branches(item: Any, owner: str) -> Iterator[Branch]:
                 yield Branch(owner, node.test.span, "an `if` that drops nothing", outcome=False)
 
 
-def _called(rules: RuleSet) -> list[str]:
-    """Names of the macros that active rules call, directly or not, sorted."""
-    found: set[str] = set()
-    waiting: list[Any] = [item for rule in rules.rules for item in (*rule.steps, rule.emit)]
-    while waiting:
-        for node in tree.walk(waiting.pop()):
-            if isinstance(node, tree.Name) and node.name in rules.macros and node.name not in found:
-                found.add(node.name)
-                waiting.append(rules.macros[node.name].body)
-    return sorted(found)
+def callers(rules: RuleSet) -> dict[str, list[Rule]]:
+    """The active rules that call each macro, directly or not, by its name; macros without any are left out."""
+    found: dict[str, list[Rule]] = {}
+    for rule in rules.rules:
+        called: set[str] = set()
+        waiting: list[object] = [*rule.steps, rule.emit]
+        while waiting:
+            for node in tree.walk(waiting.pop()):
+                if isinstance(node, tree.Name) and node.name in rules.macros and node.name not in called:
+                    called.add(node.name)
+                    waiting.append(rules.macros[node.name].body)
+        for name in sorted(called):
+            found.setdefault(name, []).append(rule)
+    return dict(sorted(found.items()))
 
 
-__all__ = ["Branch", "Reached", "base", "guards", "of_macro", "of_rule", "reached", "unreached", "unreached_in_macros"]
+__all__ = [
+    "Branch",
+    "Reached",
+    "base",
+    "callers",
+    "guards",
+    "of_macro",
+    "of_rule",
+    "reached",
+    "unreached",
+    "unreached_in_macros",
+]

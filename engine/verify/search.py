@@ -129,7 +129,8 @@ class _Search:
         finding = self.finding
         finding.tried += 1
         try:
-            verdict = check(finding.rule, variation.line, self.rules, seed=self.seed, form=variation.form)
+            line, form = variation.line, variation.form
+            verdict = check(finding.rule, line, self.rules, seed=self.seed, form=form, drawn=True)
         except (Inapplicable, NotApplied):
             return "no instance"
         except (ConversionError, BuildError) as error:
