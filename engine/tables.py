@@ -309,5 +309,5 @@ def render_summary(summary: Summary, file: TextIO) -> None:
 _STAGE_WORDS: dict[str, str] = {
     "known": "known",
     "marked": "symbolic as marked",
-    "all": "symbolic wherever they can be",
+    "all": "symbolic as drawn",
 }

@@ -17,8 +17,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given
 
 from engine.dsl import tree
-from engine.dsl.rule import Rule
+from engine.dsl.rule import Bind, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
+from engine.evaluator.calls import resolve
 from engine.matcher.expansion import expand
 from engine.verify.agreement import NotApplied, check
 from engine.verify.branches import reached
@@ -100,7 +101,9 @@ class _Search:
 
     def run(self, lines: Sequence[tree.Test], examples: int) -> None:
         """Try variations of lines, and note what was found."""
-        drawn = variations(lines, self.stage, len(expand(self.finding.rule)))
+        rule = self.finding.rule
+        optional = sorted(name for root in rule.roots for name in _optional(root))
+        drawn = variations(lines, self.stage, forms=len(expand(rule)), optional=optional)
 
         def attempt(variation: Variation) -> None:
             self._attempt(variation)
@@ -142,6 +145,16 @@ class _Search:
         finding.needed |= verdict.needed
         finding.agreed[self.stage] += 1
         return "agreed"
+
+
+def _optional(pattern: OpMatch) -> Iterator[str]:
+    """Names that a pattern binds to arguments which the schema lets be none."""
+    schema = resolve(pattern.op)[1]._schema.arguments
+    for position, argument in pattern.arguments:
+        if isinstance(argument, OpMatch):
+            yield from _optional(argument)
+        elif isinstance(argument, Bind) and str(schema[position].real_type).startswith("Optional"):
+            yield argument.name
 
 
 def _told(error: Exception) -> str:

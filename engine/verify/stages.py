@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 Stage: TypeAlias = Literal["known", "marked", "all"]
-"""Which sizes are symbolic: none; those that the line marks; all that meet no constant and no number."""
+"""Which sizes are symbolic: none; those that the line marks; any or all of those that meet no constant or number."""
 
 STAGES: tuple[Stage, ...] = ("known", "marked", "all")
 

@@ -33,14 +33,21 @@ class Variation:
     form: int
 
 
-def variations(lines: Sequence[tree.Test], stage: Stage, forms: int = 1) -> st.SearchStrategy[Variation]:
-    """Test lines like the given ones, for a pattern of so many plain forms."""
-    line = st.sampled_from(lines).flatmap(lambda line: _varied(line, stage))
+def variations(
+    lines: Sequence[tree.Test], stage: Stage, *, forms: int = 1, optional: Sequence[str] = ()
+) -> st.SearchStrategy[Variation]:
+    """Test lines like the given ones.
+
+    Args:
+        forms: how many plain forms the pattern has.
+        optional: names of operands that the ops of the pattern can do without.
+    """
+    line = st.sampled_from(lines).flatmap(lambda line: _varied(line, stage, optional))
     return st.builds(Variation, line, st.integers(0, forms - 1))
 
 
 @st.composite
-def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage) -> tree.Test:
+def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage, optional: Sequence[str]) -> tree.Test:
     changes = draw(st.sets(st.sampled_from(_CHANGES), max_size=2))
     change = _Change(draw, line)
     if "dtype" in changes:
@@ -54,7 +61,7 @@ def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage) -> tree.Test:
     if "numbers" in changes:
         change.number()
     if "absent" in changes:
-        change.absent()
+        change.absent(optional)
     change.set_stage(stage)
     return change.line
 
@@ -134,9 +141,9 @@ class _Change:
         new = self.draw(st.sampled_from(choices))
         self.line = _map(self.line, lambda item: dataclasses.replace(item, value=new) if item is chosen else item)
 
-    def absent(self) -> None:
-        """One tensor is not given."""
-        tensors = [item for item in self.line.bindings if isinstance(item.value, tree.TensorSpec)]
+    def absent(self, optional: Sequence[str]) -> None:
+        """One optional operand is not given."""
+        tensors = [item for item in self.line.bindings if item.name in optional]
         if tensors:
             chosen = self.draw(st.sampled_from(tensors))
             none = dataclasses.replace(chosen, value=tree.Literal(chosen.span, None))
@@ -160,8 +167,13 @@ class _Change:
             fixed |= {item.value for item in tree.walk(self.line) if isinstance(item, tree.Literal)}  # type: ignore[misc]
             fixed |= {item.below for item in tree.walk(self.line) if isinstance(item, tree.TensorSpec)}
 
+            free = sorted({dim.size for _, dim in self._dims() if (dim.size or 0) > 1} - fixed)  # type: ignore[type-var]
+            # Often not all at once: an op that wants channels to be known says so before anything else is seen.
+            marked = any(dim.range is not None for _, dim in self._dims())
+            chosen = self.draw(st.sets(st.sampled_from(free), min_size=0 if marked else 1)) if free else set()
+
             def symbolic(item: Any) -> Any:
-                if not isinstance(item, tree.Dim) or item.size in fixed or (item.size or 0) < 2:
+                if not isinstance(item, tree.Dim) or item.size not in chosen:
                     return item
                 assert item.size is not None
                 return tree.Dim(item.span, name=f"N{item.size}", range=(item.size, item.size + _WIDEST))

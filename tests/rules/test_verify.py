@@ -171,4 +171,4 @@ def test_the_command_on_a_rule_that_is_fine(tmp_path: Path) -> None:
     arguments = ["rules", "verify", "--rule", "shape.permute_permute", "--examples", "5"]
     result = CliRunner().invoke(cli, arguments)
     assert (result.exit_code, result.output.count("is wrong")) == (0, 0), result.output
-    assert "with sizes symbolic wherever they can be" in result.output
+    assert "with sizes symbolic as drawn" in result.output
