@@ -265,12 +265,13 @@ def render_finding(finding: Finding, file: TextIO) -> None:
     elif not finding.testable:
         console.print(
             f"{finding.rule.where}: {finding.rule.id} is hardly tested: {sum(finding.agreed.values())} of "
-            f"{finding.tried} variations of its test lines are instances; it needs lines that vary more",
+            f"{sum(finding.tried.values())} variations of its test lines are instances; it needs lines that vary more",
             soft_wrap=True,
         )
-    if finding.refused:
+    refused = sum(finding.refused.values())
+    if refused:
         first = finding.refusal.splitlines()[0]
-        console.print(f"{finding.rule.id}: TensorRT refused {finding.refused} network(s): {first}", soft_wrap=True)
+        console.print(f"{finding.rule.id}: TensorRT refused {refused} network(s): {first}", soft_wrap=True)
 
 
 def render_summary(summary: Summary, file: TextIO) -> None:
@@ -285,7 +286,7 @@ def render_summary(summary: Summary, file: TextIO) -> None:
     table = _table("", "rules", *columns, right=columns, whole=("rules", *columns))
     for outcome in ("fine", "wrong", "hardly tested"):
         table.add_row(outcome, *(str(summary.count(outcome, kind)) for kind in kinds))
-    refused = [f.rule.kind for f in summary.findings if f.refused]
+    refused = [f.rule.kind for f in summary.findings if any(f.refused.values())]
     table.add_row(
         "TensorRT refused a network", *(str(len([k for k in refused if kind in (None, k)])) for kind in kinds)
     )

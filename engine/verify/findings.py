@@ -25,9 +25,9 @@ class Finding:
     """What trying one rule, or one member of a family, showed.
 
     Attributes:
-        tried: instances drawn.
-        agreed: per stage, instances on which both sides agreed.
-        refused: of the instances drawn, those whose network TensorRT refused: they run in PyTorch.
+        tried: per stage, variations drawn.
+        agreed: per stage, those that are instances and on which both sides agreed.
+        refused: per stage, those whose network TensorRT refused: they run in PyTorch.
         refusal: what TensorRT said first.
         wrong: an instance on which the rule is wrong, as a test line, shrunk; empty if none was found.
         error: what is wrong there.
@@ -37,9 +37,9 @@ class Finding:
     """
 
     rule: Rule
-    tried: int = 0
+    tried: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     agreed: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    refused: int = 0
+    refused: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     refusal: str = ""
     wrong: str = ""
     error: str = ""
@@ -49,8 +49,8 @@ class Finding:
 
     @property
     def accepted(self) -> float:
-        """Share of the draws that were instances of the rule."""
-        return (sum(self.agreed.values()) + self.refused) / self.tried if self.tried else 0.0
+        """Share of the draws that were instances of the rule, in the best stage: some rules want sizes to be known."""
+        return max((self.agreed[stage] + self.refused[stage]) / max(self.tried[stage], 1) for stage in STAGES)
 
     @property
     def testable(self) -> bool:
@@ -74,9 +74,9 @@ class Finding:
             "kind": self.rule.kind,
             "where": self.rule.where,
             "outcome": self.outcome,
-            "tried": self.tried,
+            "tried": dict(self.tried),
             "agreed": dict(self.agreed),
-            "refused": self.refused,
+            "refused": dict(self.refused),
             "refusal": self.refusal,
             "wrong": self.wrong,
             "error": self.error,
@@ -143,7 +143,7 @@ class Summary:
                 for kind in PHASES
             },
             "agreed": {stage: sum(finding.agreed[stage] for finding in self.findings) for stage in STAGES},
-            "refused": sum(finding.refused for finding in self.findings),
+            "refused": {stage: sum(finding.refused[stage] for finding in self.findings) for stage in STAGES},
             "unneeded_relax": self.unneeded,
             "branches": self.branches,
             "unreached": [str(branch) for branch in self.unreached],

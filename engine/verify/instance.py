@@ -187,6 +187,8 @@ class _Synthesis:
         outputs = [
             value for root, node in zip(self.patterns, roots, strict=True) for value in self._outputs(root, node)
         ]
+        if not outputs:
+            raise Inapplicable("the pattern gives no tensor")
         self.graph.output(tuple(self._node(value) for value in outputs))
         if self.shape_env.guards:
             assumed = ", ".join(str(guard.expr) for guard in self.shape_env.guards)

@@ -130,14 +130,14 @@ class _Search:
     def _outcome(self, variation: Variation) -> str:
         """``agreed``, ``no instance``, ``refused``, or what is wrong."""
         finding = self.finding
-        finding.tried += 1
+        finding.tried[self.stage] += 1
         try:
             line, form = variation.line, variation.form
             verdict = check(finding.rule, line, self.rules, seed=self.seed, form=form, drawn=True)
         except (Inapplicable, NotApplied):
             return "no instance"
         except (ConversionError, BuildError) as error:
-            finding.refused += 1
+            finding.refused[self.stage] += 1
             finding.refusal = finding.refusal or str(error).strip()
             return "refused"
         except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours

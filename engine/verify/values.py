@@ -149,13 +149,13 @@ class Circumstances:
     @classmethod
     def of(cls, operands: Sequence[torch.Tensor], *, zeros: bool, halves: bool) -> Circumstances:
         """Look at operands."""
-        floats = [tensor.abs().double() for tensor in operands if tensor.is_floating_point() or tensor.is_complex()]
+        sizes = [tensor.abs().double() for tensor in operands if tensor.dtype != torch.bool]
         return cls(
             zeros=zeros,
             ties=has_ties(operands),
             halves=halves,
-            nans=any(not bool(tensor.isfinite().all()) for tensor in floats),
-            large=any(bool(((tensor > 1e4) & tensor.isfinite()).any()) for tensor in floats),
+            nans=any(not bool(tensor.isfinite().all()) for tensor in sizes),
+            large=any(bool(((tensor > 1e4) & tensor.isfinite()).any()) for tensor in sizes),
         )
 
 
