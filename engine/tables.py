@@ -268,6 +268,8 @@ def render_finding(finding: Finding, file: TextIO) -> None:
             f"{sum(finding.tried.values())} variations of its test lines are instances; it needs lines that vary more",
             soft_wrap=True,
         )
+    for line in finding.crashed:
+        console.print(f"{finding.rule.id}: PyTorch or TensorRT ended the process on `{line}`", soft_wrap=True)
     refused = sum(finding.refused.values())
     if refused:
         first = finding.refusal.splitlines()[0]

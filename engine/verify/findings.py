@@ -31,6 +31,7 @@ class Finding:
         refusal: what TensorRT said first.
         wrong: an instance on which the rule is wrong, as a test line, shrunk; empty if none was found.
         error: what is wrong there.
+        crashed: lines on which PyTorch or TensorRT ended the process; they are taken for no instances.
         needed: words of ``relax`` without which some instance would be wrong.
         reached: what the rule's own lines reach.
         seconds: how long it took.
@@ -43,6 +44,7 @@ class Finding:
     refusal: str = ""
     wrong: str = ""
     error: str = ""
+    crashed: tuple[str, ...] = ()
     needed: set[str] = field(default_factory=set)
     reached: Reached = field(default_factory=Reached)
     seconds: float = 0.0
@@ -80,6 +82,7 @@ class Finding:
             "refusal": self.refusal,
             "wrong": self.wrong,
             "error": self.error,
+            "crashed": list(self.crashed),
             "relaxed": sorted(self.needed),
             "seconds": round(self.seconds, 3),
         }

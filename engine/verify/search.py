@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -46,15 +46,28 @@ def verify(rules: RuleSet, chosen: Iterable[Rule], *, examples: int = 30, seed: 
         yield try_rule(rules, rule, examples, seed)
 
 
-def try_rule(rules: RuleSet, rule: Rule, examples: int, seed: int) -> Finding:
-    """Try one rule on its test lines and on ``examples`` variations of them per stage."""
+def try_rule(
+    rules: RuleSet,
+    rule: Rule,
+    examples: int,
+    seed: int,
+    *,
+    avoid: Collection[str] = (),
+    told: Callable[[str], None] = lambda line: None,
+) -> Finding:
+    """Try one rule on its test lines and on ``examples`` variations of them per stage.
+
+    Args:
+        avoid: lines that are no instances, whatever they look like: they end the process.
+        told: called with each line that is about to be run.
+    """
     started = time.monotonic()
     finding = Finding(rule)
     lines = [test for test in rule.tests if not test.rejects and _describes(rule, test)]
     _own_lines(finding, lines, rules)
     for stage in STAGES if lines else ():
         if not finding.wrong:
-            _Search(finding, stage, rules, seed).run(lines, examples)
+            _Search(finding, stage, rules, seed, avoid, told).run(lines, examples)
     finding.reached = reached(rule, rules)
     finding.seconds = time.monotonic() - started
     return finding
@@ -91,11 +104,21 @@ def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet) -> 
 class _Search:
     """The search of one rule in one stage."""
 
-    def __init__(self, finding: Finding, stage: Stage, rules: RuleSet, seed: int) -> None:
+    def __init__(
+        self,
+        finding: Finding,
+        stage: Stage,
+        rules: RuleSet,
+        seed: int,
+        avoid: Collection[str],
+        told: Callable[[str], None],
+    ) -> None:
         self.finding = finding
         self.stage = stage
         self.rules = rules
         self.seed = seed
+        self.avoid = avoid
+        self.told = told
         self.outcomes: dict[tuple[str, int], str] = {}
         self.failing: list[tuple[Variation, str]] = []
 
@@ -131,6 +154,10 @@ class _Search:
         """``agreed``, ``no instance``, ``refused``, or what is wrong."""
         finding = self.finding
         finding.tried[self.stage] += 1
+        text = written(variation.line)
+        if text in self.avoid:
+            return "no instance"
+        self.told(text)
         try:
             line, form = variation.line, variation.form
             verdict = check(finding.rule, line, self.rules, seed=self.seed, form=form, drawn=True)
