@@ -216,6 +216,7 @@ class _Trial:
             sample.inputs,
             zeros=sample.tier == "special" and (self.elementwise or "signed_zero" in rule.relax),
             halves=self.rounds and sample.tier == "exact",
+            meeting=not self.elementwise,
         )
         for index, (left, right) in enumerate(zip(sample.expected, got, strict=True)):
             if "uninitialized" in rule.relax:
