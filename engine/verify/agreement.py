@@ -256,7 +256,7 @@ def _context(made: Instance, rules: RuleSet) -> Context:
 
 def _scalars(network: BuiltNetwork, sizes: Mapping[Any, int]) -> Iterator[torch.Tensor]:
     for expression in network.scalars:
-        yield torch.tensor([int(expression.xreplace(dict(sizes)))])
+        yield torch.tensor(int(expression.xreplace(dict(sizes))))
 
 
 def _fires(rule: Rule, made: Instance, context: Context) -> bool:
