@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,14 +111,15 @@ def rules() -> None:
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--op", help="Only rules rooted at this op, e.g. aten.linear.")
 @click.option("--kind", type=click.Choice(["simplify", "lower", "convert"]), help="Only rules of this kind.")
-@click.option("--stats", is_flag=True, help="Counts per family instead of rules.")
+@click.option("--stats", is_flag=True, help="Counts per family, and how much Python rules need, instead of rules.")
 def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stats: bool) -> None:
     """List the built-in rules, with those of FILES."""
+    from engine.statistics import Statistics
     from engine.tables import render_rule_stats, render_rules
 
     ruleset = engine.RuleSet.load(*files)
     if stats:
-        render_rule_stats(ruleset, sys.stdout)
+        render_rule_stats(Statistics.of(ruleset), sys.stdout)
     else:
         render_rules(ruleset, sys.stdout, op=op, kind=kind)
 
@@ -136,32 +138,74 @@ def check(files: tuple[Path, ...]) -> None:
     "--rule", "names", multiple=True, help="Only rules whose id starts with this; may be given several times."
 )
 @click.option("--examples", default=30, show_default=True, type=click.IntRange(min=1), help="Instances per stage.")
-@click.option("--seed", default=0, show_default=True, help="Of the contents of tensors.")
-def verify_command(files: tuple[Path, ...], names: tuple[str, ...], examples: int, seed: int) -> None:
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes to try rules in.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for everything found, as JSON."
+)
+def verify_command(
+    files: tuple[Path, ...], names: tuple[str, ...], examples: int, seed: int, jobs: int, json_file: Path | None
+) -> None:
     """Search for instances on which rules are wrong: those of FILES, or the built-in ones.
 
-    Every rule is tried on variations of its test lines: other sizes, ranks, dtypes and numbers, with sizes known,
-    symbolic as marked, and symbolic wherever they can be.  Needs Hypothesis: pip install "engine[verify]".
+    Every rule is tried on its test lines and on variations of them: other sizes, ranks, dtypes and numbers, with
+    sizes known, symbolic as marked, and symbolic wherever they can be.  Says as well which branches of rules no test
+    line reaches, and which `relax` nothing needs.  Needs Hypothesis: pip install "engine[verify]".
     """
-    from engine.tables import render_findings
+    import json
+
+    from engine.tables import render_finding, render_summary
 
     try:
-        from engine.verify.search import verify
+        from engine.verify.workers import verify_in_processes
     except ModuleNotFoundError as error:
         if error.name != "hypothesis":
             raise
         raise engine.EngineError('rules verify needs Hypothesis: pip install "engine[verify]"') from error
+    from engine.verify.findings import Summary
+
     ruleset = engine.RuleSet.load(*files)
     own = tuple(str(path.resolve()) for path in files)
     chosen = [
         rule
-        for rule in sorted(ruleset.rules, key=lambda rule: rule.id)
+        for rule in sorted(ruleset.rules, key=lambda rule: (rule.id.partition("[")[0], rule.kind, rule.rank))
         if (not own or str(Path(rule.span.file).resolve()).startswith(own)) and (not names or rule.id.startswith(names))
     ]
     if not chosen:
         raise engine.EngineError("there is no such rule; `engine rules list` shows them")
-    found = render_findings(verify(ruleset, chosen, examples=examples, seed=seed), len(chosen), sys.stdout)
-    sys.exit(1 if found else 0)
+    findings = []
+    paths = [str(path) for path in files]
+    with _counting(f"trying {len(chosen)} rules") as count:
+        for finding in verify_in_processes(ruleset, chosen, paths, examples=examples, seed=seed, jobs=jobs):
+            render_finding(finding, sys.stdout)
+            sys.stdout.flush()
+            findings.append(finding)
+            count(f"{len(findings)} of {len(chosen)}, {finding.rule.id}")
+    summary = Summary.of(ruleset, findings)
+    render_summary(summary, sys.stdout)
+    if json_file is not None:
+        drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
+        json_file.write_text(json.dumps({**drawn, **summary.as_dict()}, indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if summary.fine else 1)
+
+
+@contextmanager
+def _counting(title: str) -> Iterator[Callable[[str], None]]:
+    """Show how far something is: all the time on a terminal, once a minute in a log."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def log(text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 60:
+                last = time.monotonic()
+                click.echo(f"{title}: {text}", err=True)
+
+        yield log
+        return
+    with console.status(title) as status:
+        yield lambda text: status.update(f"{title}: {text}")
 
 
 def _load(path: Path) -> Any:

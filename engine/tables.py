@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.report import Fallback, Report
+from engine.verify.stages import STAGES
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
-    from engine.verify.search import Finding
+    from engine.statistics import Statistics
+    from engine.verify.findings import Finding, Summary
 
 # Columns where the output is no terminal: wide enough to keep rows on a line for grep.
 _PIPE_WIDTH = 200
@@ -218,53 +220,99 @@ def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | 
     _console(file).print(_fix_widths(table))
 
 
-def render_rule_stats(ruleset: RuleSet, file: TextIO) -> None:
-    """Print rules, lines of rules and use of host functions per op family."""
-    families: dict[str, Counter[str]] = defaultdict(Counter)
-    seen = set()
-    for rule in [*ruleset.rules, *(rule for rule, _ in ruleset.inactive)]:
-        name = rule.id.partition("[")[0]
-        families[Path(rule.span.file).stem]["members"] += 1
-        if (rule.kind, name) in seen:
-            continue
-        seen.add((rule.kind, name))
-        counts = families[Path(rule.span.file).stem]
-        counts[rule.kind] += 1
-        counts["lines"] += rule.span.end_line - rule.span.line + 1
-        counts["host"] += "host." in rule.text
-    columns = ("simplify", "lower", "convert", "members", "lines", "host")
-    table = _table("", "family", *columns, right=columns, whole=("family", *columns))
-    total: Counter[str] = Counter()
-    for family, counts in sorted(families.items()):
-        table.add_row(family, *(str(counts[column]) for column in columns))
-        total.update(counts)
-    table.add_row("all", *(str(total[column]) for column in columns))
-    _console(file).print(_fix_widths(table))
-
-
-def render_findings(findings: Iterable[Finding], count: int, file: TextIO) -> int:
-    """Print what a search for wrong instances found, rule by rule as it goes on; the number of wrong rules."""
+def render_rule_stats(statistics: Statistics, file: TextIO) -> None:
+    """Print what the rules of a set count: per family, then of all."""
     console = _console(file)
-    wrong, untestable, agreed = 0, 0, 0
-    for finding in findings:
-        agreed += sum(finding.agreed.values())
-        if finding.wrong:
-            wrong += 1
-            console.print(f"{finding.rule.where}: {finding.rule.id} is wrong; paste this line to keep it tested:")
-            console.print(f"  {finding.wrong}", soft_wrap=True)
-            for line in finding.error.splitlines():
-                console.print(f"    {line}", soft_wrap=True)
-        elif not finding.testable:
-            untestable += 1
-            console.print(
-                f"{finding.rule.where}: {finding.rule.id} is hardly tested: {sum(finding.agreed.values())} of "
-                f"{finding.tried} variations of its test lines are instances; it needs lines that vary more",
-                soft_wrap=True,
-            )
-        if finding.refused:
-            first = finding.refusal.splitlines()[0]
-            console.print(f"{finding.rule.id}: TensorRT refused {finding.refused} network(s): {first}", soft_wrap=True)
+    columns = ("simplify", "lower", "convert", "members", "lines", "tests", "host")
+    table = _table("rules per family", "family", *columns, right=columns, whole=("family", *columns))
+    for family in (*statistics.families, statistics.total):
+        table.add_row(family.name, *(str(getattr(family, column)) for column in columns))
+    console.print(_fix_widths(table))
+    total = statistics.total
+    console.print()
     console.print(
-        f"{count} rules: {agreed} instances agreed, {wrong} rules wrong, {untestable} hardly tested", soft_wrap=True
+        f"{total.rules} rules in {total.lines} lines: {total.lines / max(total.rules, 1):.1f} lines a rule, "
+        f"{total.tests / max(total.rules, 1):.1f} test lines a rule",
+        soft_wrap=True,
     )
-    return wrong
+    ops = statistics.ops
+    console.print(
+        f"{len(statistics.host_ops)} of {ops} ops with rules use a host function: "
+        f"{len(statistics.host_ops) / max(ops, 1):.1%}, at most 5% are meant to",
+        soft_wrap=True,
+    )
+    for op in statistics.host_ops:
+        console.print(f"  {op}", soft_wrap=True)
+    console.print(
+        f"{statistics.host_lines / max(total.rules, 1):.2f} lines of Python a rule that are of single rules (host "
+        f"functions, {statistics.host_lines} lines); the whole package has "
+        f"{statistics.package_lines / max(total.rules, 1):.0f} a rule",
+        soft_wrap=True,
+    )
+    if statistics.inactive:
+        console.print()
+        console.print(Text("inactive here", style="bold"))
+        for name, reason in statistics.inactive:
+            console.print(f"  {name}: {reason}", soft_wrap=True)
+
+
+def render_finding(finding: Finding, file: TextIO) -> None:
+    """Print what a search for wrong instances of one rule found, if that is anything."""
+    console = _console(file)
+    if finding.wrong:
+        console.print(f"{finding.rule.where}: {finding.rule.id} is wrong; paste this line to keep it tested:")
+        console.print(f"  {finding.wrong}", soft_wrap=True)
+        for line in finding.error.splitlines():
+            console.print(f"    {line}", soft_wrap=True)
+    elif not finding.testable:
+        console.print(
+            f"{finding.rule.where}: {finding.rule.id} is hardly tested: {sum(finding.agreed.values())} of "
+            f"{sum(finding.tried.values())} variations of its test lines are instances; it needs lines that vary more",
+            soft_wrap=True,
+        )
+    for line in finding.crashed:
+        console.print(f"{finding.rule.id}: PyTorch or TensorRT ended the process on `{line}`", soft_wrap=True)
+    refused = sum(finding.refused.values())
+    if refused:
+        first = finding.refusal.splitlines()[0]
+        console.print(f"{finding.rule.id}: TensorRT refused {refused} network(s): {first}", soft_wrap=True)
+
+
+def render_summary(summary: Summary, file: TextIO) -> None:
+    """Print the sum of a search: rules by outcome and kind, instances by stage, branches that no line reaches."""
+    console = _console(file)
+    for where, words in summary.unneeded.items():
+        console.print(f"{where} has `relax {', '.join(words)}`, which no instance needed: remove it", soft_wrap=True)
+    for branch in summary.unreached:
+        console.print(f"{branch}; add a test line that reaches it", soft_wrap=True)
+    columns = ("simplify", "lower", "convert", "all")
+    kinds = (*columns[:-1], None)
+    table = _table("", "rules", *columns, right=columns, whole=("rules", *columns))
+    for outcome in ("fine", "wrong", "hardly tested"):
+        table.add_row(outcome, *(str(summary.count(outcome, kind)) for kind in kinds))
+    refused = [f.rule.kind for f in summary.findings if any(f.refused.values())]
+    table.add_row(
+        "TensorRT refused a network", *(str(len([k for k in refused if kind in (None, k)])) for kind in kinds)
+    )
+    console.print()
+    console.print(_fix_widths(table))
+    instances = {stage: sum(f.agreed[stage] for f in summary.findings) for stage in STAGES}
+    console.print(
+        f"{len(summary.findings)} rules: {sum(instances.values())} instances agreed "
+        f"({', '.join(f'{count} with sizes {_STAGE_WORDS[stage]}' for stage, count in instances.items())}), "
+        f"{summary.count('wrong')} rules wrong, {summary.count('hardly tested')} hardly tested, "
+        f"{len(summary.unneeded)} with a needless `relax`",
+        soft_wrap=True,
+    )
+    console.print(
+        f"{summary.branches} branches, {len(summary.unreached)} reached by no test line; "
+        f"{len(summary.unrejected)} of {summary.guards} guards are false on no line",
+        soft_wrap=True,
+    )
+
+
+_STAGE_WORDS: dict[str, str] = {
+    "known": "known",
+    "marked": "symbolic as marked",
+    "all": "symbolic as drawn",
+}

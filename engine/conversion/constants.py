@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import sympy
@@ -60,10 +61,7 @@ class WrittenConstants:
             raise ConversionError("a constant written out by a rule needs a shape and a dtype")
         if constant.numbers is not None:
             return self._listed(constant.numbers, dtype)
-        elements = 1
-        for size in shape:
-            elements = elements * size if isinstance(size, int) else _STORED_ELEMENTS + 1
-        if elements <= _STORED_ELEMENTS and is_known(constant.number):
+        if is_known((shape, constant.number)) and math.prod(map(int, shape)) <= _STORED_ELEMENTS:
             return self._scope.constant(self.host(constant), f"{constant.number}{list(shape)}")
         return self._repeated(constant)
 

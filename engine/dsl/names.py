@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 PHASES = ("simplify", "lower", "convert")
-# What a rule may give otherwise than its left side; `uninitialized` memory holds anything.
-RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "uninitialized")
+# What a rule may give otherwise than its left side; `uninitialized` memory holds anything, and `overflow` is that
+# of numbers on the way to the result.
+RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "overflow", "uninitialized")
 SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes"})
 
 

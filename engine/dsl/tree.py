@@ -6,7 +6,8 @@ Every node is immutable, hashable where its values are, and knows its source spa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 from engine.errors import Span
@@ -418,3 +419,15 @@ class File:
     macros: tuple[Macro, ...]
     externs: tuple[Extern, ...]
     layers: tuple[LayerItem, ...]
+
+
+def walk(item: object) -> Iterator[Node]:
+    """The nodes of a syntax tree, or of several, each before those in it."""
+    if isinstance(item, Node):
+        yield item
+        for part in fields(item):
+            if part.name != "span":
+                yield from walk(getattr(item, part.name))
+    elif isinstance(item, tuple | list):
+        for part in item:
+            yield from walk(part)

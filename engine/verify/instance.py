@@ -30,6 +30,9 @@ from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
 from engine.graph.mirror import Mirror, Value
 from engine.graph.recurrence import whole_recurrence
+from engine.matcher.expansion import expand
+from engine.plan import ConstantTensor
+from engine.verify.values import Tier, contents
 
 
 class Inapplicable(EngineError):
@@ -63,10 +66,34 @@ class Instance:
         for end in (0, 1) if self.ranges else (0,):
             yield {symbol: bounds[end] for symbol, bounds in self.ranges.items()}
 
-    def inputs(self, sizes: Mapping[sympy.Symbol, int], generator: torch.Generator) -> list[torch.Tensor]:
-        """Random inputs of the given sizes, in the order of the placeholders."""
+    def inputs(
+        self,
+        sizes: Mapping[sympy.Symbol, int],
+        generator: torch.Generator,
+        tier: Tier = "normal",
+        *,
+        draw: int = 0,
+        large: bool = True,
+    ) -> list[torch.Tensor]:
+        """Random inputs of the given sizes, in the order of the placeholders.
+
+        Args:
+            draw: which of the draws of special values.
+            large: let the special tier have large numbers too.
+        """
         named = {name: sizes[symbol] for name, symbol in self.symbols.items()}
-        return [contents(spec, _sizes(spec, named), generator) for spec in self.specs.values()]
+        distinct = "ties" in self.rule.relax
+        return [
+            contents(spec, _sizes(spec, named), generator, tier, distinct=distinct, draw=draw, large=large)
+            for spec in self.specs.values()
+        ]
+
+    def run_exactly(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+        """The outputs computed in float64, None where PyTorch refuses that; valid until the graph is rewritten."""
+        try:
+            return execute(self.mirror, [_wide(tensor) for tensor in inputs], double=True)
+        except Exception:  # a kernel that has no float64 or wants one dtype; the caller then allows roundings
+            return None
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What the pattern means: its outputs, computed eagerly; valid until the graph is rewritten.
@@ -80,22 +107,12 @@ class Instance:
             raise Inapplicable(f"PyTorch refuses the left side: {error}") from error
 
 
-def contents(spec: tree.TensorSpec, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    """Random contents: normal floats and complex numbers, ints in ``0..below`` or ``-4..4``, bools."""
-    dtype = DTYPES[spec.dtype]
-    if dtype == torch.bool:
-        return torch.randint(0, 2, shape, generator=generator).bool()
-    if dtype.is_complex:
-        return torch.randn(shape, generator=generator, dtype=dtype)
-    if dtype.is_floating_point and spec.below is None:
-        return torch.randn(shape, generator=generator).to(dtype)
-    if spec.below is not None:
-        return torch.randint(0, spec.below, shape, generator=generator).to(dtype)
-    return torch.randint(0 if dtype == torch.uint8 else -4, 5, shape, generator=generator).to(dtype)
+def execute(mirror: Mirror, inputs: Sequence[torch.Tensor], *, double: bool = False) -> list[torch.Tensor]:
+    """Run a graph eagerly, node by node.
 
-
-def execute(mirror: Mirror, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Run a graph eagerly, node by node."""
+    Args:
+        double: compute with float64 constants; the inputs are the caller's.
+    """
     values: dict[fx.Node, Any] = dict(zip(mirror.placeholders, inputs, strict=True))
 
     def read(node: fx.Node) -> Any:
@@ -104,7 +121,8 @@ def execute(mirror: Mirror, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
     with torch.no_grad():
         for node in mirror.graph.nodes:
             if node.op == "get_attr":
-                values[node] = mirror.constants[str(node.target)]
+                constant = mirror.constants[str(node.target)]
+                values[node] = _wide(constant) if double else constant
             elif node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), read)
                 values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -113,14 +131,25 @@ def execute(mirror: Mirror, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
     raise EngineError("the graph has no output")
 
 
-def instance(rule: Rule, test: tree.Test, seed: int = 0) -> Instance:
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def instance(rule: Rule, test: tree.Test, seed: int = 0, *, tier: Tier = "normal", form: int = 0) -> Instance:
     """The instance of a rule that a test line describes.
+
+    Args:
+        tier: of the values of constants.
+        form: which of the plain patterns that the rule's pattern stands for to build, as `expand` counts them;
+            0 is the pattern as written, with all optional ops.
 
     Raises:
         Inapplicable: the ops of the pattern refuse what the line says, e.g. a rank that one member of a
             family does not take, or the line leaves something open.
     """
-    return _Synthesis(rule, test, seed).build()
+    return _Synthesis(rule, test, seed, tier, expand(rule)[form].roots).build()
 
 
 def _sizes(spec: tree.TensorSpec, named: Mapping[str, Any]) -> list[Any]:
@@ -135,6 +164,8 @@ class _Synthesis:
     rule: Rule
     test: tree.Test
     seed: int
+    tier: Tier
+    patterns: tuple[OpMatch, ...]
     shape_env: ShapeEnv = field(default_factory=ShapeEnv)
     bound: dict[str, Any] = field(default_factory=dict)
     symbols: dict[str, sympy.Symbol] = field(default_factory=dict)
@@ -145,16 +176,19 @@ class _Synthesis:
 
     def build(self) -> Instance:
         self.mode = FakeTensorMode(shape_env=self.shape_env, allow_non_fake_inputs=False)
+        self.mode.cache_enabled = False  # no call comes twice
         self.graph = fx.Graph()
         self.generator = torch.Generator().manual_seed(self.seed)
         for binding in self.test.bindings:
             self._declare(binding.value)
         for binding in self.test.bindings:
             self.bound[binding.name] = self._binding(binding.name, binding.value)
-        roots = tuple(map(self._op, self.rule.roots))
+        roots = tuple(map(self._op, self.patterns))
         outputs = [
-            value for root, node in zip(self.rule.roots, roots, strict=True) for value in self._outputs(root, node)
+            value for root, node in zip(self.patterns, roots, strict=True) for value in self._outputs(root, node)
         ]
+        if not outputs:
+            raise Inapplicable("the pattern gives no tensor")
         self.graph.output(tuple(self._node(value) for value in outputs))
         if self.shape_env.guards:
             assumed = ", ".join(str(guard.expr) for guard in self.shape_env.guards)
@@ -193,18 +227,31 @@ class _Synthesis:
         if isinstance(value, tree.ListSpec):
             return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
         context = Context(None, {}, {})  # type: ignore[arg-type]
-        return evaluate(value, Env(dict(self.sizes), context))
+        evaluated = evaluate(value, Env(dict(self.sizes), context))
+        return self._written_out(name, evaluated) if isinstance(evaluated, ConstantTensor) else evaluated
+
+    def _written_out(self, name: str, tensor: ConstantTensor) -> fx.Node:
+        """A constant from ``tensor([0, 2], i64)`` and the like, where values matter."""
+        data = tensor.number if tensor.numbers is None else list(tensor.numbers)
+        return self._constant(
+            name, torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
+        )
+
+    def _constant(self, name: str, tensor: torch.Tensor) -> fx.Node:
+        self.constants[name] = tensor
+        node = self.graph.get_attr(name)
+        with self.mode:
+            node.meta["val"] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return node
 
     def _tensor(self, name: str, spec: tree.TensorSpec) -> fx.Node:
         if any(dim.name is not None and dim.name not in self.sizes for dim in spec.dims):
             raise Inapplicable(f"{name}: a named dim has no range; write it as N=2..4 where it first occurs")
         if spec.const:
-            tensor = contents(spec, [int(size) for size in _sizes(spec, {})], self.generator)
-            self.constants[name] = tensor
-            node = self.graph.get_attr(name)
-        else:
-            node = self.graph.placeholder(name)
-            self.specs[node] = spec
+            sizes = [int(size) for size in _sizes(spec, {})]
+            return self._constant(name, contents(spec, sizes, self.generator, self.tier))
+        node = self.graph.placeholder(name)
+        self.specs[node] = spec
         with self.mode:
             node.meta["val"] = torch.empty(_sizes(spec, self.sizes), dtype=DTYPES[spec.dtype])
         return node
@@ -261,6 +308,8 @@ class _Synthesis:
         value = self.bound[pattern.name]
         if isinstance(value, torch.Tensor) or (isinstance(value, fx.Node) and not _takes_tensors(argument)):
             raise Inapplicable(f"`{argument.name}` is no tensor")
+        if value is None and not str(argument.real_type).startswith("Optional"):
+            raise Inapplicable(f"`{argument.name}` is given")
         return value
 
     def _default(self, argument: Any) -> Any:
@@ -318,4 +367,4 @@ def _wanted_unused(rule: Rule) -> set[str]:
     return found
 
 
-__all__ = ["Inapplicable", "Instance", "contents", "execute", "instance"]
+__all__ = ["Inapplicable", "Instance", "execute", "instance"]

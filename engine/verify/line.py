@@ -55,6 +55,9 @@ def _expression(expr: tree.Expr) -> str:
         return f"{expr.operator}{' ' if expr.operator == 'not' else ''}{_expression(expr.value)}"
     if isinstance(expr, tree.Binary):
         return f"({_expression(expr.left)} {expr.operator} {_expression(expr.right)})"
+    if isinstance(expr, tree.Call):
+        arguments = ", ".join(_expression(item) for item in expr.arguments)  # type: ignore[arg-type]
+        return f"{_expression(expr.function)}({arguments})"
     raise EngineError(f"{expr.span}: a test line cannot hold a {type(expr).__name__}")
 
 

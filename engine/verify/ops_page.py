@@ -16,10 +16,12 @@ from engine.verify.core import standing
 
 # How a rule's two sides may differ, as `relax` allows.
 _RELAXED = {
-    "nan": "nan may give another result",
+    "nan": "nan and infinities may give another result",
     "signed_zero": "-0 may become 0",
     "ties": "any of equal elements may come first",
     "reassociation": "sums in another order",
+    "overflow": "numbers may overflow, or lose digits, on the way to a result that does not",
+    "uninitialized": "memory that nothing was written to",
 }
 
 

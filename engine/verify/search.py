@@ -1,15 +1,15 @@
 """The search for an instance on which a rule is wrong: ``engine rules verify``.
 
-Every rule is tried on variations of its test lines, in three stages of knowledge about sizes.  What is found is
-shrunk by Hypothesis and printed as a test line.  Finding nothing proves nothing: it says on how many instances
-both sides agreed.
+Every rule is tried on its test lines and on variations of them, in three stages of knowledge about sizes.  What
+is found is shrunk by Hypothesis and printed as a test line.  Finding nothing proves nothing: it says on how many
+instances both sides agreed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -17,55 +17,20 @@ import torch
 from hypothesis import HealthCheck, Phase, given
 
 from engine.dsl import tree
-from engine.dsl.rule import Rule
+from engine.dsl.rule import Bind, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
+from engine.evaluator.calls import resolve
+from engine.matcher.expansion import expand
 from engine.verify.agreement import NotApplied, check
+from engine.verify.branches import reached
+from engine.verify.findings import Finding
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
-from engine.verify.variations import STAGES, Stage, variations
+from engine.verify.stages import STAGES, Stage
+from engine.verify.variations import Variation, variations
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
-
-LEAST_ACCEPTED = 0.05
-"""Share of draws that must be instances of a rule, or it counts as untestable."""
-
-
-@dataclass(slots=True)
-class Finding:
-    """What trying one rule showed.
-
-    Attributes:
-        tried: instances drawn.
-        agreed: per stage, instances on which both sides agreed.
-        refused: of the instances drawn, those whose network TensorRT refused: they run in PyTorch.
-        refusal: what TensorRT said first.
-        wrong: an instance on which the rule is wrong, as a test line, shrunk; empty if none was found.
-        error: what is wrong there.
-    """
-
-    rule: Rule
-    tried: int = 0
-    agreed: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    refused: int = 0
-    refusal: str = ""
-    wrong: str = ""
-    error: str = ""
-
-    @property
-    def accepted(self) -> float:
-        """Share of the draws that were instances of the rule."""
-        return (sum(self.agreed.values()) + self.refused) / self.tried if self.tried else 0.0
-
-    @property
-    def testable(self) -> bool:
-        """Whether enough draws were instances to say anything."""
-        return bool(self.wrong) or (sum(self.agreed.values()) > 0 and self.accepted >= LEAST_ACCEPTED)
-
-    @property
-    def fine(self) -> bool:
-        """Whether the rule could be tried and no instance was found on which it is wrong."""
-        return self.testable and not self.wrong
 
 
 def verify(rules: RuleSet, chosen: Iterable[Rule], *, examples: int = 30, seed: int = 0) -> Iterator[Finding]:
@@ -78,12 +43,34 @@ def verify(rules: RuleSet, chosen: Iterable[Rule], *, examples: int = 30, seed: 
     # PyTorch logs every call that a fake kernel refuses.
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     for rule in chosen:
-        finding = Finding(rule)
-        lines = [test for test in rule.tests if not test.rejects and _describes(rule, test)]
-        for stage in STAGES if lines else ():
-            if not finding.wrong:
-                _search(finding, lines, stage, rules, examples, seed)
-        yield finding
+        yield try_rule(rules, rule, examples, seed)
+
+
+def try_rule(
+    rules: RuleSet,
+    rule: Rule,
+    examples: int,
+    seed: int,
+    *,
+    avoid: Collection[str] = (),
+    told: Callable[[str], None] = lambda line: None,
+) -> Finding:
+    """Try one rule on its test lines and on ``examples`` variations of them per stage.
+
+    Args:
+        avoid: lines that are no instances, whatever they look like: they end the process.
+        told: called with each line that is about to be run.
+    """
+    started = time.monotonic()
+    finding = Finding(rule)
+    lines = [test for test in rule.tests if not test.rejects and _describes(rule, test)]
+    _own_lines(finding, lines, rules)
+    for stage in STAGES if lines else ():
+        if not finding.wrong:
+            _Search(finding, stage, rules, seed, avoid, told).run(lines, examples)
+    finding.reached = reached(rule, rules)
+    finding.seconds = time.monotonic() - started
+    return finding
 
 
 def _describes(rule: Rule, test: tree.Test) -> bool:
@@ -97,34 +84,108 @@ def _describes(rule: Rule, test: tree.Test) -> bool:
     return True
 
 
-def _search(
-    finding: Finding, lines: Sequence[tree.Test], stage: Stage, rules: RuleSet, examples: int, seed: int
-) -> None:
-    failing: list[tuple[tree.Test, str]] = []
-    outcomes: dict[str, str] = {}
+def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet) -> None:
+    """Run the lines as they are, in every plain form of the pattern."""
+    for line in lines:
+        for form in range(len(expand(finding.rule))):
+            try:
+                finding.needed |= check(finding.rule, line, rules, form=form).needed
+            except Inapplicable:
+                continue
+            except NotApplied as error:
+                if form == 0:
+                    finding.wrong, finding.error = written(line), str(error).strip()
+                    return
+            except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
+                finding.wrong, finding.error = written(line), _told(error)
+                return
 
-    def outcome(test: tree.Test) -> str:
-        """``agreed``, ``no instance``, ``refused``, or what is wrong; each line is run once."""
-        text = written(test)
-        if text not in outcomes:
-            outcomes[text] = _outcome(finding, test, stage, rules, seed)
-        return outcomes[text]
 
-    def attempt(test: tree.Test) -> None:
-        result = outcome(test)
-        hypothesis.assume(result != "no instance")
-        if result not in ("agreed", "refused"):
-            failing.append((test, result))
-            raise AssertionError(result)
+class _Search:
+    """The search of one rule in one stage."""
 
-    try:
-        _settings(examples)(given(variations(lines, stage))(hypothesis.seed(seed)(attempt)))()
-    except AssertionError:
-        # The last failure that Hypothesis runs is the smallest that it found.
-        smallest, finding.error = failing[-1]
-        finding.wrong = written(smallest)
-    except hypothesis.errors.Unsatisfiable:
-        pass  # every draw was refused: `agreed` says so
+    def __init__(
+        self,
+        finding: Finding,
+        stage: Stage,
+        rules: RuleSet,
+        seed: int,
+        avoid: Collection[str],
+        told: Callable[[str], None],
+    ) -> None:
+        self.finding = finding
+        self.stage = stage
+        self.rules = rules
+        self.seed = seed
+        self.avoid = avoid
+        self.told = told
+        self.outcomes: dict[tuple[str, int], str] = {}
+        self.failing: list[tuple[Variation, str]] = []
+
+    def run(self, lines: Sequence[tree.Test], examples: int) -> None:
+        """Try variations of lines, and note what was found."""
+        rule = self.finding.rule
+        optional = sorted(name for root in rule.roots for name in _optional(root))
+        drawn = variations(lines, self.stage, forms=len(expand(rule)), optional=optional)
+
+        def attempt(variation: Variation) -> None:
+            self._attempt(variation)
+
+        try:
+            _settings(examples)(given(drawn)(hypothesis.seed(self.seed)(attempt)))()
+        except AssertionError:
+            # The last failure that Hypothesis runs is the smallest that it found.
+            smallest, self.finding.error = self.failing[-1]
+            self.finding.wrong = written(smallest.line)
+        except hypothesis.errors.Unsatisfiable:
+            pass  # every draw was refused: `agreed` says so
+
+    def _attempt(self, variation: Variation) -> None:
+        key = written(variation.line), variation.form
+        if key not in self.outcomes:
+            self.outcomes[key] = self._outcome(variation)
+        outcome = self.outcomes[key]
+        hypothesis.assume(outcome != "no instance")
+        if outcome not in ("agreed", "refused"):
+            self.failing.append((variation, outcome))
+            raise AssertionError(outcome)
+
+    def _outcome(self, variation: Variation) -> str:
+        """``agreed``, ``no instance``, ``refused``, or what is wrong."""
+        finding = self.finding
+        finding.tried[self.stage] += 1
+        text = written(variation.line)
+        if text in self.avoid:
+            return "no instance"
+        self.told(text)
+        try:
+            line, form = variation.line, variation.form
+            verdict = check(finding.rule, line, self.rules, seed=self.seed, form=form, drawn=True)
+        except (Inapplicable, NotApplied):
+            return "no instance"
+        except (ConversionError, BuildError) as error:
+            finding.refused[self.stage] += 1
+            finding.refusal = finding.refusal or str(error).strip()
+            return "refused"
+        except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
+            return _told(error)
+        finding.needed |= verdict.needed
+        finding.agreed[self.stage] += 1
+        return "agreed"
+
+
+def _optional(pattern: OpMatch) -> Iterator[str]:
+    """Names that a pattern binds to arguments which the schema lets be none."""
+    schema = resolve(pattern.op)[1]._schema.arguments
+    for position, argument in pattern.arguments:
+        if isinstance(argument, OpMatch):
+            yield from _optional(argument)
+        elif isinstance(argument, Bind) and str(schema[position].real_type).startswith("Optional"):
+            yield argument.name
+
+
+def _told(error: Exception) -> str:
+    return str(error).strip() if isinstance(error, EngineError) else f"{type(error).__name__}: {error}".strip()
 
 
 def _settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -141,22 +202,4 @@ def _settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None
     )
 
 
-def _outcome(finding: Finding, test: tree.Test, stage: Stage, rules: RuleSet, seed: int) -> str:
-    finding.tried += 1
-    try:
-        check(finding.rule, test, rules, seed=seed)
-    except (Inapplicable, NotApplied):
-        return "no instance"
-    except (ConversionError, BuildError) as error:
-        finding.refused += 1
-        finding.refusal = finding.refusal or str(error).strip()
-        return "refused"
-    except EngineError as error:
-        return str(error).strip()
-    except Exception as error:  # PyTorch refuses what the right side does, or something of ours breaks
-        return f"{type(error).__name__}: {error}".strip()
-    finding.agreed[stage] += 1
-    return "agreed"
-
-
-__all__ = ["LEAST_ACCEPTED", "Finding", "verify"]
+__all__ = ["try_rule", "verify"]

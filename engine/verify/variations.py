@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
 from engine.dsl import tree
+from engine.verify.stages import Stage
 
-Stage: TypeAlias = Literal["known", "marked", "all"]
-"""Which sizes are symbolic: none; those that the line marks; all that meet no constant and no number."""
-
-STAGES: tuple[Stage, ...] = ("known", "marked", "all")
-
-_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank")
+_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank", "absent")
 _SIZES = (1, 2, 3, 4, 5, 7, 8)
 _FLOATS = (0.0, 0.5, 1.0, 2.0, -1.0)
 _FLOATING = ("f32", "f16", "bf16")
@@ -28,37 +25,55 @@ _INTEGRAL = ("i64", "i32")
 _WIDEST = 3  # how far a symbolic size ranges where the line does not say
 
 
-def variations(lines: Sequence[tree.Test], stage: Stage) -> st.SearchStrategy[tree.Test]:
-    """Test lines like the given ones."""
-    return st.sampled_from(lines).flatmap(lambda line: _varied(line, stage))
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """A test line, and which of the plain forms of the pattern (:func:`expand`) it fills in."""
+
+    line: tree.Test
+    form: int
+
+
+def variations(
+    lines: Sequence[tree.Test], stage: Stage, *, forms: int = 1, optional: Sequence[str] = ()
+) -> st.SearchStrategy[Variation]:
+    """Test lines like the given ones.
+
+    Args:
+        forms: how many plain forms the pattern has.
+        optional: names of operands that the ops of the pattern can do without.
+    """
+    line = st.sampled_from(lines).flatmap(lambda line: _varied(line, stage, optional))
+    return st.builds(Variation, line, st.integers(0, forms - 1))
 
 
 @st.composite
-def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage) -> tree.Test:
+def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage, optional: Sequence[str]) -> tree.Test:
     changes = draw(st.sets(st.sampled_from(_CHANGES), max_size=2))
-    variation = _Variation(draw, line)
+    change = _Change(draw, line)
     if "dtype" in changes:
-        variation.change_dtype()
+        change.dtype()
     if "sizes" in changes:
-        variation.change_sizes()
+        change.sizes()
     if "one size" in changes:
-        variation.change_one_size()
+        change.one_size()
     if "rank" in changes:
-        variation.add_dim()
+        change.rank()
     if "numbers" in changes:
-        variation.change_number()
-    variation.set_stage(stage)
-    return variation.line
+        change.number()
+    if "absent" in changes:
+        change.absent(optional)
+    change.set_stage(stage)
+    return change.line
 
 
-class _Variation:
+class _Change:
     """A test line being changed; every method draws what it does."""
 
     def __init__(self, draw: st.DrawFn, line: tree.Test) -> None:
         self.draw = draw
         self.line = line
 
-    def change_sizes(self) -> None:
+    def sizes(self) -> None:
         """One size becomes another wherever it stands: in shapes, among numbers, and as the bound of indices."""
         old = self.draw(st.sampled_from(sorted({dim.size for _, dim in self._dims() if dim.size is not None}) or [1]))
         new = self.draw(st.sampled_from(_SIZES))
@@ -66,7 +81,8 @@ class _Variation:
         def changed(item: Any) -> Any:
             if isinstance(item, tree.Dim) and item.size == old:
                 return dataclasses.replace(item, size=new)
-            if isinstance(item, tree.TensorSpec) and item.below == old:
+            # Below one there is zero alone, which the op then wants: offsets that may not go down, say.
+            if isinstance(item, tree.TensorSpec) and item.below == old != 1:
                 return dataclasses.replace(item, below=new)
             if isinstance(item, tree.Literal) and type(item.value) is int and item.value == old:
                 return dataclasses.replace(item, value=new)
@@ -74,14 +90,16 @@ class _Variation:
 
         self.line = _map(self.line, changed)
 
-    def change_one_size(self) -> None:
+    def one_size(self) -> None:
         """One dim of one tensor gets another size."""
-        dims = [dim for _, dim in self._dims() if dim.size is not None]
+        # What indices point into does not shrink: not every kernel of PyTorch looks where they point.
+        bounds = {item.below for item in tree.walk(self.line) if isinstance(item, tree.TensorSpec)}
+        dims = [dim for _, dim in self._dims() if dim.size is not None and dim.size not in bounds]
         if dims:
             chosen, new = self.draw(st.sampled_from(dims)), self.draw(st.sampled_from(_SIZES))
             self.line = _map(self.line, lambda item: dataclasses.replace(item, size=new) if item is chosen else item)
 
-    def add_dim(self) -> None:
+    def rank(self) -> None:
         """Tensors that are no constants and no scalars get one more dim in front."""
         size = self.draw(st.sampled_from((1, 2, 3)))
 
@@ -92,9 +110,9 @@ class _Variation:
 
         self.line = _map(self.line, widened)
 
-    def change_dtype(self) -> None:
+    def dtype(self) -> None:
         """One dtype becomes another of its class, in all tensors."""
-        found = sorted({item.dtype for item in _nodes(self.line) if isinstance(item, tree.TensorSpec)})
+        found = sorted({item.dtype for item in tree.walk(self.line) if isinstance(item, tree.TensorSpec)})
         old = self.draw(st.sampled_from(found or ["f32"]))
         family = _FLOATING if old in _FLOATING else _INTEGRAL if old in _INTEGRAL else (old,)
         new = self.draw(st.sampled_from(family))
@@ -106,9 +124,9 @@ class _Variation:
 
         self.line = _map(self.line, changed)
 
-    def change_number(self) -> None:
+    def number(self) -> None:
         """One number or flag of the call gets another value."""
-        values = [item for item in _nodes(self.line) if isinstance(item, tree.Literal)]
+        values = [item for item in tree.walk(self.line) if isinstance(item, tree.Literal)]
         if not values:
             return
         chosen = self.draw(st.sampled_from(values))
@@ -122,6 +140,15 @@ class _Variation:
             choices += _FLOATS
         new = self.draw(st.sampled_from(choices))
         self.line = _map(self.line, lambda item: dataclasses.replace(item, value=new) if item is chosen else item)
+
+    def absent(self, optional: Sequence[str]) -> None:
+        """One optional operand is not given."""
+        tensors = [item for item in self.line.bindings if item.name in optional]
+        if tensors:
+            chosen = self.draw(st.sampled_from(tensors))
+            none = dataclasses.replace(chosen, value=tree.Literal(chosen.span, None))
+            bindings = tuple(none if item is chosen else item for item in self.line.bindings)
+            self.line = dataclasses.replace(self.line, bindings=bindings)
 
     def set_stage(self, stage: Stage) -> None:
         """Make the sizes of that stage symbolic, and no others."""
@@ -137,11 +164,16 @@ class _Variation:
             self.line = _map(self.line, known)
         elif stage == "all":
             fixed = {dim.size for spec, dim in self._dims() if spec.const}
-            fixed |= {item.value for item in _nodes(self.line) if isinstance(item, tree.Literal)}  # type: ignore[misc]
-            fixed |= {item.below for item in _nodes(self.line) if isinstance(item, tree.TensorSpec)}
+            fixed |= {item.value for item in tree.walk(self.line) if isinstance(item, tree.Literal)}  # type: ignore[misc]
+            fixed |= {item.below for item in tree.walk(self.line) if isinstance(item, tree.TensorSpec)}
+
+            free = sorted({dim.size for _, dim in self._dims() if (dim.size or 0) > 1} - fixed)  # type: ignore[type-var]
+            # Often not all at once: an op that wants channels to be known says so before anything else is seen.
+            marked = any(dim.range is not None for _, dim in self._dims())
+            chosen = self.draw(st.sets(st.sampled_from(free), min_size=0 if marked else 1)) if free else set()
 
             def symbolic(item: Any) -> Any:
-                if not isinstance(item, tree.Dim) or item.size in fixed or (item.size or 0) < 2:
+                if not isinstance(item, tree.Dim) or item.size not in chosen:
                     return item
                 assert item.size is not None
                 return tree.Dim(item.span, name=f"N{item.size}", range=(item.size, item.size + _WIDEST))
@@ -149,21 +181,9 @@ class _Variation:
             self.line = _map(self.line, symbolic)
 
     def _dims(self) -> Iterator[tuple[tree.TensorSpec, tree.Dim]]:
-        for item in _nodes(self.line):
+        for item in tree.walk(self.line):
             if isinstance(item, tree.TensorSpec):
                 yield from ((item, dim) for dim in item.dims)
-
-
-def _nodes(item: Any) -> Iterator[Any]:
-    """All syntax nodes below one, outermost first, spans left out."""
-    if isinstance(item, tree.Node):
-        yield item
-        for field in dataclasses.fields(item):
-            if field.name != "span":
-                yield from _nodes(getattr(item, field.name))
-    elif isinstance(item, tuple):
-        for part in item:
-            yield from _nodes(part)
 
 
 def _map(item: Any, function: Any) -> Any:
@@ -171,7 +191,8 @@ def _map(item: Any, function: Any) -> Any:
     if isinstance(item, tuple):
         parts = tuple(_map(part, function) for part in item)
         return item if all(a is b for a, b in zip(parts, item, strict=True)) else parts
-    if not isinstance(item, tree.Node):
+    # Elements that a line writes out, `tensor([0, 2], i64)`, are what it is about.
+    if not isinstance(item, tree.Node) or isinstance(item, tree.Call):
         return item
     now = {f.name: getattr(item, f.name) for f in dataclasses.fields(item) if f.name != "span"}
     new = {name: _map(value, function) for name, value in now.items()}
@@ -182,4 +203,4 @@ def _map(item: Any, function: Any) -> Any:
     return function(item)
 
 
-__all__ = ["STAGES", "Stage", "variations"]
+__all__ = ["Variation", "variations"]

@@ -1,4 +1,4 @@
-"""Every built-in rule does on each of its test lines what its pattern means.
+"""Every built-in rule does on each of its test lines what its pattern means, and the lines leave nothing out.
 
 One test per rule and test line; a line that the ops of one member of a family refuse (a rank, an argument
 type) says nothing about that member and is skipped there, but each member needs a line that fits it.
@@ -7,14 +7,19 @@ type) says nothing about that member and is skipped there, but each member needs
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 
+from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
-from engine.verify.agreement import check
+from engine.matcher.expansion import expand
+from engine.verify.agreement import NotApplied, check
+from engine.verify.branches import Reached, base, callers, of_macro, reached, unreached
 from engine.verify.instance import Inapplicable, instance
+from engine.verify.line import written
 
 
 @functools.cache
@@ -36,21 +41,60 @@ def test_rule_agrees_with_its_pattern(rule: Rule, number: int) -> None:
         check(rule, rule.tests[number], rules())
     except Inapplicable as reason:
         pytest.skip(str(reason).splitlines()[0])
+    for form in range(1, len(expand(rule))):
+        try:
+            check(rule, rule.tests[number], rules(), form=form)
+        except (Inapplicable, NotApplied):
+            continue  # without an optional op, or with operands exchanged, it may be no instance
 
 
-@pytest.mark.parametrize("family", sorted({rule.id.partition(".")[0] for rule in rules().rules}))
-def test_every_member_has_a_line_that_fits(family: str) -> None:
-    def fits(rule: Rule) -> bool:
-        for test in rule.tests:
-            try:
-                made = instance(rule, test)
-                for sizes in made.sizes():
-                    made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
-                if not test.rejects:
-                    return True
-            except Inapplicable:
-                continue
+FILES = sorted({rule.span.file for rule in rules().rules}, key=lambda file: Path(file).parts[-2:])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: "/".join(Path(file).parts[-2:]))
+def test_lines_leave_nothing_out(file: str) -> None:
+    """Every member has a line that fits, every line fits a member, and every branch is reached."""
+    chosen = [rule for rule in rules().rules if rule.span.file == file]
+    fits = {(base(rule), written(test)): False for rule in chosen for test in rule.tests}
+    bare = []
+    found = Reached()
+    for rule in chosen:
+        fitting = [test for test in rule.tests if _fits(rule, test)]
+        fits.update({(base(rule), written(test)): True for test in fitting})
+        if all(test.rejects for test in fitting):
+            bare.append(rule.id)
+        found.add(reached(rule, rules()))
+    assert bare == []
+    assert [name for name, fit in fits.items() if not fit] == []
+    assert list(map(str, unreached(chosen, found))) == []
+
+
+def _fits(rule: Rule, test: tree.Test) -> bool:
+    try:
+        made = instance(rule, test)
+        for sizes in made.sizes():
+            made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
+    except Inapplicable:
         return False
+    return True
 
-    untested = [rule.id for rule in rules().rules if rule.id.partition(".")[0] == family and not fits(rule)]
-    assert untested == []
+
+MACROS = sorted({macro.span.file for macro in rules().macros.values()}, key=lambda file: Path(file).parts[-2:])
+
+
+@pytest.mark.parametrize("file", MACROS, ids=lambda file: "/".join(Path(file).parts[-2:]))
+def test_lines_reach_every_branch_of_macros(file: str) -> None:
+    found = Reached()
+    missing = []
+    for name, calling in callers(rules()).items():
+        macro = rules().macros[name]
+        if macro.span.file != file:
+            continue
+        branches = of_macro(macro)
+        # Those next to it are the likeliest to reach all of it.
+        for rule in sorted(calling, key=lambda rule: rule.span.file != file):
+            if all(map(found.reaches, branches)):
+                break
+            found.add(reached(rule, rules()))
+        missing += [str(branch) for branch in branches if not found.reaches(branch)]
+    assert missing == []

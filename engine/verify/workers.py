@@ -1,0 +1,111 @@
+"""The search in several processes: each has the rules once, and takes one rule after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import EngineError
+from engine.verify.findings import Finding
+from engine.verify.search import try_rule, verify
+
+if TYPE_CHECKING:
+    from engine.dsl.rule import Rule
+    from engine.dsl.ruleset import RuleSet
+
+# A fork would copy the threads' locks of PyTorch and TensorRT, but not the threads.
+_START = "spawn"
+_LONGEST_LINE = 4096
+_MOST_CRASHES = 8
+
+# Of the process that it is in: memory for the line that it runs, shared with the one that started it.
+_current: Any = None
+# Of the process that it is in: the rules, by kind and id.
+_rules: RuleSet | None = None
+_by_name: dict[tuple[str, str], Rule] = {}
+
+
+def verify_in_processes(
+    rules: RuleSet, chosen: Sequence[Rule], files: Sequence[str], *, examples: int, seed: int, jobs: int
+) -> Iterator[Finding]:
+    """Try rules in ``jobs`` processes; the findings are those of :func:`verify`, in the same order.
+
+    Args:
+        files: the files of users that ``rules`` was loaded from.
+
+    Raises:
+        EngineError: the rules changed since.
+    """
+    jobs = min(jobs, len(chosen))
+    if jobs <= 1:
+        yield from verify(rules, chosen, examples=examples, seed=seed)
+        return
+    waiting = list(chosen)
+    while waiting:
+        with _pool(jobs, files, rules.hash) as pool:
+            futures = [pool.submit(_try, rule.kind, rule.id, examples, seed) for rule in waiting]
+            try:
+                for future in futures:
+                    found = future.result()
+                    yield Finding(waiting.pop(0), **found)
+            except BrokenProcessPool:
+                pool.shutdown(cancel_futures=True)
+        if waiting:
+            # One of the rules at work ended its process, perhaps the first that has no result: it goes alone.
+            yield _alone(waiting.pop(0), files, rules.hash, examples, seed)
+
+
+def _pool(jobs: int, files: Sequence[str], digest: str, current: Any = None) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context(_START)
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(tuple(files), digest, current))
+
+
+def _alone(rule: Rule, files: Sequence[str], digest: str, examples: int, seed: int) -> Finding:
+    """Try a rule in a process of its own; without the lines that end it, should there be any."""
+    crashed: list[str] = []
+    while True:
+        current = multiprocessing.get_context(_START).Array("c", _LONGEST_LINE)
+        with _pool(1, files, digest, current) as pool:
+            try:
+                found = pool.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
+                return Finding(rule, **{**found, "crashed": tuple(crashed)})
+            except BrokenProcessPool:
+                line = current.value.decode(errors="replace")  # type: ignore[attr-defined]
+        if line in crashed or len(crashed) == _MOST_CRASHES:
+            return Finding(rule, wrong=line or "a line of its own", error="ends the process that runs it")
+        crashed.append(line)
+
+
+def _start(files: Sequence[str], digest: str, current: Any) -> None:
+    import torch
+
+    from engine.dsl.ruleset import RuleSet
+
+    global _rules, _current
+    _current = current
+    torch.set_num_threads(1)
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
+    _rules = RuleSet.load(*files)
+    if _rules.hash != digest:
+        raise EngineError("the rules changed while they were verified; start again")
+    _by_name.update({(rule.kind, rule.id): rule for rule in _rules.rules})
+
+
+def _try(kind: str, name: str, examples: int, seed: int, avoid: tuple[str, ...] = ()) -> dict[str, Any]:
+    assert _rules is not None
+    found = try_rule(_rules, _by_name[kind, name], examples, seed, avoid=avoid, told=_told)
+    # The rule itself stays: the other process has it, and its text is decoded where it is needed.
+    return {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "rule"}
+
+
+def _told(line: str) -> None:
+    if _current is not None:
+        _current.value = line.encode()[: _LONGEST_LINE - 1]
+
+
+__all__ = ["verify_in_processes"]
