@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 PHASES = ("simplify", "lower", "convert")
 # What a rule may give otherwise than its left side; `uninitialized` memory holds anything.
 RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "uninitialized")
-SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes"})
+SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes", "graph"})
+
+# Functions that run graphs of the model; a plan says where in the rule, so `engine.evaluator.graphs` evaluates them.
+OF_GRAPHS: Mapping[str, tuple[int, int | None]] = {"run": (2, 2), "conditional": (4, 4)}
 
 
 @functools.cache

@@ -46,7 +46,8 @@ class _Record:
 class Mirror:
     """An FX graph in canonical form, with cached facts about its nodes.
 
-    Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.
+    Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.  A graph
+    that is ``enclosed`` in another one may use sizes that none of its inputs has: each becomes an input of its own.
 
     Raises:
         EngineError: a node has no fake value (``meta["val"]``), or a constant is missing.
@@ -58,8 +59,11 @@ class Mirror:
         constants: dict[str, torch.Tensor],
         fake_mode: FakeTensorMode | None,
         shape_env: ShapeEnv | None,
+        *,
+        enclosed: bool = False,
     ) -> None:
         self.graph = graph
+        self.enclosed = enclosed
         self.constants = constants
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
         self.shape_env = shape_env
@@ -76,7 +80,7 @@ class Mirror:
     def _check(self) -> None:
         self.placeholders = tuple(node for node in self.graph.nodes if node.op == "placeholder")
         for node in self.graph.nodes:
-            if node.op == "output" or (node.op == "get_attr" and _is_submodule(node)):
+            if node.op == "output" or "graph" in node.meta:
                 continue
             if node.op not in ("placeholder", "get_attr", "call_function"):
                 where = provenance.describe(node)
@@ -111,7 +115,8 @@ class Mirror:
     def arguments(self, node: fx.Node) -> tuple[Any, ...]:
         """Arguments in schema order, defaults included.
 
-        Tensors are :class:`Value`, sizes staged ints, lists tuples; everything else is as FX has it.
+        Tensors are :class:`Value`, sizes staged ints, lists tuples, graphs :class:`engine.graph.subgraph.Subgraph`;
+        everything else is as FX has it.
         """
         record = self._record(node)
         if record.arguments is None:
@@ -327,6 +332,15 @@ class Mirror:
         """
         return self._size_nodes.node(size, before) if isinstance(size, sympy.Basic) else size
 
+    def size_input(self, symbol: sympy.Symbol) -> fx.Node:
+        """A new input of an enclosed graph, at the top, that is a size of the graphs around it."""
+        with self.graph.inserting_before(next(iter(self.graph.nodes))):
+            node = self.graph.placeholder(f"size_{symbol}")
+        node.meta["val"] = self.symint(symbol)
+        self.placeholders = (node, *self.placeholders)
+        self._inserted(node)
+        return node
+
     def output_node(self, value: Value, before: fx.Node | None = None) -> fx.Node:
         """The FX node for a value: the node itself, or its ``getitem`` right behind it, made when missing."""
         node, index = value
@@ -514,10 +528,6 @@ class Mirror:
     def convex(self, nodes: Collection[fx.Node]) -> bool:
         """Whether no path leaves ``nodes`` and comes back."""
         return reachability.convex(self, nodes)
-
-
-def _is_submodule(node: fx.Node) -> bool:
-    return "val" not in node.meta and any(isinstance(user.target, HigherOrderOperator) for user in node.users)
 
 
 __all__ = ["Mirror", "Value"]

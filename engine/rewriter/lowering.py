@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import fx
+from torch._ops import HigherOrderOperator
 
 from engine.dsl.rule import Rule
 from engine.evaluator import Context
@@ -57,7 +58,13 @@ def _expand_all(
     """Expand every node that is neither convertible nor known to be stuck; whether there was any."""
     expanded = False
     for node in list(mirror.graph.nodes):
-        if node._erased or node in stuck or not counts(mirror, node) or convertible(node):
+        if node._erased or node in stuck or not counts(mirror, node):
+            continue
+        if isinstance(node.target, HigherOrderOperator):
+            # The graphs inside are looked at once this one is as it stays: when it is tiled.
+            stuck[node] = "PyTorch takes no op apart that runs graphs"
+            continue
+        if convertible(node):
             continue
         name = node.name
         try:
