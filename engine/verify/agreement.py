@@ -19,6 +19,7 @@ from engine.dsl.rule import Rule
 from engine.errors import EngineError
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Value
+from engine.inner import InnerGraphs
 from engine.interpreter import Program
 from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
@@ -68,8 +69,8 @@ def check(rule: Rule, test: tree.Test, rules: RuleSet, *, seed: int = 0, engine:
         Inapplicable: the test line does not describe an instance of this rule.
         Disagreement: the rule does not fire, or fires on a ``reject`` line, or the sides differ.
     """
-    made = instance(rule, test, seed)
-    context = Context(made.mirror, rules.layers, rules.macros, rules.hosts)
+    made = instance(rule, test, seed, rules.macros)
+    context = InnerGraphs(rules, CompilationSettings()).context(made.mirror)
     generator = torch.Generator().manual_seed(seed)
     samples = [made.inputs(sizes, generator) for sizes in made.sizes()]
     expected = [made.run(inputs) for inputs in samples]

@@ -79,17 +79,17 @@ def verify(rules: RuleSet, chosen: Iterable[Rule], *, examples: int = 30, seed: 
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     for rule in chosen:
         finding = Finding(rule)
-        lines = [test for test in rule.tests if not test.rejects and _describes(rule, test)]
+        lines = [test for test in rule.tests if not test.rejects and _describes(rule, test, rules)]
         for stage in STAGES if lines else ():
             if not finding.wrong:
                 _search(finding, lines, stage, rules, examples, seed)
         yield finding
 
 
-def _describes(rule: Rule, test: tree.Test) -> bool:
+def _describes(rule: Rule, test: tree.Test, rules: RuleSet) -> bool:
     """Whether a line describes an instance of this member of a family."""
     try:
-        made = instance(rule, test)
+        made = instance(rule, test, macros=rules.macros)
         for sizes in made.sizes():
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
     except Inapplicable:

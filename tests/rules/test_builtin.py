@@ -43,7 +43,7 @@ def test_every_member_has_a_line_that_fits(family: str) -> None:
     def fits(rule: Rule) -> bool:
         for test in rule.tests:
             try:
-                made = instance(rule, test)
+                made = instance(rule, test, macros=rules().macros)
                 for sizes in made.sizes():
                     made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
                 if not test.rejects:
