@@ -125,6 +125,7 @@ class InnerGraphs:
         rules = self.ruleset.phase("simplify", "lower")
         lower_all(mirror, rules, convertible, context, trace=self.trace, check=self.settings.debug or None)
         fold_constants(mirror, convertible=convertible)
+        around.inner[name] = mirror
         return InnerGraph(name, mirror, context, matcher, inputs)
 
     def _tiled(self, graph: InnerGraph) -> Tiling:

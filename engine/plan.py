@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import fx
 
 from engine.dsl.rule import Layer
 from engine.errors import Span
-from engine.graph.mirror import Mirror, Value
+from engine.graph.mirror import Value
 from engine.sizes import Int
 
 if TYPE_CHECKING:
-    from engine.partitioner.tile import Tile
+    from engine.inner import InnerGraph
 
 
 @dataclass(slots=True, eq=False)
@@ -154,24 +153,10 @@ class GraphCall:
         span: the call in the rule's text.
     """
 
-    graph: TiledGraph
+    graph: InnerGraph
     values: dict[str, Any]
     span: Span
     outputs: tuple[CallOutput, ...] = ()
-
-
-class TiledGraph(Protocol):
-    """A graph inside an op, tiled: see :class:`engine.inner.InnerGraph`."""
-
-    name: str
-    mirror: Mirror
-    inputs: tuple[fx.Node, ...]
-    outputs: tuple[Any, ...]
-
-    @property
-    def tiles(self) -> tuple[Tile, ...]:
-        """The tiles in graph order."""
-        ...
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
@@ -155,7 +155,7 @@ def is_importable(module: fx.GraphModule) -> bool:
     for node in module.graph.nodes:
         if node.op == "call_function":
             functional = not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable
-            known = isinstance(node.target, OpOverload) or _is_symbolic(node)
+            known = isinstance(node.target, OpOverload | HigherOrderOperator) or _is_symbolic(node)
             if not functional or not known or "val" not in node.meta:
                 return False
         elif (node.op == "placeholder" and "val" not in node.meta) or node.op in ("call_module", "call_method"):

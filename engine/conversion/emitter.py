@@ -101,7 +101,7 @@ class Emitter:
         self._shapes = shapes
         self._mirror = mirror
         self._context = Context(mirror, {}, {})
-        self._written = WrittenConstants(scope, shapes) if around is None else around._written
+        self._written: WrittenConstants = WrittenConstants(scope, shapes) if around is None else around._written
 
     # ------------------------------------------------------------ tiles
 

@@ -28,12 +28,12 @@ from engine.plan import (
     ConditionalStart,
     ConstantTensor,
     GraphCall,
-    TiledGraph,
 )
 from engine.sizes import Int
 
 if TYPE_CHECKING:
     from engine.evaluator.evaluation import Context
+    from engine.inner import InnerGraph
 
 
 def run(context: Context, graph: Any, operands: Any, span: Span) -> list[CallOutput]:
@@ -78,7 +78,7 @@ def _constant(context: Context, operand: Any) -> fx.Node | None:
 
 
 def _known_sizes(
-    context: Context, graph: Subgraph, inner: TiledGraph, operands: tuple[Any, ...], span: Span
+    context: Context, graph: Subgraph, inner: InnerGraph, operands: tuple[Any, ...], span: Span
 ) -> dict[sympy.Symbol, Int | None]:
     """The symbols that stand for sizes inside a graph only -> what they are outside, None if that is not known there.
 
@@ -125,9 +125,7 @@ def _output(call: GraphCall, index: int, item: Any, known: dict[sympy.Symbol, In
     mirror = call.graph.mirror
     shape = mirror.shape(item)
     sizes = {symbol: size for symbol, size in known.items() if size is not None}
-    outside = tuple(
-        staged.normal(size.xreplace(sizes)) if isinstance(size, sympy.Basic) else size for size in shape
-    )
+    outside = tuple(staged.normal(size.xreplace(sizes)) if isinstance(size, sympy.Basic) else size for size in shape)
     hidden = any(isinstance(size, sympy.Basic) and size.free_symbols & set(known) for size in outside)
     return CallOutput(None if hidden else outside, mirror.dtype(item), call, index)
 
@@ -170,7 +168,11 @@ def _joined(
     for one, other in zip(then, otherwise, strict=True):
         shapes = list(zip(one.shape or (), other.shape or (), strict=False))
         ranks = len({len(side.shape) for side in (one, other) if side.shape is not None})
-        if one.dtype != other.dtype or ranks > 1 or any(context.sizes.compare("==", a, b) is not True for a, b in shapes):
+        if (
+            one.dtype != other.dtype
+            or ranks > 1
+            or any(context.sizes.compare("==", a, b) is not True for a, b in shapes)
+        ):
             raise Failed(f"the sides of a conditional give {describe(one)} and {describe(other)}", span)
     values: dict[str, Any] = {"entry": start.outputs, "then": then, "otherwise": otherwise}
     end: Call = ConditionalEnd(start, values | {"condition": start.values["condition"]})

@@ -73,9 +73,7 @@ def end(entry: LoopStart, trip: Any, sizes: Sizes) -> tuple[list[AbstractTensor]
     for before, after in zip(states, following, strict=True):
         if not _alike(before.dtype, after.dtype) or not _fit(before.shape, after.shape, sizes):
             raise Failed(f"a state of a loop goes from {describe(before)} to {describe(after)}", span)
-    last = LoopEnd(
-        entry, {"entry": entry.outputs, "condition": condition, "following": following, "given": given}
-    )
+    last = LoopEnd(entry, {"entry": entry.outputs, "condition": condition, "following": following, "given": given})
     kinds: list[tuple[tuple[Int, ...] | None, torch.dtype | None]] = [(state.shape, state.dtype) for state in states]
     kinds += [(_with(part.shape, entry.axis, entry.values["trips"]), part.dtype) for part in given]
     last.outputs = tuple(CallOutput(shape, dtype, last, index) for index, (shape, dtype) in enumerate(kinds))

@@ -70,6 +70,8 @@ class Mirror:
         self.sizes = Sizes(shape_env)
         # Constants whose elements a rule read: what was decided holds for these elements only.
         self.pins: dict[Value, Pin | None] = {}
+        # The graphs inside its ops that rules ran, by name.
+        self.inner: dict[str, Mirror] = {}
         self.placeholders: tuple[fx.Node, ...] = ()
         self._records: dict[fx.Node, _Record] = {}
         self._constants = Constants(self)

@@ -118,9 +118,7 @@ def execute(mirror: Mirror, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
     raise EngineError("the graph has no output")
 
 
-def instance(
-    rule: Rule, test: tree.Test, seed: int = 0, macros: Mapping[str, tree.Macro] | None = None
-) -> Instance:
+def instance(rule: Rule, test: tree.Test, seed: int = 0, macros: Mapping[str, tree.Macro] | None = None) -> Instance:
     """The instance of a rule that a test line describes.
 
     Args:
