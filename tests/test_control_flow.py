@@ -21,6 +21,12 @@ RUNTIMES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def dynamo():
+    """What Dynamo learned from one export of a function it holds against the sizes of the next."""
+    torch._dynamo.reset()
+
+
 def _inputs(rows, device):
     """Inputs on which conditions go either way."""
     yield torch.rand(rows, 4, device=device)

@@ -158,7 +158,7 @@ def suggestion(name: str) -> str | None:
     """Advice for a name that is no op: the overloads that there are, or names like it."""
     namespace, _, rest = name.partition(".")
     if is_higher_order(name):
-        known = [other for other in dir(torch.ops.higher_order) if higher_order(f"{namespace}.{other}") is not None]
+        known = sorted(torch._ops._higher_order_ops)
         close = difflib.get_close_matches(rest, known, n=3, cutoff=0.6)
         return f"did you mean {' or '.join(f'`{namespace}.{other}`' for other in close)}?" if close else None
     packet_name = rest.partition(".")[0]
