@@ -336,10 +336,15 @@ class Compilation:
         tiles = [chosen for chosen in every if (chosen.node.name, chosen.rule.id) in named]
         if tiles:
             return tiles
-        # Loops and conditionals are where TensorRT fails without a name.
-        tiles = [chosen for chosen in segment.tiles if chosen.size > 1]
-        if tiles:
-            return tiles
+        # Loops and conditionals are where TensorRT fails without a name; those inside others give way first.
+        inside = [chosen for chosen in every if chosen.size > 1 and chosen not in segment.tiles]
+        outside = [chosen for chosen in segment.tiles if chosen.size > 1]
+        for tiles in (inside, outside):
+            tiles = [chosen for chosen in tiles if self._has_alternative(chosen)]
+            if tiles:
+                return tiles
+        if outside:
+            return outside
         by_rule = sorted(segment.tiles, key=lambda chosen: chosen.rule.rank)
         for rule_id in dict.fromkeys(chosen.rule.id for chosen in by_rule):
             tiles = [chosen for chosen in segment.tiles if chosen.rule.id == rule_id]
@@ -348,11 +353,12 @@ class Compilation:
         return list(segment.tiles)
 
     def _has_alternative(self, chosen: Tile) -> bool:
+        home = next((graph for graph in self.inner if graph.mirror.graph is chosen.node.graph), self)
         return any(
             match.rule.id != chosen.rule.id
             and (chosen.node.name, match.rule.id) not in self.refusals
-            and apply(match.rule, match, self.context)
-            for match in self.matcher.matches(chosen.node)
+            and apply(match.rule, match, home.context)
+            for match in home.matcher.matches(chosen.node)
         )
 
     def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:

@@ -117,7 +117,7 @@ class InnerGraphs:
         name = self._unique(subgraph.name.replace(".", "_"))
         imported = import_subgraph(subgraph, name, known, around.constants)
         inputs = tuple(entry for entry in imported.inputs if isinstance(entry, fx.Node))
-        mirror = Mirror(imported.graph, around.constants, around.fake_mode, around.shape_env, enclosed=True)
+        mirror = Mirror(imported.graph, around.constants, around.fake_mode, around.shape_env, name=name)
         mirror.hoist_sizes()
         context = self.context(mirror)
         matcher = Matcher(self.ruleset.phase("convert"), mirror)

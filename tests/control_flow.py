@@ -186,7 +186,7 @@ CASES = {
     "by_size": Case(lambda: Call(_by_size)),
     "one_element": Case(lambda: Call(_one_element)),
     "made": Case(lambda: Call(_made)),
-    "deep": Case(lambda: Call(_deep), dynamic=False),
+    "deep": Case(lambda: Call(_deep)),
     "exchanged": Case(lambda: Call(_exchanged)),
     "doubled": Case(lambda: Call(_doubled)),
     "counted": Case(lambda: Call(_counted)),

@@ -47,7 +47,8 @@ class Mirror:
     """An FX graph in canonical form, with cached facts about its nodes.
 
     Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.  A graph
-    that is ``enclosed`` in another one may use sizes that none of its inputs has: each becomes an input of its own.
+    inside an op of another one has a ``name``, with which the names of its nodes begin; it may use sizes that none of
+    its inputs has: each becomes an input of its own.
 
     Raises:
         EngineError: a node has no fake value (``meta["val"]``), or a constant is missing.
@@ -60,10 +61,10 @@ class Mirror:
         fake_mode: FakeTensorMode | None,
         shape_env: ShapeEnv | None,
         *,
-        enclosed: bool = False,
+        name: str = "",
     ) -> None:
         self.graph = graph
-        self.enclosed = enclosed
+        self.name = name
         self.constants = constants
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
         self.shape_env = shape_env
@@ -293,7 +294,9 @@ class Mirror:
         if fake is None:
             fake = inference.infer(self.fake_mode, self.shape_env, op, positional, keywords)
         with self.graph.inserting_before(before):
-            node = self.graph.call_function(op, positional, keywords)
+            # Nodes of all graphs of a model are told apart by their names.
+            name = f"{self.name}_{self.graph._target_to_str(op)}" if self.name else None
+            node = self.graph.create_node("call_function", op, positional, keywords, name=name)
         node.meta["val"] = fake
         provenance.inherit(node, origin, rule)
         self._inserted(node)
