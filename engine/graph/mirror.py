@@ -11,7 +11,7 @@ import networkx
 import sympy
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -445,9 +445,7 @@ class Mirror:
             return False
         if next(self.each_user(node), None) is not None:
             return False
-        if isinstance(node.target, OpOverload):
-            return not node.target._schema.is_mutable
-        return not isinstance(node.target, HigherOrderOperator)
+        return not (isinstance(node.target, OpOverload) and node.target._schema.is_mutable)
 
     def _erase(self, node: fx.Node) -> None:
         self._size_nodes.forget(node)

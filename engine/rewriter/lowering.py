@@ -60,11 +60,8 @@ def _expand_all(
     for node in list(mirror.graph.nodes):
         if node._erased or node in stuck or not counts(mirror, node):
             continue
-        if isinstance(node.target, HigherOrderOperator):
-            # The graphs inside are looked at once this one is as it stays: when it is tiled.
-            stuck[node] = "PyTorch takes no op apart that runs graphs"
-            continue
-        if convertible(node):
+        # Graphs inside an op are looked at once the graph around them is as it stays: when it is tiled.
+        if not isinstance(node.target, HigherOrderOperator) and convertible(node):
             continue
         name = node.name
         try:
