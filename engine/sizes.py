@@ -75,6 +75,19 @@ def maximum(*values: Int) -> Int:
     return max(values) if is_known(values) else normal(Max(*values))  # type: ignore[type-var]
 
 
+def without_ite(value: sympy.Basic) -> sympy.Basic:
+    """The same with ``and``, ``or`` and ``not`` for the if-then-else that sympy makes of choices between choices.
+
+    PyTorch's arithmetic on ranges does not know it.
+    """
+    if not value.has(sympy.ITE):
+        return value
+    spelled: sympy.Basic = value.replace(
+        sympy.ITE, lambda test, then, otherwise: sympy.Or(sympy.And(test, then), sympy.And(sympy.Not(test), otherwise))
+    )
+    return spelled
+
+
 _RELATIONS = {
     "==": sympy.Eq,
     "!=": sympy.Ne,
@@ -115,6 +128,7 @@ class Sizes:
         return self._decided[relation]
 
     def _decide(self, relation: sympy.Basic) -> bool | None:
+        relation = without_ite(relation)
         if self.shape_env is not None:
             simplified = self.shape_env.simplify(relation)  # type: ignore[arg-type]
             if simplified in (sympy.true, sympy.false):
@@ -150,7 +164,7 @@ class Sizes:
         """Smallest and largest value a staged int can take; None where unbounded."""
         if isinstance(value, int):
             return value, value
-        bounds = bound_sympy(value, self._ranges)
+        bounds = bound_sympy(without_ite(value), self._ranges)  # type: ignore[arg-type]
 
         def finite(bound: sympy.Expr) -> int | None:
             return int(bound) if bound.is_Integer else None
@@ -203,4 +217,5 @@ __all__ = [
     "mul",
     "normal",
     "sub",
+    "without_ite",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch.utils._sympy import functions as symbolic
 
 from engine.conversion.scope import NetworkScope
-from engine.sizes import Int, floordiv, is_known, mul, normal, sub
+from engine.sizes import Int, floordiv, is_known, mul, normal, sub, without_ite
 from engine.tensorrt import load
 
 # n-ary sympy nodes -> ElementWiseOperation
@@ -134,7 +134,7 @@ class ShapeTensors:
             return self._scope.numbers([int(size)], torch.int64)
         made = self._pieces.get(size)
         if made is None:
-            made = self._pieces[size] = self._make(size)
+            made = self._pieces[size] = self._make(without_ite(size))
         return made
 
     def _make(self, size: sympy.Basic) -> Any:
