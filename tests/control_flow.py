@@ -74,8 +74,8 @@ def _made(x: Tensor) -> Tensor:
     """Sides that make what they give out of nothing but sizes."""
     return torch.cond(
         x.sum() > 0,
-        lambda y: torch.ones(y.shape[0], 3),
-        lambda y: torch.arange(y.shape[0]).float()[:, None].expand(-1, 3) * 2,
+        lambda y: torch.ones(y.shape[0], 3, device=y.device),
+        lambda y: torch.arange(y.shape[0], device=y.device).float()[:, None].expand(-1, 3) * 2,
         (x,),
     )
 
@@ -99,7 +99,9 @@ def _doubled(x: Tensor) -> Any:
 def _counted(x: Tensor) -> Any:
     factor = x.mean(0)
     rows = x.shape[0]
-    return while_loop(lambda i, y: i < 5, lambda i, y: (i + 1, y * factor + rows), (torch.tensor(0), x))
+    return while_loop(
+        lambda i, y: i < 5, lambda i, y: (i + 1, y * factor + rows), (torch.tensor(0, device=x.device), x)
+    )
 
 
 def _counted_by_number(x: Tensor) -> Any:
@@ -107,7 +109,9 @@ def _counted_by_number(x: Tensor) -> Any:
 
 
 def _fibonacci(x: Tensor) -> Any:
-    return while_loop(lambda i, a, b: i < 6, lambda i, a, b: (i + 1, b.clone(), a + b), (torch.tensor(0), x, x + 1))
+    return while_loop(
+        lambda i, a, b: i < 6, lambda i, a, b: (i + 1, b.clone(), a + b), (torch.tensor(0, device=x.device), x, x + 1)
+    )
 
 
 def _flagged(x: Tensor) -> Any:
@@ -122,7 +126,7 @@ def _loops(x: Tensor) -> Any:
         inner = while_loop(lambda j, z: j < i, lambda j, z: (j + 1, z.sin() + i), (torch.zeros_like(i), y))
         return i + 1, inner[1]
 
-    return while_loop(lambda i, y: i < 4, outer, (torch.tensor(1), x))[1]
+    return while_loop(lambda i, y: i < 4, outer, (torch.tensor(1, device=x.device), x))[1]
 
 
 def _choice_in_a_loop(x: Tensor) -> Any:
@@ -132,12 +136,14 @@ def _choice_in_a_loop(x: Tensor) -> Any:
         z = torch.cond(y.sum() > 0, lambda a: a - mean, lambda a: a + 2 * i, (y,))
         return i + 1, z
 
-    return while_loop(lambda i, y: i < 5, body, (torch.tensor(0), x))[1]
+    return while_loop(lambda i, y: i < 5, body, (torch.tensor(0, device=x.device), x))[1]
 
 
 def _loop_in_a_choice(x: Tensor) -> Any:
     def then(y: Tensor) -> Any:
-        return while_loop(lambda i, z: i < 3, lambda i, z: (i + 1, z * 1.1), (torch.zeros((), dtype=torch.int64), y))[1]
+        return while_loop(
+            lambda i, z: i < 3, lambda i, z: (i + 1, z * 1.1), (torch.zeros((), dtype=torch.int64, device=y.device), y)
+        )[1]
 
     return torch.cond(x.sum() > 0, then, lambda y: scan(lambda c, r: (c + r, c * r), y[0] * 0, y, dim=0)[1], (x,))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from engine.conversion.loops import Tensors
 from engine.conversion.scope import NetworkScope, Refused
-from engine.plan import AbstractTensor, ConditionalEnd, ConditionalStart
-
-Tensors = Callable[[AbstractTensor], Any]
-"""The network tensor of an abstract one."""
+from engine.plan import ConditionalEnd, ConditionalStart
 
 
 class ConditionalEmission:

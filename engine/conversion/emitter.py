@@ -13,10 +13,9 @@ import sympy
 import torch
 from torch import fx
 
-from engine.conversion.conditionals import ConditionalEmission
 from engine.conversion.constants import WrittenConstants
 from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
-from engine.conversion.loops import LoopEmission
+from engine.conversion.flow import FlowEmission
 from engine.conversion.scope import NetworkScope, Refused, mismatch
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.weights import Origin
@@ -33,13 +32,9 @@ from engine.plan import (
     AbstractTensor,
     CallOutput,
     Captured,
-    ConditionalStart,
     ConstantTensor,
-    FlowCall,
     GraphCall,
     LayerCall,
-    LoopEnd,
-    LoopStart,
     OpCall,
 )
 from engine.rewriter.pins import Pin, digest
@@ -114,7 +109,8 @@ class Emitter:
         what = "the result"
         made: dict[int, tuple[Any, ...]] = {}
         written: dict[int, Any] = {}
-        flow = _Flow(self, f"{tile.rule.id}/{tile.node.name}", _metadata(tile))
+        name = f"{tile.rule.id}/{tile.node.name}"
+        flow = FlowEmission(self._scope, self._shapes, self.run, name, _metadata(tile))
 
         def tensor_of(tensor: AbstractTensor) -> Any:
             return self._resolve(tensor, made, written)
@@ -250,27 +246,6 @@ class Emitter:
 
     def _agrees(self, wanted: Int, got: int) -> bool:
         return self._mirror.sizes.compare("==", wanted, got) is not False
-
-
-class _Flow:
-    """The loops, conditionals and graphs of one tile."""
-
-    def __init__(self, emitter: Emitter, name: str, metadata: dict[str, str]) -> None:
-        self._emitter = emitter
-        self._loops = LoopEmission(emitter._scope, emitter._shapes, name, metadata)
-        self._conditionals = ConditionalEmission(emitter._scope, name, metadata)
-
-    def add(self, call: FlowCall, tensor: Callable[[AbstractTensor], Any]) -> tuple[Any, ...]:
-        """Add one end of it, or a whole graph; gives the outputs."""
-        if isinstance(call, GraphCall):
-            return self._emitter.run(call, tensor)
-        if isinstance(call, LoopStart):
-            return self._loops.start(call, tensor)
-        if isinstance(call, LoopEnd):
-            return self._loops.end(call, tensor)
-        if isinstance(call, ConditionalStart):
-            return self._conditionals.start(call, tensor)
-        return self._conditionals.end(call, tensor)
 
 
 class _CallEmission:
