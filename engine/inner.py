@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from engine.capture.doubles import narrow_graph
 from engine.capture.importer import import_subgraph
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Context, apply
@@ -116,6 +117,8 @@ class InnerGraphs:
         """Import a graph and bring it down to what the ``convert`` rules understand."""
         name = self._unique(subgraph.name.replace(".", "_"))
         imported = import_subgraph(subgraph, name, known, around.constants)
+        if self.settings.truncate_double:
+            narrow_graph(imported.graph, imported.constants, around.fake_mode)
         inputs = tuple(entry for entry in imported.inputs if isinstance(entry, fx.Node))
         mirror = Mirror(imported.graph, around.constants, around.fake_mode, around.shape_env, name=name)
         mirror.hoist_sizes()

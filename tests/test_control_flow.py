@@ -13,7 +13,7 @@ import engine
 from engine.conversion import Blueprint, emit_network
 from engine.errors import CoverageError
 from tests.comparison import assert_agrees
-from tests.control_flow import CASES, Call, Gated
+from tests.control_flow import CASES, Call, Cell, Gated
 from tests.summaries import networks_text, start
 
 RUNTIMES = [
@@ -113,6 +113,17 @@ def test_a_setting_that_names_an_op_holds_inside_too():
     [fallback] = report.fallbacks
     assert fallback.op == "higher_order.cond"
     assert "torch_executed_ops names aten.sin" in fallback.reason
+
+
+def test_doubles_inside_are_narrowed_too():
+    model = Cell().double().eval()
+    compiled = engine.compile(
+        model, [torch.randn(6, 4).double()], truncate_double=True, min_block_size=1, runtime="interpreter"
+    )
+    assert {fallback.op for fallback in compiled.report.fallbacks} == {"aten._to_copy.default"}
+    assert_agrees(compiled, model, torch.randn(6, 4).double())
+    report = engine.coverage(model, [torch.randn(6, 4).double()], min_block_size=1)
+    assert any("truncate_double=True" in fallback.reason for fallback in report.fallbacks)
 
 
 def test_full_compilation_names_the_node_inside():
