@@ -68,6 +68,24 @@ class CompiledModule(nn.Module):
             raise EngineError("files do not keep the lowered graph: module.graph_module.graph is what is run")
         return self._mirror.nx
 
+    @property
+    def inner_graphs(self) -> dict[str, networkx.MultiDiGraph]:
+        """The lowered graphs inside ops of the model (the sides of ``torch.cond``, ..), as rules ran them, by name.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep them.
+        """
+        if self._mirror is None:
+            raise EngineError("files do not keep the lowered graphs")
+        found: dict[str, networkx.MultiDiGraph] = {}
+        pending = [self._mirror]
+        while pending:
+            mirror = pending.pop(0)
+            for name, inner in mirror.inner.items():
+                found[name] = inner.nx
+                pending.append(inner)
+        return found
+
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         """A module with its own graph module; the report and the graph, which nobody changes, are shared."""
         clone = CompiledModule.__new__(CompiledModule)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from engine.errors import BuildError, ConversionError, CoverageError, SettingsEr
 from engine.evaluator import Context, apply
 from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
+from engine.inner import InnerGraphs
 from engine.matcher.matcher import Matcher
 from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
@@ -123,7 +124,10 @@ def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
 
 @dataclass
 class Compilation:
-    """One compilation in progress: the graph, what was decided about it, and what was refused so far."""
+    """One compilation in progress: the graph, what was decided about it, and what was refused so far.
+
+    ``inner`` are the graphs inside its ops.
+    """
 
     captured: Captured
     ruleset: RuleSet
@@ -132,6 +136,7 @@ class Compilation:
     context: Context
     report: Report
     matcher: Matcher
+    inner: InnerGraphs
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
     partition: Partition = field(default_factory=lambda: Partition((), {}))
     tiling: Tiling = field(default_factory=Tiling)
@@ -169,15 +174,16 @@ class Compilation:
         with timings.phase("mirror"), collector_held_back():
             mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
             mirror.hoist_sizes()
-            context = Context(mirror, ruleset.layers, ruleset.macros, ruleset.hosts)
+            inner = InnerGraphs(ruleset, settings)
             matcher = Matcher(ruleset.phase("convert"), mirror)
-        self = cls(captured, ruleset, settings, mirror, context, report, matcher)
+        self = cls(captured, ruleset, settings, mirror, inner.context(mirror), report, matcher, inner)
+        inner.refusals, inner.trace = self.refusals, self.trace
         with timings.phase("rewrite"), collector_held_back():
             lower_all(
                 mirror,
                 ruleset.phase("simplify", "lower"),
                 self._convertible,
-                context,
+                self.context,
                 trace=self.trace,
                 check=settings.debug or None,
             )
@@ -196,6 +202,7 @@ class Compilation:
         excluded = self.settings.exclusion(self.mirror)
         with self.report.timings.phase("tile"), collector_held_back():
             advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
+            self.inner.retile()
             self.tiling = tile(
                 self.matcher,
                 self.context,
@@ -230,14 +237,14 @@ class Compilation:
                 segment.name,
                 segment.backend,
                 len(segment.nodes),
-                len(segment.tiles) or len(segment.nodes),
+                sum(tile.size for tile in segment.tiles) or len(segment.nodes),
                 tuple(value.node.name for value in segment.inputs),
                 tuple(value.node.name for value in segment.outputs),
             )
             for segment in self.partition.segments
         ]
         used = Counter({rule: counter.applications for rule, counter in self.trace.counters.items()})
-        used.update(tile.rule.id for segment in self.partition.engines for tile in segment.tiles)
+        used.update(tile.rule.id for segment in self.partition.engines for tile in _all_tiles(segment))
         report.rules_used = {rule: count for rule, count in sorted(used.items()) if count}
         report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
 
@@ -319,16 +326,26 @@ class Compilation:
 
     def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Tile]:
         node = getattr(error, "node", None)
-        tiles = [chosen for chosen in segment.tiles if chosen.node is node]
+        every = list(_all_tiles(segment))
+        tiles = [chosen for chosen in every if chosen.node is node]
         if tiles:
             return tiles
         named = set()
         for layer in getattr(error, "failed_layers", ()):
             rule_id, _, rest = layer.partition("/")
             named.add((rest.partition("/")[0], rule_id))
-        tiles = [chosen for chosen in segment.tiles if (chosen.node.name, chosen.rule.id) in named]
+        tiles = [chosen for chosen in every if (chosen.node.name, chosen.rule.id) in named]
         if tiles:
             return tiles
+        # Loops and conditionals are where TensorRT fails without a name; those inside others give way first.
+        inside = [chosen for chosen in every if chosen.size > 1 and chosen not in segment.tiles]
+        outside = [chosen for chosen in segment.tiles if chosen.size > 1]
+        for tiles in (inside, outside):
+            tiles = [chosen for chosen in tiles if self._has_alternative(chosen)]
+            if tiles:
+                return tiles
+        if outside:
+            return outside
         by_rule = sorted(segment.tiles, key=lambda chosen: chosen.rule.rank)
         for rule_id in dict.fromkeys(chosen.rule.id for chosen in by_rule):
             tiles = [chosen for chosen in segment.tiles if chosen.rule.id == rule_id]
@@ -337,11 +354,12 @@ class Compilation:
         return list(segment.tiles)
 
     def _has_alternative(self, chosen: Tile) -> bool:
+        home = next((graph for graph in self.inner if graph.mirror.graph is chosen.node.graph), self)
         return any(
             match.rule.id != chosen.rule.id
             and (chosen.node.name, match.rule.id) not in self.refusals
-            and apply(match.rule, match, self.context)
-            for match in self.matcher.matches(chosen.node)
+            and apply(match.rule, match, home.context)
+            for match in home.matcher.matches(chosen.node)
         )
 
     def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:
@@ -373,14 +391,24 @@ class Compilation:
             scalars = {name: network.scalars for name, (network, _) in built.items()}
             module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules)
             weights = None
+            inner = [graph.mirror for graph in self.inner]
             if not (self.settings.immutable_weights and built):
-                weights = weight_plan(self.captured, self.mirror, [network for network, _ in built.values()], module)
-            self.mirror.release_constants()
+                networks = [network for network, _ in built.values()]
+                weights = weight_plan(self.captured, [self.mirror, *inner], networks, module)
+            for mirror in (self.mirror, *inner):
+                mirror.release_constants()
             self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
             self.report.tensorrt = describe_tensorrt() if built else ""
         compiled = CompiledModule(module, self.captured, self.report, self.mirror)
         compiled.weight_plan = weights
         return compiled
+
+
+def _all_tiles(segment: Segment) -> Iterator[Tile]:
+    """The tiles of a segment, each with those of the graphs that it runs."""
+    for chosen in segment.tiles:
+        yield chosen
+        yield from chosen.inside()
 
 
 def _interprets(runtime: str) -> bool:

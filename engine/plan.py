@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -18,6 +18,9 @@ from engine.dsl.rule import Layer
 from engine.errors import Span
 from engine.graph.mirror import Value
 from engine.sizes import Int
+
+if TYPE_CHECKING:
+    from engine.inner import InnerGraph
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +77,8 @@ class LoopStart:
     """The entry of a TensorRT loop; its outputs are the states of a trip, then the elements of that trip.
 
     Attributes:
-        values: ``trips`` (staged int), and the tuples ``states`` (of the first trip) and ``elements`` (tensors
-            that are run through along ``axis``).
+        values: ``trips`` (staged int, None where only a condition ends the loop), and the tuples ``states`` (of the
+            first trip) and ``elements`` (tensors that are run through along ``axis``).
         reverse: whether the last elements come first.
         span: the call in the rule's text.
     """
@@ -93,7 +96,8 @@ class LoopEnd:
 
     Attributes:
         values: the tuples ``entry`` (outputs of the start), ``following`` (states of the next trip) and ``given``
-            (what each trip gives).
+            (what each trip gives), and ``condition`` (a bool tensor; where it is false that trip is not made), None
+            where the loop only counts.
     """
 
     start: LoopStart
@@ -104,6 +108,55 @@ class LoopEnd:
     def span(self) -> Span:
         """The call in the rule's text."""
         return self.start.span
+
+
+@dataclass(slots=True, eq=False)
+class ConditionalStart:
+    """The entry of a TensorRT if-conditional; its outputs are the operands as its two sides read them.
+
+    Attributes:
+        values: ``condition`` (a bool tensor without dims) and the tuple ``operands``.
+        span: the call in the rule's text.
+    """
+
+    values: dict[str, Any]
+    span: Span
+    outputs: tuple[CallOutput, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class ConditionalEnd:
+    """The exit of a TensorRT if-conditional; its outputs are those of the side that the condition selects.
+
+    Attributes:
+        values: the tuples ``entry`` (outputs of the start), ``then`` and ``otherwise`` (what the sides give), and
+            ``condition``.
+    """
+
+    start: ConditionalStart
+    values: dict[str, Any]
+    outputs: tuple[CallOutput, ...] = ()
+
+    @property
+    def span(self) -> Span:
+        """The call in the rule's text."""
+        return self.start.span
+
+
+@dataclass(slots=True, eq=False)
+class GraphCall:
+    """A graph of the model that is run on operands: the tiles of that graph, replayed.
+
+    Attributes:
+        graph: the graph, with its tiles.
+        values: the tuple ``operands``, one for each of the graph's inputs: a tensor, or a staged int for a size.
+        span: the call in the rule's text.
+    """
+
+    graph: InnerGraph
+    values: dict[str, Any]
+    span: Span
+    outputs: tuple[CallOutput, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +183,8 @@ class CallOutput(AbstractTensor):
     index: int
 
 
-Call: TypeAlias = LayerCall | LoopStart | LoopEnd | OpCall
+FlowCall: TypeAlias = LoopStart | LoopEnd | ConditionalStart | ConditionalEnd | GraphCall
+Call: TypeAlias = LayerCall | FlowCall | OpCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,19 @@ def _extreme(kind: type, values: Sequence[sympy.Expr], sign: int) -> sympy.Expr:
     return kept[0] if len(kept) == 1 else kind(*kept)
 
 
+def without_ite(value: sympy.Basic) -> sympy.Basic:
+    """The same with ``and``, ``or`` and ``not`` for the if-then-else that sympy makes of choices between choices.
+
+    PyTorch's arithmetic on ranges does not know it.
+    """
+    if not value.has(sympy.ITE):
+        return value
+    spelled: sympy.Basic = value.replace(
+        sympy.ITE, lambda test, then, otherwise: sympy.Or(sympy.And(test, then), sympy.And(sympy.Not(test), otherwise))
+    )
+    return spelled
+
+
 _RELATIONS = {
     "==": sympy.Eq,
     "!=": sympy.Ne,
@@ -135,6 +148,7 @@ class Sizes:
         return self._decided[relation]
 
     def _decide(self, relation: sympy.Basic) -> bool | None:
+        relation = without_ite(relation)
         relation = _without_extremes(relation)
         if relation is sympy.true or relation is sympy.false:
             return bool(relation)
@@ -173,7 +187,7 @@ class Sizes:
         """Smallest and largest value a staged int can take; None where unbounded."""
         if isinstance(value, int):
             return value, value
-        bounds = bound_sympy(value, self._ranges)
+        bounds = bound_sympy(without_ite(value), self._ranges)  # type: ignore[arg-type]
 
         def finite(bound: sympy.Expr) -> int | None:
             return int(bound) if bound.is_Integer else None
@@ -226,4 +240,5 @@ __all__ = [
     "mul",
     "normal",
     "sub",
+    "without_ite",
 ]

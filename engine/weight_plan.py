@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,10 +93,15 @@ def _spec(data: Any) -> Spec:
 
 
 def weight_plan(
-    captured: Captured, mirror: Mirror, networks: Iterable[BuiltNetwork], graph_module: fx.GraphModule
+    captured: Captured, mirrors: Sequence[Mirror], networks: Iterable[BuiltNetwork], graph_module: fx.GraphModule
 ) -> WeightPlan:
-    """The plan of a compiled model, while the constants of its graph are still there."""
-    pins = [pin for pin in mirror.pins.values() if pin is not None]
+    """The plan of a compiled model, while the constants of its graph are still there.
+
+    Args:
+        mirrors: of the graph, then of the graphs inside its ops.
+    """
+    mirror = mirrors[0]
+    pins = [pin for one in mirrors for pin in one.pins.values() if pin is not None]
     recipes: list[Recipe] = []
     for network in networks:
         pins += network.pins

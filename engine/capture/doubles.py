@@ -18,7 +18,7 @@ def truncate_doubles(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: 
     """Narrow float64 (and complex128) values of a canonical graph, in place; whether there were any.
 
     Inputs are cast where they enter and outputs cast back where they leave, so the graph is called as
-    before.  Graphs inside higher-order ops are left as they are.
+    before.  Graphs inside its ops are another matter (:func:`narrow_graph`).
     """
     outputs = _output(graph)
     wide = {node: _dtype(node) for node in graph.nodes if _dtype(node) in _NARROW}
@@ -43,6 +43,17 @@ def truncate_doubles(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: 
 
     outputs.args = (tuple(widened(result) for result in outputs.args[0]),)  # type: ignore[union-attr]
     return narrowed
+
+
+def narrow_graph(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTensorMode) -> None:
+    """Narrow float64 values of a graph inside an op, in place; it takes and gives what the graph around it then has."""
+    for node in graph.nodes:
+        if node.op == "get_attr" and _dtype(node) in _NARROW:
+            constants[str(node.target)] = constants[str(node.target)].to(_NARROW[_dtype(node)])
+            _narrow_value(node, mode)
+        elif node.op in ("placeholder", "call_function"):
+            _narrow_dtypes(node)
+            _narrow_value(node, mode)
 
 
 def _output(graph: fx.Graph) -> fx.Node:
@@ -90,8 +101,6 @@ def _narrow_value(node: fx.Node, mode: FakeTensorMode) -> bool:
             return value.to(_NARROW[value.dtype])
         return value
 
-    if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
-        return False
     with mode:
         node.meta["val"] = pytree.tree_map(narrow, node.meta["val"])
     return changed

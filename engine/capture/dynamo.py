@@ -20,7 +20,6 @@ from torch._guards import TracingContext
 
 from engine.capture.tracing import tracing_lock
 from engine.errors import CaptureError
-from engine.graph.provenance import model_line
 
 
 @dataclass
@@ -126,9 +125,6 @@ def _functional(
             f"AOTAutograd made {len(placeholders)} inputs out of {len(flat)}: inputs that share their memory and are "
             "written to are not supported"
         )
-    for node in graph.graph.nodes:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise CaptureError(f"it contains torch.ops.higher_order.{node.target}{_place(node)}, which has no rule yet")
     if any(info.mutates_metadata for info in metadata.input_info):
         raise CaptureError("the graph changes the shape or the strides of an input in place")
     written = {index for index, info in enumerate(metadata.input_info) if info.mutates_data}
@@ -162,11 +158,6 @@ def _functional(
 def weight_name(position: int) -> str:
     """The attribute of a functional graph that is the weight at a position of the arguments."""
     return f"weight_{position}"
-
-
-def _place(node: fx.Node) -> str:
-    line = model_line(node)
-    return f" (from {line})" if line else ""
 
 
 def _part(graph: fx.GraphModule, results: Sequence[Any], weights: Mapping[int, torch.Tensor]) -> fx.GraphModule:

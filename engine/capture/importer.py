@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
@@ -17,19 +17,24 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine.capture.canonical import canonicalise
 from engine.capture.strided import lay_out_strided
 from engine.errors import CaptureError
+from engine.graph.subgraph import Subgraph
 
 _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
 @dataclass
 class Imported:
-    """A canonical graph with its constants; ``inputs`` has a placeholder, or a constant, per leaf of the call."""
+    """A canonical graph with its constants; ``inputs`` has a placeholder, or a constant, per leaf of the call.
+
+    ``prefix`` is what the names of its own constants and graphs begin with.
+    """
 
     graph: fx.Graph
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
     submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
     inputs: list[fx.Node | ConstantArgument] = field(default_factory=list)
+    prefix: str = ""
 
     def environment(self) -> tuple[FakeTensorMode, ShapeEnv]:
         """The mode of the graph's fake tensors and its shape environment."""
@@ -108,12 +113,49 @@ def import_graph_module(module: fx.GraphModule) -> Imported:
     return _finished(imported)
 
 
+def import_subgraph(
+    subgraph: Subgraph, name: str, known: Sequence[fx.Node | None], constants: dict[str, torch.Tensor]
+) -> Imported:
+    """The canonical graph that a higher-order op runs; raises ``CaptureError`` where it has effects.
+
+    Args:
+        name: what the names of its nodes begin with.
+        known: per input the ``get_attr`` node of the graph around it that it always is, or None.
+        constants: of the graph around it; those of this graph are added under names of their own.
+
+    Returns:
+        The graph; ``inputs`` are those that are not known, and ``constants`` the dict that was given.
+    """
+    graph = fx.Graph()
+    imported = Imported(graph, constants, prefix=f"{name}.")
+    copies: dict[fx.Node, Any] = {}
+    placeholders = [node for node in subgraph.module.graph.nodes if node.op == "placeholder"]
+    if len(placeholders) != len(known):
+        raise CaptureError(f"{subgraph!r} takes {len(placeholders)} inputs, it is given {len(known)}")
+    # Inputs first: constants may be anywhere.
+    for node, constant in zip(placeholders, known, strict=True):
+        if constant is None:
+            copies[node] = graph.create_node("placeholder", f"{name}_{node.name}", name=f"{name}_{node.name}")
+            copies[node].meta = dict(node.meta)
+            imported.inputs.append(copies[node])
+    for node, constant in zip(placeholders, known, strict=True):
+        if constant is not None:
+            copies[node] = graph.create_node("get_attr", str(constant.target), name=f"{name}_{node.name}")
+            copies[node].meta = dict(constant.meta)
+    _copy_calls(imported, copies, subgraph.module.graph, subgraph.module, f"{name}_")
+    leaves = torch.utils._pytree.tree_leaves(_output(subgraph.module.graph).args[0])
+    graph.output(tuple(copies[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves))
+    _check_functional(graph)
+    _put_in_form(graph)
+    return imported
+
+
 def is_importable(module: fx.GraphModule) -> bool:
     """Whether ``import_graph_module`` can take a module as it is."""
     for node in module.graph.nodes:
         if node.op == "call_function":
             functional = not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable
-            known = isinstance(node.target, OpOverload) or _is_symbolic(node)
+            known = isinstance(node.target, OpOverload | HigherOrderOperator) or _is_symbolic(node)
             if not functional or not known or "val" not in node.meta:
                 return False
         elif (node.op == "placeholder" and "val" not in node.meta) or node.op in ("call_module", "call_method"):
@@ -188,10 +230,13 @@ def _identity(tensor: torch.Tensor) -> Any:
     )  # fmt: skip
 
 
-def _copy_calls(imported: Imported, copies: dict[fx.Node, Any], graph: fx.Graph, owner: torch.nn.Module) -> None:
+def _copy_calls(
+    imported: Imported, copies: dict[fx.Node, Any], graph: fx.Graph, owner: torch.nn.Module, prefix: str = ""
+) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
-            copies[node] = imported.graph.node_copy(node)
+            copies[node] = imported.graph.create_node("get_attr", str(node.target), name=prefix + node.name)
+            copies[node].meta = dict(node.meta)
             _add_attribute(imported, copies[node], owner)
         elif node.op == "call_function":
             # Constant inputs are substituted by their values, which ``node_copy`` does not do for us.
@@ -200,7 +245,7 @@ def _copy_calls(imported: Imported, copies: dict[fx.Node, Any], graph: fx.Graph,
                 node.target,
                 fx.node.map_arg(node.args, lambda n: copies[n]),
                 fx.node.map_arg(node.kwargs, lambda n: copies[n]),
-                name=node.name,
+                name=prefix + node.name,
             )
             copies[node].meta = dict(node.meta)
 
@@ -210,8 +255,10 @@ def _add_attribute(imported: Imported, node: fx.Node, owner: torch.nn.Module) ->
     value: Any = owner
     for name in target.split("."):
         value = getattr(value, name)
+    node.target = target = imported.prefix + target
     if isinstance(value, fx.GraphModule):
         imported.submodules[target] = value
+        node.meta["graph"] = Subgraph(target, value)
     elif isinstance(value, torch.Tensor):
         imported.constants[target] = value.detach()
         if "val" not in node.meta:
@@ -227,17 +274,25 @@ def _output(graph: fx.Graph) -> fx.Node:
 
 def _finished(imported: Imported) -> Imported:
     graph = imported.graph
+    _check_functional(graph)
+    _put_in_form(graph)
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    imported.constants = {name: tensor for name, tensor in imported.constants.items() if name in used}
+    imported.tied = {name: other for name, other in imported.tied.items() if other in used}
+    imported.submodules = {name: module for name, module in imported.submodules.items() if name in used}
+    return imported
+
+
+def _check_functional(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
             raise CaptureError(
                 f"{node.target} writes to its input in place; the graph must be functional "
                 "(torch.export and run_decompositions make it so)"
             )
+
+
+def _put_in_form(graph: fx.Graph) -> None:
     lay_out_strided(graph)
     canonicalise(graph)
-    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    imported.constants = {name: tensor for name, tensor in imported.constants.items() if name in used}
-    imported.tied = {name: other for name, other in imported.tied.items() if other in used}
-    imported.submodules = {name: module for name, module in imported.submodules.items() if name in used}
     graph.lint()
-    return imported

@@ -22,7 +22,9 @@ from engine.tensorrt import load
 if TYPE_CHECKING:
     from engine.conversion.network import BuiltNetwork
 
-_METHODS = ("add_", "set_dimension_name", "mark_output")
+_METHODS = ("add_", "set_dimension_name", "set_condition", "mark_output")
+# Calls that open what other calls are methods of.
+_REGIONS = ("add_loop", "add_if_conditional")
 
 
 class NoBlueprint(Exception):
@@ -192,25 +194,25 @@ class _Replay:
         self._built = built
         self._weights = weights
         self._tensors: dict[str, Any] = {}
-        self._loops: dict[str, Any] = {}
+        self._regions: dict[str, Any] = {}
         self._later: list[tuple[Any, Any]] = []  # what names tensors that are not made yet
 
     def run(self) -> None:
         for number, (method, arguments, owner, then, name, metadata) in enumerate(self._blueprint.calls, 1):
             network = self._built.network
             given = tuple(map(self._value, arguments))
-            if method == "add_input":
+            if method == "add_input" and owner is None:
                 self._tensors[f"{number}.0"] = network.add_input(*given)
             elif method == "set_dimension_name":
                 given[0].set_dimension_name(*given[1:])
             elif method == "mark_output":
                 given[0].name = given[1]
                 network.mark_output(given[0])
-            elif method == "add_loop":
-                self._loops[name] = network.add_loop()
-                self._loops[name].name = name
+            elif method in _REGIONS:
+                self._regions[name] = getattr(network, method)()
+                self._regions[name].name = name
             else:
-                layer = getattr(network if owner is None else self._loops[owner], method)(*given)
+                layer = getattr(network if owner is None else self._regions[owner], method)(*given)
                 if layer is None:
                     raise RuntimeError(f"{method} returned no layer for {name}")
                 self._finish(layer, then, name, metadata)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -27,6 +29,15 @@ class WrittenConstants:
         self._shapes = shapes
         self._tensors: dict[Any, Any] = {}
         self._host: dict[Any, torch.Tensor] = {}
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """While a graph inside an op is replayed: what is made meanwhile may depend on its sizes, and is forgotten."""
+        kept = dict(self._tensors)
+        try:
+            yield
+        finally:
+            self._tensors = kept
 
     @staticmethod
     def _key(constant: ConstantTensor) -> Any:

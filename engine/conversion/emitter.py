@@ -6,14 +6,16 @@ what the layer's declaration in ``rules/layers.rules`` says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import sympy
 import torch
+from torch import fx
 
 from engine.conversion.constants import WrittenConstants
 from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
-from engine.conversion.loops import LoopEmission
+from engine.conversion.flow import FlowEmission
 from engine.conversion.scope import NetworkScope, Refused, mismatch
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.weights import Origin
@@ -26,10 +28,18 @@ from engine.evaluator.builtins import Failed
 from engine.evaluator.evaluation import Env
 from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value
-from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, LoopStart, OpCall
+from engine.plan import (
+    AbstractTensor,
+    CallOutput,
+    Captured,
+    ConstantTensor,
+    GraphCall,
+    LayerCall,
+    OpCall,
+)
 from engine.rewriter.pins import Pin, digest
 from engine.rewriter.recipe import recipe
-from engine.sizes import Int, is_known
+from engine.sizes import Int, is_known, normal
 from engine.tensorrt import load
 
 if TYPE_CHECKING:
@@ -65,19 +75,28 @@ class Emitter:
 
     ``tensors`` maps values of the graph to network tensors; the caller enters the network's inputs before the
     first tile and reads the outputs after the last.  With ``refittable``, weights that come from the model get
-    names, and ``pins`` are the constants of the model that the network holds for good all the same.
+    names, and ``pins`` are the constants of the model that the network holds for good all the same.  The graph inside
+    an op has an emitter of its own, which shares all that with the one ``around`` it.
     """
 
-    def __init__(self, scope: NetworkScope, shapes: ShapeTensors, mirror: Mirror, *, refittable: bool = False) -> None:
+    def __init__(
+        self,
+        scope: NetworkScope,
+        shapes: ShapeTensors,
+        mirror: Mirror,
+        *,
+        refittable: bool = False,
+        around: Emitter | None = None,
+    ) -> None:
         self.tensors: dict[Value, Any] = {}
-        self.pins: list[Pin] = []
+        self.pins: list[Pin] = [] if around is None else around.pins
         self._origins: dict[Value, Origin | None] = {}
         self._refittable = refittable
         self._scope = scope
         self._shapes = shapes
         self._mirror = mirror
         self._context = Context(mirror, {}, {})
-        self._written = WrittenConstants(scope, shapes)
+        self._written: WrittenConstants = WrittenConstants(scope, shapes) if around is None else around._written
 
     # ------------------------------------------------------------ tiles
 
@@ -90,7 +109,8 @@ class Emitter:
         what = "the result"
         made: dict[int, tuple[Any, ...]] = {}
         written: dict[int, Any] = {}
-        loops = LoopEmission(self._scope, self._shapes, f"{tile.rule.id}/{tile.node.name}", _metadata(tile))
+        name = f"{tile.rule.id}/{tile.node.name}"
+        flow = FlowEmission(self._scope, self._shapes, self.run, name, _metadata(tile))
 
         def tensor_of(tensor: AbstractTensor) -> Any:
             return self._resolve(tensor, made, written)
@@ -102,11 +122,8 @@ class Emitter:
                     made[id(call)] = _CallEmission(self, call, tile, made, written).add()
                     continue
                 assert not isinstance(call, OpCall)
-                what = f"the loop at {call.span}"
-                if isinstance(call, LoopStart):
-                    made[id(call)] = loops.start(call, tensor_of)
-                else:
-                    made[id(call)] = loops.end(call, tensor_of)
+                what = f"what is called at {call.span}"
+                made[id(call)] = flow.add(call, tensor_of)
             what = "the result"
             for index, output in enumerate(tile.plan.outputs):
                 if output is not None:
@@ -120,6 +137,39 @@ class Emitter:
             raise
         except ConversionError as error:
             raise TileRefused(tile, what, str(error)) from error
+
+    def run(self, call: GraphCall, tensor: Callable[[AbstractTensor], Any]) -> tuple[Any, ...]:
+        """Replay a graph inside an op; gives its outputs.
+
+        Raises:
+            Refused, TileRefused: TensorRT does not take a part of it.
+        """
+        graph = call.graph
+        inner = Emitter(self._scope, self._shapes, graph.mirror, refittable=self._refittable, around=self)
+        with self._shapes.inside(), self._written.inside():
+            for node, operand in zip(graph.inputs, call.values["operands"], strict=True):
+                inner._enter(node, tensor(operand) if isinstance(operand, AbstractTensor) else operand)
+            for tile in graph.tiles:
+                inner.emit(tile)
+            return tuple(map(inner._result, graph.outputs, call.outputs))
+
+    def _enter(self, node: fx.Node, operand: Any) -> None:
+        """Say what an input of a graph is: a tensor of the network, or a staged int."""
+        if self._mirror.is_size(node):
+            symbol = normal(node.meta["val"])
+            if isinstance(symbol, sympy.Symbol) and symbol != operand:
+                self._shapes.assign(symbol, operand)
+            return
+        value = Value(node, 0)
+        self.tensors[value] = operand
+        for axis, size in enumerate(self._mirror.shape(value)):
+            self._shapes.define(size, operand, axis)
+
+    def _result(self, result: Any, promised: CallOutput) -> Any:
+        if isinstance(result, Value):
+            return self.tensor(result)
+        assert promised.dtype is not None
+        return self._shapes.scalar(result, promised.dtype)
 
     def tensor(self, value: Value) -> Any:
         """The network tensor of a value: computed before, or a constant.
@@ -170,6 +220,8 @@ class Emitter:
 
     def _check_result(self, value: Value, tensor: Any) -> None:
         fake = self._mirror.fake(value)
+        if isinstance(fake, torch.SymInt):
+            self._shapes.define(normal(fake), tensor, None)
         if not isinstance(fake, torch.Tensor):
             return
         shape = self._mirror.shape(value)

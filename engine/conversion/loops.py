@@ -42,8 +42,9 @@ class LoopEmission:
         if loop is None:
             raise Refused("add_loop returned no loop")
         loop.name = self._scope.unique(f"{self._name}/loop")
-        self._scope.transcript.loop(loop)
-        self._add(loop, "add_trip_limit", (self._trips(call), load().TripLimit.COUNT), "trips")
+        self._scope.transcript.region("add_loop", loop)
+        if call.values["trips"] is not None:
+            self._add(loop, "add_trip_limit", (self._trips(call), load().TripLimit.COUNT), "trips")
         changed: list[Any] = []
         states = [
             self._add(loop, "add_recurrence", (tensor(state),), "state", changed.append)
@@ -64,16 +65,19 @@ class LoopEmission:
         """
         outputs = load().LoopOutput
         loop, states, changed = self._open.pop(id(call.start))
+        if call.values["condition"] is not None:
+            # Computed inside, from the states: TensorRT looks at it before each trip.
+            self._add(loop, "add_trip_limit", (tensor(call.values["condition"]), load().TripLimit.WHILE), "condition")
         for state, following in zip(changed, call.values["following"], strict=True):
             state.set_input(1, tensor(following))
         made = [
             self._add(loop, "add_loop_output", (state.get_output(0), outputs.LAST_VALUE), "last") for state in states
         ]
         kind = outputs.REVERSE if call.start.reverse else outputs.CONCATENATE
-        trips = self._trips(call.start)
         for given in call.values["given"]:
+            trips = self._trips(call.start)
             arguments = (tensor(given), kind, call.start.axis)
-            made.append(self._add(loop, "add_loop_output", arguments, "trip", lambda layer: layer.set_input(1, trips)))
+            made.append(self._add(loop, "add_loop_output", arguments, "trip", _setting(1, trips)))
         return tuple(self._scope.output(layer)[0] for layer in made)
 
     def _trips(self, call: LoopStart) -> Any:
@@ -84,6 +88,10 @@ class LoopEmission:
     ) -> Any:
         name = f"{self._name}/{what}"
         return self._scope.add(method, arguments, name, then=then, metadata=self._metadata, owner=loop)
+
+
+def _setting(index: int, tensor: Any) -> Callable[[Any], None]:
+    return lambda layer: layer.set_input(index, tensor)
 
 
 __all__ = ["LoopEmission"]

@@ -143,6 +143,7 @@ class _Segment:
         self.network.name = name
         self.scope = NetworkScope(self.network, self.logger)
         self.scalars: dict[sympy.Expr, str] = {}
+        self.scalar_inputs: dict[sympy.Expr, Any] = {}
         self.shapes = ShapeTensors(self.scope, self._add_scalar)
         self.emitter = Emitter(self.scope, self.shapes, mirror, refittable=not settings.immutable_weights)
         self.names: set[str] = set()
@@ -227,9 +228,11 @@ class _Segment:
         return name
 
     def _add_scalar(self, expression: sympy.Expr) -> Any:
-        """A size that no input tells, as an input of its own."""
-        name = self.scalars[expression] = self._unique(f"sym_{expression}".replace(" ", ""))
-        return self._network_input(name, torch.int64, ())
+        """A size that no input tells, as an input of its own; once, whichever graphs ask for it."""
+        if expression not in self.scalar_inputs:
+            name = self.scalars[expression] = self._unique(f"sym_{expression}".replace(" ", ""))
+            self.scalar_inputs[expression] = self._network_input(name, torch.int64, ())
+        return self.scalar_inputs[expression]
 
     def _network_input(self, name: str, dtype: torch.dtype, shape: Sequence[Int]) -> Any:
         dims = tuple(size if isinstance(size, int) else -1 for size in shape)

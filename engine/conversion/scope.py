@@ -53,7 +53,7 @@ class NetworkScope:
         """Add a layer with ``network.<method>(*arguments)``, finish it with ``then``, and name it.
 
         Args:
-            owner: the loop that the layer is an end of; its method is called instead of the network's.
+            owner: the loop or conditional that the layer is an end of; its method is called instead of the network's.
 
         Raises:
             Refused: TensorRT has no such method, returned no layer, or logged an error.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch.utils._sympy import functions as symbolic
 
 from engine.conversion.scope import NetworkScope, Refused
-from engine.sizes import Int, floordiv, is_known, mul, normal, sub
+from engine.sizes import Int, floordiv, is_known, mul, normal, sub, without_ite
 from engine.tensorrt import load
 
 # n-ary sympy nodes -> ElementWiseOperation
@@ -80,20 +81,46 @@ class ShapeTensors:
     def __init__(self, scope: NetworkScope, ask: Callable[[sympy.Expr], Any]) -> None:
         self._scope = scope
         self._ask = ask
-        self._leaves: dict[sympy.Expr, tuple[Any, int]] = {}
+        self._leaves: dict[sympy.Expr, tuple[Any, int | None]] = {}
         self._shapes: dict[int, Any] = {}
         self._pieces: dict[sympy.Basic, Any] = {}
         self._vectors: dict[tuple[Int, ...], Any] = {}
         self._scalars: dict[tuple[Int, torch.dtype], Any] = {}
 
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """While a graph inside an op is replayed: what is defined and made meanwhile is forgotten afterwards.
+
+        It may hang off tensors that exist in a loop or on one side of a conditional only.
+        """
+        kept = [dict(held) for held in self._held()]
+        try:
+            yield
+        finally:
+            for held, before in zip(self._held(), kept, strict=True):
+                held.clear()
+                held.update(before)
+
+    def _held(self) -> tuple[dict[Any, Any], ...]:
+        return self._leaves, self._shapes, self._pieces, self._vectors, self._scalars
+
     # ------------------------------------------------------------ leaves
 
-    def define(self, size: Int, tensor: Any, axis: int) -> None:
-        """Say that dim ``axis`` of a network tensor holds ``size``; the first definition stays."""
+    def assign(self, symbol: sympy.Symbol, size: Any) -> None:
+        """Say what a symbol is: a staged int, or a 0-d INT64 tensor of the network."""
+        if isinstance(size, int | sympy.Expr):
+            self._pieces[symbol] = self.piece(size)
+        else:
+            self._leaves[symbol] = size, None
+
+    def define(self, size: Int, tensor: Any, axis: int | None) -> None:
+        """Say that dim ``axis`` of a network tensor is ``size``, or the tensor itself; the first definition stays."""
         if not isinstance(size, int):
             self._leaves.setdefault(size, (tensor, axis))
 
-    def _dim(self, tensor: Any, axis: int, name: str) -> Any:
+    def _dim(self, tensor: Any, axis: int | None, name: str) -> Any:
+        if axis is None:
+            return self._scope.reshaped(tensor, (1,), name)
         shape = self._shapes.get(id(tensor))
         if shape is None:
             layer = self._scope.add("add_shape", (tensor,), f"sizes/shape/{tensor.name}")
@@ -135,7 +162,7 @@ class ShapeTensors:
             return self._scope.numbers([int(size)], torch.int64)
         made = self._pieces.get(size)
         if made is None:
-            made = self._pieces[size] = self._make(size)
+            made = self._pieces[size] = self._make(without_ite(size))
         return made
 
     def _make(self, size: sympy.Basic) -> Any:

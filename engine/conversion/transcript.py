@@ -27,11 +27,12 @@ class Call:
     """One call that made a part of a network.
 
     Attributes:
-        method: of the network, or of a loop in it; ``add_input``, ``set_dimension_name`` and ``mark_output`` too.
+        method: of the network, or of a loop or conditional in it; ``add_input``, ``set_dimension_name`` and
+            ``mark_output`` too.
         arguments: as they were given.
-        owner: name of the loop whose method it is.
+        owner: name of the loop or conditional whose method it is.
         then: what followed, in order; it may name tensors that were made later.
-        name: of the layer or loop.
+        name: of the layer, loop or conditional.
         metadata: of the layer.
     """
 
@@ -63,7 +64,7 @@ class Transcript:
         """Note a new layer.
 
         Args:
-            owner: the loop that the layer is an end of.
+            owner: the loop or conditional that the layer is an end of.
 
         Returns:
             A stand-in for the layer, through which what follows is noted too.
@@ -79,9 +80,9 @@ class Transcript:
         for index in range(layer.num_outputs):
             self._label(layer.get_output(index), f"{len(self._calls)}.{index}")
 
-    def loop(self, loop: Any) -> None:
-        """Note a new loop, which has its name."""
-        self._calls.append(Call("add_loop", [], name=loop.name))
+    def region(self, method: str, region: Any) -> None:
+        """Note a new loop or conditional, which has its name."""
+        self._calls.append(Call(method, [], name=region.name))
 
     def input(self, tensor: Any) -> None:
         """Note a network input."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.dsl import operators, sorts, tree
-from engine.dsl.names import functions, nearest, suggestion
+from engine.dsl.names import OF_GRAPHS, functions, nearest, suggestion
 from engine.dsl.operators import Operator
 from engine.dsl.patterns import find_operator
 from engine.dsl.rule import OpName
@@ -20,7 +20,7 @@ _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
     **dict.fromkeys(("is_const", "is_known", "is_tensor", "unused", "all", "any", "bool"), "bool"),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),
-    **dict.fromkeys(("present", "prefix_sums", "broadcast"), "list"),
+    **dict.fromkeys(("present", "prefix_sums", "broadcast", "run", "conditional"), "list"),
     **dict.fromkeys(("full", "scalar", "tensor", "filled"), "tensor"),
     **dict.fromkeys(("sqrt", "exp", "log", "cos", "sin", "float", "epsilon", "smallest", "largest"), "float"),
     "dtype": "dtype",
@@ -31,9 +31,18 @@ _FIRST: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("len", "enumerate", "reversed", "sorted", "all", "any"), ("list", "tuple", "tensors", "str")),
     **dict.fromkeys(("sum", "prod", "prefix_sums", "broadcast", "present"), ("list", "tuple", "tensors")),
     **dict.fromkeys(("epsilon", "smallest", "largest"), ("dtype",)),
+    "run": ("graph",),
+    "conditional": ("tensor", "bool"),
 }
 # ... and their second argument, where it is certain.
-_SECOND: dict[str, tuple[str, ...]] = {"dim": ("int",), "scalar": ("dtype",), "tensor": ("dtype",), "full": ("tensor",)}
+_SECOND: dict[str, tuple[str, ...]] = {
+    "dim": ("int",),
+    "scalar": ("dtype",),
+    "tensor": ("dtype",),
+    "full": ("tensor",),
+    "run": ("list", "tuple", "tensors"),
+    "conditional": ("graph",),
+}
 
 
 class CallChecker:
@@ -62,6 +71,10 @@ class CallChecker:
         if function.name.startswith("host."):
             return self._host(function, call, scope)
         operator = self.named_op(function.name, function.span)
+        if operator is not None and operators.is_higher_order(function.name):
+            self._arguments(call, scope)
+            self.problems.report("rules give no op that runs graphs", function.span, "`run` runs a graph in an engine")
+            return None
         if operator is not None:
             self._emits(operator.name, function.span)
             return self._op(operator, call, scope)
@@ -267,6 +280,8 @@ class CallChecker:
                 hint = f"ops are written in full: `aten.{name}(..)`"
             self.problems.report(f"there is no function or macro `{name}`", function.span, hint)
             return None
+        if name in OF_GRAPHS and self.expressions.kind in ("simplify", "lower"):
+            self.problems.report("rules run graphs in engines", call.span, "make it a `convert` rule")
         least, most = arity
         spread = any(isinstance(argument, tree.Splat) for argument, _ in found)
         count = sum(not isinstance(argument, tree.Splat) for argument, _ in found)
@@ -338,7 +353,7 @@ class CallChecker:
 # The one call that takes a macro: what it makes of it is not a value.
 LOOP = "loop"
 _LOOP_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "trips": ("int",),
+    "trips": ("int", "none"),
     **dict.fromkeys(("states", "elements", "given"), ("list", "tuple", "tensors")),
     "axis": ("int",),
     "reverse": ("bool",),

@@ -210,8 +210,20 @@ class _Checker:
             seen.add(binding.name)
             if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
                 self._check_spec(binding.value, dims)
+            elif resolver.bound.get(binding.name) == "graph":
+                self._check_graph(binding.value)
             else:
                 checker.sort(binding.value, {})
+
+    def _check_graph(self, value: tree.Expr) -> None:
+        """Check what a test line gives for a graph: a macro of ops."""
+        name = value.name if isinstance(value, tree.Name) else None
+        if name not in self.definitions.macros:
+            self.problems.report(
+                "a graph of a test line is the name of a macro of ops",
+                value.span,
+                "def doubled(x) = [aten.mul.Tensor(x, 2)], and then: .. = doubled",
+            )
 
     def _check_spec(self, spec: tree.TensorSpec | tree.ListSpec | tree.Literal, dims: set[str]) -> None:
         """Check a test input; ``dims`` are the names that stood for a dim so far in the test."""

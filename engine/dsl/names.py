@@ -14,7 +14,10 @@ PHASES = ("simplify", "lower", "convert")
 # What a rule may give otherwise than its left side; `uninitialized` memory holds anything, and `overflow` is that
 # of numbers on the way to the result.
 RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "overflow", "uninitialized")
-SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes"})
+SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes", "graph"})
+
+# Functions that run graphs of the model; a plan says where in the rule, so `engine.evaluator.graphs` evaluates them.
+OF_GRAPHS: Mapping[str, tuple[int, int | None]] = {"run": (2, 2), "conditional": (4, 4)}
 
 
 @functools.cache

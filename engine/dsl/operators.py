@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+
+from engine.graph.arguments import graph_parameters
 
 # Op libraries of PyTorch itself that exist only after an import.
 _LIBRARIES = {
@@ -18,7 +20,7 @@ _LIBRARIES = {
     "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
 }
 # Namespaces that every process has; ops of others belong to packages that may or may not be imported.
-OWN = frozenset({"aten", "prims", "prim", *_LIBRARIES})
+OWN = frozenset({"aten", "prims", "prim", "higher_order", *_LIBRARIES})
 
 # Integer arguments that number the dims of a tensor.
 _DIMS = frozenset(
@@ -59,10 +61,36 @@ class Operator:
 def find(name: str) -> Operator | None:
     """The overload that ``aten.linear`` or ``aten.add.Tensor`` names, None if there is none."""
     namespace, _, rest = name.partition(".")
+    if is_higher_order(name):
+        graphs = higher_order(name)
+        return None if graphs is None else _describe_higher_order(name, graphs)
     packet_name, _, overload = rest.partition(".")
     packet = _packet(namespace, packet_name)
     op = getattr(packet, overload or "default", None) if packet is not None else None
     return _describe(op) if isinstance(op, OpOverload) and _dispatched(op) else None
+
+
+def is_higher_order(name: str) -> bool:
+    """Whether a name is that of an op that takes graphs."""
+    return name.startswith("higher_order.")
+
+
+@functools.cache
+def higher_order(name: str) -> HigherOrderOperator | None:
+    """The op that takes graphs that ``higher_order.cond`` names, None if there is none."""
+    importlib.import_module("torch._higher_order_ops")
+    op = getattr(torch.ops.higher_order, name.partition(".")[2], None)
+    return op if isinstance(op, HigherOrderOperator) else None
+
+
+def _describe_higher_order(name: str, op: HigherOrderOperator) -> Operator:
+    """Such ops have no schema: their arguments are those of the Python function, of any kind."""
+    arguments = tuple(
+        Argument(parameter, "Any", True, keyword_only, default if has_default else ..., False)
+        for parameter, keyword_only, has_default, default in graph_parameters(op)
+    )
+    positions = {argument.name: index for index, argument in enumerate(arguments)}
+    return Operator(name, arguments, ("Any[]",), f"{name}({', '.join(positions)})", positions)
 
 
 def _dispatched(op: OpOverload) -> bool:
@@ -137,6 +165,10 @@ def loaded(namespace: str) -> bool:
 def suggestion(name: str) -> str | None:
     """Advice for a name that is no op: the overloads that there are, or names like it."""
     namespace, _, rest = name.partition(".")
+    if is_higher_order(name):
+        known = sorted(torch._ops._higher_order_ops)
+        close = difflib.get_close_matches(rest, known, n=3, cutoff=0.6)
+        return f"did you mean {' or '.join(f'`{namespace}.{other}`' for other in close)}?" if close else None
     packet_name = rest.partition(".")[0]
     packet = _packet(namespace, packet_name)
     if packet is not None:

@@ -294,7 +294,7 @@ class PatternResolver:
             return None
         if tensor:
             return "tensor"
-        return kind.names[0] if len(kind.names) == 1 and kind.names[0] in ("int", "float", "str", "dtype") else None
+        return kind.names[0] if len(kind.names) == 1 and kind.names[0] in _SORT_OF_TYPE else None
 
     def _upper(self, pattern: tree.Upper, schema: Argument | None, operator: Operator | None) -> ArgumentPattern | None:
         name = pattern.name
@@ -342,6 +342,7 @@ class PatternResolver:
         )
 
 
+_SORT_OF_TYPE = frozenset({"int", "float", "str", "dtype", "graph"})
 _SORT_OF_SCHEMA = {"Tensor": None, "int": "int", "float": "float", "str": "str", "bool": "bool"}
 
 

@@ -1,7 +1,7 @@
 """Sorts of values, as far as they are certain before anything is matched.
 
 A sort is a word: ``tensor``, ``tensors`` (the outputs of a call), ``int``, ``float``, ``bool``, ``str``, ``dtype``,
-``none``, ``list``, ``tuple``, ``enum``; None when it cannot be known.
+``none``, ``list``, ``tuple``, ``enum``, ``graph``; None when it cannot be known.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ _DECLARED = {
     "dtype": frozenset({"dtype"}),
     "weights": frozenset({"tensor", "tensors"}),
     "axes": frozenset({"list", "tuple", "int"}),
+    "graph": frozenset({"graph"}),
 }
 assert set(_DECLARED) == SORTS
 
@@ -94,6 +95,7 @@ def describe(sort: str) -> str:
         "list": "a list",
         "tuple": "a tuple",
         "enum": "an enum member",
+        "graph": "a graph",
     }[sort]
 
 

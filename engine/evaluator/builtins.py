@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from engine import sizes as staged
+from engine.dsl.names import OF_GRAPHS
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor
@@ -321,5 +322,6 @@ _TABLE: dict[str, tuple[Callable[..., Any], int, int | None]] = {
 }
 
 SIGNATURES: dict[str, tuple[int, int | None]] = {name: (low, high) for name, (_, low, high) in _TABLE.items()}
+SIGNATURES.update(OF_GRAPHS)
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: function for name, (function, _, _) in _TABLE.items()}
 CONSTANTS: dict[str, Any] = {"pi": math.pi, "inf": math.inf, "nan": math.nan, **DTYPES, **CLASSES}

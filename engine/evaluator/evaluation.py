@@ -8,21 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
+import torch
 from torch import fx
 
 from engine import sizes as staged
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.errors import Span
-from engine.evaluator import calls, loops
+from engine.evaluator import calls, graphs, loops
 from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Failed, describe
+from engine.graph.arguments import staged as number
 from engine.graph.mirror import Mirror, Value
+from engine.graph.subgraph import Subgraph
 from engine.matcher.match import Match
 from engine.plan import AbstractTensor, Captured, Plan, calls_of
 from engine.sizes import Sizes
+
+if TYPE_CHECKING:
+    from engine.inner import InnerGraph
 
 
 @dataclass(slots=True)
@@ -31,13 +37,15 @@ class Context:
 
     Attributes:
         layers, macros, hosts: by name as written in rules (``trt.slice``, ``lift``, ``host.f``).
-        capabilities: of the TensorRT that plans are made for, None if any.
+        inner: makes the tiled graph that rules run from a graph that an op takes, given per input the node of the
+            constant that it always is, or None; absent where nothing can be run.
     """
 
     mirror: Mirror
     layers: Mapping[str, Layer]
     macros: Mapping[str, tree.Macro]
     hosts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    inner: Callable[[Subgraph, tuple[fx.Node | None, ...]], InnerGraph] | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -135,6 +143,9 @@ def _result(root: fx.Node, context: Context) -> Any:
 def _abstract(value: Any, context: Context) -> Any:
     if isinstance(value, Value):
         mirror = context.mirror
+        fake = mirror.fake(value)
+        if not isinstance(fake, torch.Tensor):
+            return number(fake)  # a size that an op with graphs gives, or an output that is not there
         return Captured(mirror.shape(value), mirror.dtype(value), value)
     if isinstance(value, list | tuple):
         return [_abstract(item, context) for item in value]
@@ -239,7 +250,7 @@ def _loop(expr: tree.Call, env: Env) -> Any:
     entry = loops.start(arguments, expr.span)
     count = len(entry.values["states"])
     trip = [list(entry.outputs[:count]), list(entry.outputs[count:]), arguments.get("given", [])]
-    return loops.end(entry, _macro(macro, trip, {}, env))
+    return loops.end(entry, _macro(macro, trip, {}, env), env.context.sizes)
 
 
 def _call(expr: tree.Call, env: Env) -> Any:
@@ -259,6 +270,8 @@ def _call(expr: tree.Call, env: Env) -> Any:
         macro = env.context.macros.get(function.name)
         if macro is not None:
             return _macro(macro, positional, keywords, env)
+        if function.name in _OF_GRAPHS:
+            return _OF_GRAPHS[function.name](env.context, *positional, span=expr.span, **keywords)
         return FUNCTIONS[function.name](env.context, *positional, **keywords)
     if isinstance(function, tree.Upper):
         target = evaluate(function, env)
@@ -273,6 +286,9 @@ def _call(expr: tree.Call, env: Env) -> Any:
     if layer is not None:
         return calls.layer_call(layer, positional, keywords, expr.span, env)
     return calls.op_call(name, positional, keywords, expr.span, env.context)
+
+
+_OF_GRAPHS: dict[str, Callable[..., Any]] = {"run": graphs.run, "conditional": graphs.conditional}
 
 
 def _macro(macro: tree.Macro, positional: list[Any], keywords: dict[str, Any], env: Env) -> Any:

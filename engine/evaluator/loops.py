@@ -11,7 +11,7 @@ from engine.dsl import tree
 from engine.errors import Span
 from engine.evaluator.builtins import Failed, describe
 from engine.plan import AbstractTensor, CallOutput, LoopEnd, LoopStart
-from engine.sizes import Int
+from engine.sizes import Int, Sizes
 
 # Parameters of `loop` behind the macro, with the defaults of those that may be missing.
 PARAMETERS: dict[str, Any] = {"trips": ..., "states": ..., "elements": ..., "given": [], "axis": 0, "reverse": False}
@@ -30,8 +30,8 @@ def start(arguments: dict[str, Any], span: Span) -> LoopStart:
     missing = [name for name, value in values.items() if value is ...]
     if missing:
         raise Failed(f"`loop` needs `{missing[0]}`", span)
-    if not staged.is_staged(values["trips"]):
-        raise Failed(f"the trips of a loop are a number, got {describe(values['trips'])}", span)
+    if values["trips"] is not None and not staged.is_staged(values["trips"]):
+        raise Failed(f"the trips of a loop are a number or none, got {describe(values['trips'])}", span)
     if not isinstance(values["axis"], int):
         raise Failed(f"the axis of a loop must be known when compiling, it is {describe(values['axis'])}", span)
     states, elements = (_tensors(values[name], name, span) for name in ("states", "elements"))
@@ -47,26 +47,33 @@ def start(arguments: dict[str, Any], span: Span) -> LoopStart:
     return entry
 
 
-def end(entry: LoopStart, trip: Any) -> tuple[list[AbstractTensor], list[AbstractTensor]]:
+def end(entry: LoopStart, trip: Any, sizes: Sizes) -> tuple[list[AbstractTensor], list[AbstractTensor]]:
     """What a loop gives: the last states, and what its trips gave, stacked.
 
     Args:
-        trip: what the macro gives, ``(next states, given)``.
+        trip: what the macro gives, ``(next states, given)``, or ``(condition, next states, given)``.
 
     Raises:
-        Failed: that is not a pair of lists of tensors, or a state changes its shape or dtype.
+        Failed: that is not what a trip gives, or a state changes its shape or dtype.
     """
     span = entry.span
-    if not isinstance(trip, tuple | list) or len(trip) != 2:
-        raise Failed(f"a trip gives a pair, the next states and what is stacked; got {describe(trip)}", span)
-    following, given = (_tensors(part, name, span) for part, name in zip(trip, ("states", "results"), strict=True))
+    counted = entry.values["trips"] is not None
+    if not isinstance(trip, tuple | list) or len(trip) not in ((2, 3) if counted else (3,)):
+        wanted = "a pair, " if counted else "the condition, "
+        raise Failed(f"a trip gives {wanted}the next states and what is stacked; got {describe(trip)}", span)
+    condition = trip[0] if len(trip) == 3 else None
+    following, given = (_tensors(part, name, span) for part, name in zip(trip[-2:], ("states", "results"), strict=True))
+    if len(trip) == 3:
+        _check_condition(condition, span)
+    if given and not counted:
+        raise Failed("a loop that only a condition ends has nothing to stack: nobody knows how long it runs", span)
     states = entry.outputs[: len(entry.values["states"])]
     if len(following) != len(states):
         raise Failed(f"a loop of {len(states)} states gives {len(following)} for the next trip", span)
     for before, after in zip(states, following, strict=True):
-        if not _alike(before.dtype, after.dtype) or not _alike(_rank(before.shape), _rank(after.shape)):
+        if not _alike(before.dtype, after.dtype) or not _fit(before.shape, after.shape, sizes):
             raise Failed(f"a state of a loop goes from {describe(before)} to {describe(after)}", span)
-    last = LoopEnd(entry, {"entry": entry.outputs, "following": following, "given": given})
+    last = LoopEnd(entry, {"entry": entry.outputs, "condition": condition, "following": following, "given": given})
     kinds: list[tuple[tuple[Int, ...] | None, torch.dtype | None]] = [(state.shape, state.dtype) for state in states]
     kinds += [(_with(part.shape, entry.axis, entry.values["trips"]), part.dtype) for part in given]
     last.outputs = tuple(CallOutput(shape, dtype, last, index) for index, (shape, dtype) in enumerate(kinds))
@@ -99,8 +106,18 @@ def _with(shape: tuple[Int, ...] | None, axis: int, size: Int) -> tuple[Int, ...
     return None if shape is None else (*shape[:axis], size, *shape[axis:])
 
 
-def _rank(shape: tuple[Int, ...] | None) -> int | None:
-    return None if shape is None else len(shape)
+def _check_condition(condition: Any, span: Span) -> None:
+    if not isinstance(condition, AbstractTensor) or condition.dtype != torch.bool or condition.shape not in (None, ()):
+        raise Failed(f"the condition of a loop is a bool tensor without dims, got {describe(condition)}", span)
+
+
+def _fit(before: tuple[Int, ...] | None, after: tuple[Int, ...] | None, sizes: Sizes) -> bool:
+    """Whether two shapes may be the same."""
+    if before is None or after is None:
+        return True
+    if len(before) != len(after):
+        return False
+    return all(sizes.compare("==", a, b) is not False for a, b in zip(before, after, strict=True))
 
 
 def _alike(a: object, b: object) -> bool:

@@ -11,6 +11,7 @@ from engine.errors import FileError
 from engine.files.structures import fields_of
 from engine.files.values import read_value, write_value
 from engine.interpreter import Program
+from engine.interpreter.flow import BOUNDARY
 from engine.interpreter.layers import EVALUATORS
 from engine.interpreter.network import NetworkInput
 from engine.interpreter.step import Block, Region, Step
@@ -69,7 +70,7 @@ def read_program(data: Any, tensors: Mapping[int, torch.Tensor]) -> Program:
         if kind not in _CLASSES:
             return NotImplemented
         fields = {name: read_value(item, special) for name, item in content.items()}
-        if kind == "Step" and fields.get("type") not in EVALUATORS:
+        if kind == "Step" and fields.get("type") not in EVALUATORS and fields.get("type") not in BOUNDARY:
             raise FileError(f"the interpreter of this version does not run {str(fields.get('type'))[:40]!r} layers")
         return _CLASSES[kind](**fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -40,12 +41,27 @@ def parameters(target: OpOverload) -> tuple[tuple[str, bool, bool, Any], ...]:
     )
 
 
+@cache
+def graph_parameters(target: HigherOrderOperator) -> tuple[tuple[str, bool, bool, Any], ...]:
+    """Like :func:`parameters`, of an op that runs graphs: it has no schema, but a Python signature."""
+    return tuple(
+        (p.name, p.kind is p.KEYWORD_ONLY, p.default is not p.empty, None if p.default is p.empty else p.default)
+        for p in inspect.signature(target).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    )
+
+
 def in_schema_order(node: fx.Node) -> tuple[Any, ...]:
     """The arguments of a node as FX holds them, in schema order, defaults included."""
-    if not isinstance(node.target, OpOverload):
+    target = node.target
+    if isinstance(target, OpOverload):
+        known = parameters(target)
+    elif isinstance(target, HigherOrderOperator) and len(node.args) <= len(graph_parameters(target)):
+        known = graph_parameters(target)
+    else:
         return (*node.args, *node.kwargs.values())
     found: list[Any] = []
-    for position, (name, _, _, default) in enumerate(parameters(node.target)):
+    for position, (name, _, _, default) in enumerate(known):
         if position < len(node.args):
             found.append(node.args[position])
         else:
@@ -102,8 +118,10 @@ def resolve(node: fx.Node) -> Value:
 
 
 def normalise(argument: Any) -> Any:
-    """An FX argument as rules see it: :class:`Value`, staged int, tuple, or the Python value itself."""
+    """An FX argument as rules see it: :class:`Value`, staged int, tuple, graph, or the Python value itself."""
     if isinstance(argument, fx.Node):
+        if "graph" in argument.meta:
+            return argument.meta["graph"]
         value = argument.meta.get("val")
         if isinstance(value, torch.Tensor | tuple | list) or value is None:
             return resolve(argument)

@@ -11,7 +11,7 @@ import networkx
 import sympy
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -46,7 +46,9 @@ class _Record:
 class Mirror:
     """An FX graph in canonical form, with cached facts about its nodes.
 
-    Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.
+    Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.  A graph
+    inside an op of another one has a ``name``, with which the names of its nodes begin; it may use sizes that none of
+    its inputs has: each becomes an input of its own.
 
     Raises:
         EngineError: a node has no fake value (``meta["val"]``), or a constant is missing.
@@ -58,14 +60,19 @@ class Mirror:
         constants: dict[str, torch.Tensor],
         fake_mode: FakeTensorMode | None,
         shape_env: ShapeEnv | None,
+        *,
+        name: str = "",
     ) -> None:
         self.graph = graph
+        self.name = name
         self.constants = constants
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
         self.shape_env = shape_env
         self.sizes = Sizes(shape_env)
         # Constants whose elements a rule read: what was decided holds for these elements only.
         self.pins: dict[Value, Pin | None] = {}
+        # The graphs inside its ops that rules ran, by name.
+        self.inner: dict[str, Mirror] = {}
         self.placeholders: tuple[fx.Node, ...] = ()
         self._records: dict[fx.Node, _Record] = {}
         self._constants = Constants(self)
@@ -76,7 +83,7 @@ class Mirror:
     def _check(self) -> None:
         self.placeholders = tuple(node for node in self.graph.nodes if node.op == "placeholder")
         for node in self.graph.nodes:
-            if node.op == "output" or (node.op == "get_attr" and _is_submodule(node)):
+            if node.op == "output" or "graph" in node.meta:
                 continue
             if node.op not in ("placeholder", "get_attr", "call_function"):
                 where = provenance.describe(node)
@@ -111,7 +118,8 @@ class Mirror:
     def arguments(self, node: fx.Node) -> tuple[Any, ...]:
         """Arguments in schema order, defaults included.
 
-        Tensors are :class:`Value`, sizes staged ints, lists tuples; everything else is as FX has it.
+        Tensors are :class:`Value`, sizes staged ints, lists tuples, graphs :class:`engine.graph.subgraph.Subgraph`;
+        everything else is as FX has it.
         """
         record = self._record(node)
         if record.arguments is None:
@@ -286,7 +294,9 @@ class Mirror:
         if fake is None:
             fake = inference.infer(self.fake_mode, self.shape_env, op, positional, keywords)
         with self.graph.inserting_before(before):
-            node = self.graph.call_function(op, positional, keywords)
+            # Nodes of all graphs of a model are told apart by their names.
+            name = f"{self.name}_{self.graph._target_to_str(op)}" if self.name else None
+            node = self.graph.create_node("call_function", op, positional, keywords, name=name)
         node.meta["val"] = fake
         provenance.inherit(node, origin, rule)
         self._inserted(node)
@@ -326,6 +336,15 @@ class Mirror:
             EngineError: the size cannot be computed before ``before``.
         """
         return self._size_nodes.node(size, before) if isinstance(size, sympy.Basic) else size
+
+    def size_input(self, symbol: sympy.Symbol) -> fx.Node:
+        """A new input of an enclosed graph, at the top, that is a size of the graphs around it."""
+        with self.graph.inserting_before(next(iter(self.graph.nodes))):
+            node = self.graph.placeholder(f"size_{symbol}")
+        node.meta["val"] = self.symint(symbol)
+        self.placeholders = (node, *self.placeholders)
+        self._inserted(node)
+        return node
 
     def output_node(self, value: Value, before: fx.Node | None = None) -> fx.Node:
         """The FX node for a value: the node itself, or its ``getitem`` right behind it, made when missing."""
@@ -426,9 +445,7 @@ class Mirror:
             return False
         if next(self.each_user(node), None) is not None:
             return False
-        if isinstance(node.target, OpOverload):
-            return not node.target._schema.is_mutable
-        return not isinstance(node.target, HigherOrderOperator)
+        return not (isinstance(node.target, OpOverload) and node.target._schema.is_mutable)
 
     def _erase(self, node: fx.Node) -> None:
         self._size_nodes.forget(node)
@@ -514,10 +531,6 @@ class Mirror:
     def convex(self, nodes: Collection[fx.Node]) -> bool:
         """Whether no path leaves ``nodes`` and comes back."""
         return reachability.convex(self, nodes)
-
-
-def _is_submodule(node: fx.Node) -> bool:
-    return "val" not in node.meta and any(isinstance(user.target, HigherOrderOperator) for user in node.users)
 
 
 __all__ = ["Mirror", "Value"]

@@ -10,6 +10,8 @@ import torch
 from torch import fx
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+# Code that Dynamo wrote; where torch.export calls it for the graphs of control flow, it leaves no other line of them.
+_GENERATED = "<eval_with_key>"
 _INHERITED = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
 
 
@@ -80,6 +82,8 @@ def model_line(node: fx.Node) -> str:
         text = line.strip()
         if text.startswith('File "'):
             file, _, rest = text.removeprefix('File "').partition('", line ')
+            if file.startswith(_GENERATED):
+                continue
             frames.append((file, rest.partition(",")[0]))
     if not frames:
         return ""

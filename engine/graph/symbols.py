@@ -237,6 +237,8 @@ class SizeNodes:
         found = self._unbacked_leaf(symbol)
         if found is not None:
             return found
+        if self._mirror.name:
+            return self._mirror.size_input(symbol)
         raise EngineError(f"the size {symbol} is not the size of any input, so it cannot be computed")
 
     def _size(self, source: fx.Node, axis: int, fake: Any) -> fx.Node:

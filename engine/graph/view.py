@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from engine.graph import provenance
+from engine.graph.subgraph import Subgraph
 from engine.graph.value import Value
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ class GraphView:
     """A ``networkx.MultiDiGraph`` over FX nodes, ``getitem`` nodes folded into output indices.
 
     Node data: ``op`` (the name rules use), ``dtype``, ``shape`` (tuples of them for several outputs, None for
-    nodes without a tensor) and ``origin`` (module path, or model line).  There is one edge per use; its key
+    nodes without a tensor), ``origin`` (module path, or model line), and ``graphs`` (names of the graphs that the op
+    runs; they have views of their own).  There is one edge per use; its key
     is the path of the argument, ``(2,)`` or ``(0, 1)`` for a list element, and its data ``output`` says which
     output is used.  Edits are journalled and the view catches up when it is read.
     """
@@ -71,6 +73,7 @@ class GraphView:
             tensors = [value if isinstance(fake[value.index], torch.Tensor) else None for value in values]
             data["dtype"] = tuple(None if v is None else self._mirror.dtype(v) for v in tensors)
             data["shape"] = tuple(None if v is None else self._mirror.shape(v) for v in tensors)
+        data["graphs"] = tuple(item.name for item in self._mirror.arguments(node) if isinstance(item, Subgraph))
         data["origin"] = provenance.module_path(node) or provenance.model_line(node)
         return data
 

@@ -10,6 +10,11 @@ from torch import Tensor
 from engine.errors import InterpreterError
 from engine.interpreter.step import Block, Region, Step
 
+# The layers that loops and conditionals begin and end with; they are run with what they are of.
+BOUNDARY = frozenset(
+    {"RECURRENCE", "ITERATOR", "TRIP_LIMIT", "LOOP_OUTPUT", "CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT"}
+)
+
 Values = dict[int, Tensor]
 Runner = Callable[[Block, Values, frozenset[int] | None], None]
 

@@ -14,6 +14,7 @@ import torch
 from engine.dsl import tree
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.graph.mirror import Mirror, Value
+from engine.graph.subgraph import Subgraph
 from engine.matcher.paths import MISSING, Frame, Kind
 from engine.sizes import Sizes, is_known, is_staged
 
@@ -372,6 +373,8 @@ def _is_sort(value: Any, name: str) -> bool:
         return name == "scalar" or name == ("int" if value.is_integer is not False else "float")
     if isinstance(value, str):
         return name == "str"
+    if isinstance(value, Subgraph):
+        return name == "graph"
     return isinstance(value, torch.dtype) and name == "dtype"
 
 

@@ -61,12 +61,13 @@ def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partiti
     tiles = dict(tiling.tiles)
     while True:
         phases = _phases(mirror, tiles, reasons)
-        small = [phase for phase, nodes in phases.items() if phase % 2 and len(nodes) < min_block_size]
+        counts = {phase: sum(tiles[node].size for node in nodes) for phase, nodes in phases.items() if phase % 2}
+        small = [phase for phase, count in counts.items() if count < min_block_size]
         if not reasons or not small:
             break
         for phase in small:
             for node in phases[phase]:
-                reason = f"its segment of {len(phases[phase])} tiles is under min_block_size={min_block_size}"
+                reason = f"its segment of {counts[phase]} tiles is under min_block_size={min_block_size}"
                 for member in tiles.pop(node).nodes:
                     if member not in tiles:
                         reasons[member] = reason

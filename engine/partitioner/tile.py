@@ -9,7 +9,7 @@ from torch import fx
 
 from engine.dsl.rule import Rule
 from engine.graph.mirror import Value
-from engine.plan import Captured, OpCall, Plan, tensors
+from engine.plan import Captured, GraphCall, OpCall, Plan, tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,3 +38,16 @@ class Tile:
         for output in self.plan.outputs:
             if isinstance(output, Captured):
                 yield output.value
+
+    def inside(self) -> Iterator[Tile]:
+        """The tiles of the graphs that the plan runs, and of the graphs in those, in plan order."""
+        for call in self.plan.calls:
+            if isinstance(call, GraphCall):
+                for tile in call.graph.tiles:
+                    yield tile
+                    yield from tile.inside()
+
+    @property
+    def size(self) -> int:
+        """How many tiles this is, those of graphs that it runs included."""
+        return 1 + sum(1 for _ in self.inside())

@@ -131,8 +131,16 @@ def _best(
         if missing:
             failures.append(f"{match.rule.id} ({match.rule.where}) does not give output {missing[0]}, which is used")
             continue
+        numbers = [value for value in mirror.outputs(node) if _is_number(mirror, value) and not mirror.unused(value)]
+        if numbers:
+            failures.append(f"output {numbers[0].index} of it is a number and is used, and engines give tensors")
+            continue
         return Tile(node, match.rule, plan, match.nodes), None
     return None, refused or next(iter(failures), None)
+
+
+def _is_number(mirror: Mirror, value: Value) -> bool:
+    return isinstance(mirror.fake(value), torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
 def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtype, str]) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,6 +29,7 @@ from engine.errors import EngineError
 from engine.graph.arguments import map_values, split
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
+from engine.graph.subgraph import Subgraph
 from engine.observers import RewriteEvent, observed
 from engine.rewriter.change import Change, disagreement, replace, text
 
@@ -141,14 +142,25 @@ def _attention(
     return output
 
 
-def _decomposition(op: OpOverload) -> Callable[..., Any] | None:
+@functools.cache
+def _graph_table() -> dict[HigherOrderOperator, Callable[..., Any]]:
+    """The same for ops that run graphs."""
+    from torch._higher_order_ops.flex_attention import flex_attention, math_attention
+
+    # What PyTorch runs where it has no kernel: the graphs that change and mask scores, over all scores at once.
+    return {flex_attention: math_attention}
+
+
+def _decomposition(op: OpOverload | HigherOrderOperator) -> Callable[..., Any] | None:
+    if isinstance(op, HigherOrderOperator):
+        return _graph_table().get(op)
     found = _table().get(op)
     if found is not None:
         return found
     return op.decompose if op._can_decompose() else None
 
 
-def has_decomposition(op: OpOverload) -> bool:
+def has_decomposition(op: OpOverload | HigherOrderOperator) -> bool:
     """Whether PyTorch can take an op apart, for some arguments at least."""
     return _decomposition(op) is not None
 
@@ -174,7 +186,9 @@ def expand(mirror: Mirror, node: fx.Node) -> Change:
         Undecomposable: the node cannot be taken apart; it is as it was.
     """
     op = node.target
-    if node.op != "call_function" or not isinstance(op, OpOverload) or op._schema.is_mutable:
+    if node.op != "call_function" or not isinstance(op, OpOverload | HigherOrderOperator):
+        raise Undecomposable("only functional ops are decomposed")
+    if isinstance(op, OpOverload) and op._schema.is_mutable:
         raise Undecomposable("only functional ops are decomposed")
     function = _decomposition(op)
     if function is None:
@@ -197,16 +211,19 @@ def expand(mirror: Mirror, node: fx.Node) -> Change:
 
 
 def _traced(
-    mirror: Mirror, node: fx.Node, op: OpOverload, function: Callable[..., Any]
+    mirror: Mirror, node: fx.Node, op: OpOverload | HigherOrderOperator, function: Callable[..., Any]
 ) -> tuple[list[_Call], tuple[Any, ...]]:
     """The calls that a decomposition makes, and what it returns per output of the node."""
 
     def fake(item: Any) -> Any:
         if isinstance(item, Value):
             return mirror.fake(item)
+        if isinstance(item, Subgraph):
+            return item.module
         return mirror.symint(item) if isinstance(item, sympy.Expr) else item
 
-    positional, keywords = split(op, mirror.arguments(node))
+    arguments = mirror.arguments(node)
+    positional, keywords = split(op, arguments) if isinstance(op, OpOverload) else (arguments, {})
     args = tuple(map_values(item, fake) for item in positional)
     kwargs = {name: map_values(item, fake) for name, item in keywords.items()}
     try:

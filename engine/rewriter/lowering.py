@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import fx
+from torch._ops import HigherOrderOperator
 
 from engine.dsl.rule import Rule
 from engine.evaluator import Context
@@ -57,7 +58,10 @@ def _expand_all(
     """Expand every node that is neither convertible nor known to be stuck; whether there was any."""
     expanded = False
     for node in list(mirror.graph.nodes):
-        if node._erased or node in stuck or not counts(mirror, node) or convertible(node):
+        if node._erased or node in stuck or not counts(mirror, node):
+            continue
+        # Graphs inside an op are looked at once the graph around them is as it stays: when it is tiled.
+        if not isinstance(node.target, HigherOrderOperator) and convertible(node):
             continue
         name = node.name
         try:

@@ -20,6 +20,7 @@ from engine.dsl.rule import Rule
 from engine.errors import EngineError
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Value
+from engine.inner import InnerGraphs
 from engine.interpreter import Program
 from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
@@ -92,7 +93,7 @@ def check(
         Disagreement: the rule does not fire, or fires on a ``reject`` line, or the sides differ.
     """
     if test.rejects:
-        made = instance(rule, test, seed, form=form)
+        made = instance(rule, test, seed, rules.macros, form=form)
         for sizes in made.sizes():
             made.run(made.inputs(sizes, torch.Generator().manual_seed(seed)))
         if _fires(rule, made, _context(made, rules)):
@@ -104,7 +105,8 @@ def check(
     if any(isinstance(binding.value, tree.TensorSpec) and binding.value.const for binding in test.bindings):
         together = (("normal", "special"), ("exact",))
     for tiers in together:
-        trial = _Trial(rule, instance(rule, test, seed, tier=tiers[-1] if len(tiers) == 1 else "normal", form=form))
+        tier = tiers[-1] if len(tiers) == 1 else "normal"
+        trial = _Trial(rule, instance(rule, test, seed, rules.macros, tier=tier, form=form))
         if drawn:
             trial.match(rules)
         trial.draw(tiers, seed)
@@ -251,7 +253,7 @@ def _is_elementwise(graph: fx.Graph) -> bool:
 
 
 def _context(made: Instance, rules: RuleSet) -> Context:
-    return Context(made.mirror, rules.layers, rules.macros, rules.hosts)
+    return InnerGraphs(rules, CompilationSettings()).context(made.mirror)
 
 
 def _scalars(network: BuiltNetwork, sizes: Mapping[Any, int]) -> Iterator[torch.Tensor]:

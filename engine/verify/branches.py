@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.errors import Span
-from engine.evaluator import Context, Failure, apply
+from engine.evaluator import Failure, apply
 from engine.evaluator.visits import Visits, recording
+from engine.inner import InnerGraphs
 from engine.matcher.expansion import expand
 from engine.matcher.matcher import Matcher
+from engine.settings import CompilationSettings
 from engine.verify.instance import Inapplicable, instance
 
 if TYPE_CHECKING:
@@ -80,10 +82,10 @@ def reached(rule: Rule, rules: RuleSet) -> Reached:
         for test in rule.tests:
             for form in range(len(expand(rule))):
                 try:
-                    made = instance(rule, test, form=form)
+                    made = instance(rule, test, macros=rules.macros, form=form)
                 except Inapplicable:
                     continue
-                context = Context(made.mirror, rules.layers, rules.macros, rules.hosts)
+                context = InnerGraphs(rules, CompilationSettings()).context(made.mirror)
                 for match in Matcher([rule], made.mirror).matches(made.roots[0]):
                     if not isinstance(apply(rule, match, context), Failure):
                         forms.add(match.expansion)

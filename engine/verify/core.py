@@ -27,7 +27,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     (r"aten\.(nonzero|_unique2|unique|bincount)\..*", "the size of its result depends on data"),
     (r"aten\.\w+_\.\w+|aten\.\w+\.out", "writes into an operand; capture makes graphs functional"),
     (r"aten\.(tril|triu)_indices\..*", "a constant, folded before rules see it"),
-    (r"hop\..*", "holds graphs of its own"),
+    (r"higher_order\..*", "holds graphs of its own"),
     (r"torchvision\.nms\..*", "the size of its result depends on data; TensorRT-RTX has no such layer"),
     (r"transformers\..*", "an op of a library that may not be imported"),
     (r"quantized_decomposed\..*", "an op of a library that may not be imported"),
@@ -53,10 +53,13 @@ def standing(op: str, rules: RuleSet) -> str | None:
     """``rule``, ``decomposition``, or why an op stays in PyTorch; None if nothing accounts for it.
 
     Args:
-        op: a full overload name, as ``aten.add.Tensor``.
+        op: a full overload name, as ``aten.add.Tensor``, or an op that takes graphs, as ``higher_order.cond``.
     """
     if any(root.op == op for rule in rules.rules for root in rule.roots):
         return "rule"
+    graphs = operators.higher_order(op) if operators.is_higher_order(op) else None
+    if graphs is not None and has_decomposition(graphs):
+        return "decomposition"
     reason = next((reason for pattern, reason in REASONS if re.fullmatch(pattern, op)), None)
     if reason is not None:
         return reason

@@ -16,22 +16,25 @@ import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from engine.capture.canonical import canonical_arguments
-from engine.dsl import tree
+from engine.dsl import operators, tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.dtypes import DTYPES
 from engine.errors import EngineError
 from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
+from engine.graph.arguments import graph_parameters
 from engine.graph.mirror import Mirror, Value
 from engine.graph.recurrence import whole_recurrence
+from engine.graph.subgraph import Subgraph
 from engine.matcher.expansion import expand
 from engine.plan import ConstantTensor
+from engine.verify.graphs import function, traced
 from engine.verify.values import Tier, contents
 
 
@@ -120,7 +123,9 @@ def execute(mirror: Mirror, inputs: Sequence[torch.Tensor], *, double: bool = Fa
 
     with torch.no_grad():
         for node in mirror.graph.nodes:
-            if node.op == "get_attr":
+            if "graph" in node.meta:
+                values[node] = node.meta["graph"].module
+            elif node.op == "get_attr":
                 constant = mirror.constants[str(node.target)]
                 values[node] = _wide(constant) if double else constant
             elif node.op == "call_function":
@@ -137,10 +142,19 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def instance(rule: Rule, test: tree.Test, seed: int = 0, *, tier: Tier = "normal", form: int = 0) -> Instance:
+def instance(
+    rule: Rule,
+    test: tree.Test,
+    seed: int = 0,
+    macros: Mapping[str, tree.Macro] | None = None,
+    *,
+    tier: Tier = "normal",
+    form: int = 0,
+) -> Instance:
     """The instance of a rule that a test line describes.
 
     Args:
+        macros: of the rule set; a test line names one for a graph.
         tier: of the values of constants.
         form: which of the plain patterns that the rule's pattern stands for to build, as `expand` counts them;
             0 is the pattern as written, with all optional ops.
@@ -149,7 +163,7 @@ def instance(rule: Rule, test: tree.Test, seed: int = 0, *, tier: Tier = "normal
         Inapplicable: the ops of the pattern refuse what the line says, e.g. a rank that one member of a
             family does not take, or the line leaves something open.
     """
-    return _Synthesis(rule, test, seed, tier, expand(rule)[form].roots).build()
+    return _Synthesis(rule, test, seed, tier, expand(rule)[form].roots, macros or {}).build()
 
 
 def _sizes(spec: tree.TensorSpec, named: Mapping[str, Any]) -> list[Any]:
@@ -166,6 +180,7 @@ class _Synthesis:
     seed: int
     tier: Tier
     patterns: tuple[OpMatch, ...]
+    macros: Mapping[str, tree.Macro] = field(default_factory=dict)
     shape_env: ShapeEnv = field(default_factory=ShapeEnv)
     bound: dict[str, Any] = field(default_factory=dict)
     symbols: dict[str, sympy.Symbol] = field(default_factory=dict)
@@ -226,6 +241,8 @@ class _Synthesis:
             return self._tensor(name, value)
         if isinstance(value, tree.ListSpec):
             return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
+        if isinstance(value, tree.Name) and value.name in self.macros:
+            return function(self.macros[value.name], self.macros, self.mode, self.shape_env)
         context = Context(None, {}, {})  # type: ignore[arg-type]
         evaluated = evaluate(value, Env(dict(self.sizes), context))
         return self._written_out(name, evaluated) if isinstance(evaluated, ConstantTensor) else evaluated
@@ -258,7 +275,51 @@ class _Synthesis:
 
     # ------------------------------------------------------------ the pattern
 
+    def _graphs_op(self, pattern: OpMatch, op: HigherOrderOperator) -> fx.Node:
+        """A node of an op that takes graphs, which the test line gives as macros."""
+        given = dict(pattern.arguments)
+        arguments: list[Any] = []
+        for position, (name, keyword_only, has_default, default) in enumerate(graph_parameters(op)):
+            if keyword_only:
+                continue
+            argument = given.get(position)
+            if isinstance(argument, Bind) and argument.name in self.bound:
+                arguments.append(self.bound[argument.name])
+            elif isinstance(argument, Equals):
+                arguments.append(argument.value)
+            elif has_default:
+                arguments.append(default)
+            else:
+                raise Inapplicable(f"the test line does not say what `{name}` is")
+        nodes: list[fx.Node] = []
+        fakes = [fx.map_arg(item, lambda node: nodes.append(node) or node.meta["val"]) for item in arguments]  # type: ignore[func-returns-value]
+        try:
+            with self.mode, torch.no_grad():
+                module = traced(op, fakes)
+        except Exception as error:
+            raise Inapplicable(f"{pattern.op} refuses {arguments}: {error}") from error
+        return self._spliced(module, nodes)
+
+    def _spliced(self, module: fx.GraphModule, inputs: Sequence[fx.Node]) -> fx.Node:
+        """The nodes of a traced graph in this one; gives the one that takes graphs."""
+        copies: dict[fx.Node, fx.Node] = {}
+        rest = iter(inputs)
+        root = None
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                copies[node] = next(rest)
+            elif node.op == "get_attr":
+                copies[node] = self.graph.get_attr(str(node.target))
+                copies[node].meta["graph"] = Subgraph(str(node.target), getattr(module, str(node.target)))
+            elif isinstance(node.target, HigherOrderOperator):
+                root = copies[node] = self.graph.node_copy(node, lambda item: copies[item])
+        assert root is not None
+        return root
+
     def _op(self, pattern: OpMatch) -> fx.Node:
+        graphs = operators.higher_order(pattern.op) if operators.is_higher_order(pattern.op) else None
+        if graphs is not None:
+            return self._graphs_op(pattern, graphs)
         name, op = resolve(pattern.op)
         given = dict(pattern.arguments)
         rest = self.bound.get(pattern.rest) if pattern.rest else None
@@ -331,7 +392,8 @@ class _Synthesis:
         if not isinstance(fakes, tuple | list):
             return [Value(node, 0)]
         if pattern.outputs is None:
-            single = any(str(item.type) != "Tensor[]" for item in _schema(node).returns)
+            schema = getattr(node.target, "_schema", None)
+            single = schema is not None and any(str(item.type) != "Tensor[]" for item in schema.returns)
             wanted = [pattern.output] if single else range(len(fakes))
         else:
             unused = _wanted_unused(self.rule)
@@ -345,11 +407,6 @@ class _Synthesis:
         node = self.graph.call_function(operator.getitem, (value.node, value.index))
         node.meta["val"] = fakes[value.index]
         return node
-
-
-def _schema(node: fx.Node) -> Any:
-    assert isinstance(node.target, OpOverload)
-    return node.target._schema
 
 
 def _takes_tensors(argument: Any) -> bool:

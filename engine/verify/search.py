@@ -63,7 +63,7 @@ def try_rule(
     """
     started = time.monotonic()
     finding = Finding(rule)
-    lines = [test for test in rule.tests if not test.rejects and _describes(rule, test)]
+    lines = [test for test in rule.tests if not test.rejects and _describes(rule, test, rules)]
     _own_lines(finding, lines, rules)
     for stage in STAGES if lines else ():
         if not finding.wrong:
@@ -73,10 +73,10 @@ def try_rule(
     return finding
 
 
-def _describes(rule: Rule, test: tree.Test) -> bool:
+def _describes(rule: Rule, test: tree.Test, rules: RuleSet) -> bool:
     """Whether a line describes an instance of this member of a family."""
     try:
-        made = instance(rule, test)
+        made = instance(rule, test, macros=rules.macros)
         for sizes in made.sizes():
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
     except Inapplicable:

@@ -71,7 +71,7 @@ def test_lines_leave_nothing_out(file: str) -> None:
 
 def _fits(rule: Rule, test: tree.Test) -> bool:
     try:
-        made = instance(rule, test)
+        made = instance(rule, test, macros=rules().macros)
         for sizes in made.sizes():
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
     except Inapplicable:

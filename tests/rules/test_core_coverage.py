@@ -14,10 +14,12 @@ from engine.verify.core import core_overloads, uncovered
 MODEL_OPS = [
     line.split()[0] for line in (Path(__file__).parent / "model_ops.txt").read_text().splitlines() if line[0] != "#"
 ]
-LIBRARIES = {"hop", "torch", "_operator", "torchvision", "transformers", "quantized_decomposed"}
+LIBRARIES = {"higher_order", "torch", "_operator", "torchvision", "transformers", "quantized_decomposed"}
 
 
 def _full(name):
+    if name.startswith("hop."):
+        return f"higher_order.{name.removeprefix('hop.')}"
     return name if name.partition(".")[0] in LIBRARIES else f"aten.{name}"
 
 
