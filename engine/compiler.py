@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import fx, nn
@@ -147,7 +147,7 @@ class Compilation:
         dynamic_shapes: Any,
         rules: Sequence[Any],
         settings: CompilationSettings,
-    ) -> Compilation:
+    ) -> Self:
         """Capture the model and bring its graph down to what the ``convert`` rules understand."""
         report = Report(model=_model_name(model))
         timings = report.timings
@@ -160,9 +160,7 @@ class Compilation:
         return cls.lowered(captured, ruleset, settings, report)
 
     @classmethod
-    def lowered(
-        cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report
-    ) -> Compilation:
+    def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
         timings = report.timings
         with timings.phase("mirror"), collector_held_back():

@@ -20,6 +20,7 @@ import torch
 import engine
 from tests.op_db import expected, page
 from tests.op_db.judge import judge
+from tests.op_db.operands import Operands
 from tests.op_db.samples import DTYPES, Batch, calls, dtypes_of, entries
 from tests.op_db.scope import is_listed, ops_of
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="run the engines on a GPU instead of the interpreter")
     parser.add_argument("--listed", action="store_true", help="only entries that are written down as on the lists")
     parser.add_argument("--write", action="store_true", help="write the outcomes down")
-    parser.add_argument("--missing", action="store_true", help="only what is not written down yet")
+    parser.add_argument("--missing", action="store_true", help="only what is not written down yet for so many samples")
     parser.add_argument("--quarter", action="store_true", help="only the quarter that is tested each time")
     parser.add_argument("--summary", action="store_true", help="only count what is written down")
     parser.add_argument("--docs", action="store_true", help="write docs/ops.md from what is written down")
@@ -50,28 +51,34 @@ def _run(options: argparse.Namespace, data: dict[str, Any]) -> None:
     rules = engine.RuleSet.load()
     data["torch"] = torch.__version__.partition("+")[0]
     begin = time.perf_counter()
+    known = {(unit.entry, unit.dtype): unit for unit in expected.units(data)}
     for name, entry in entries().items():
         if options.entries and name not in options.entries:
             continue
         if options.listed and not data["entries"].get(name, {}).get("listed"):
             continue
-        known = data["entries"].get(name, {}).get("dtypes", {})
         for dtype in dtypes_of(entry):
-            if (options.dtype and dtype not in options.dtype) or (options.missing and dtype in known):
+            unit = known.get((name, dtype))
+            if options.dtype and dtype not in options.dtype:
+                continue
+            if options.missing and unit is not None and len(unit.became) >= min(options.most, unit.samples):
                 continue
             if options.quarter and not expected.in_quarter(name, dtype):
                 continue
             start = time.perf_counter()
             samples = calls(entry, dtype)
-            some = expected.spread(samples, min(options.most, len(samples)))
-            counts = expected.counted(judge(entry.op, some, rules, name, "cuda" if options.gpu else "cpu"))
+            numbers = expected.spread(range(len(samples)), options.most)
+            some = [samples[number] for number in numbers]
+            operands: Operands = {}
+            outcomes = judge(entry.op, some, rules, name, "cuda" if options.gpu else "cpu", operands)
+            became = {number: outcome.text for number, outcome in zip(numbers, outcomes, strict=True)}
+            unit = expected.Unit(name, dtype, len(samples), became, operands)
             print(f"{name} {dtype} {time.perf_counter() - start:.1f} s", flush=True)
-            for text, count in counts.items():
+            for text, count in unit.outcomes.items():
                 print(f"    {count:5} {text}", flush=True)
             if name not in data["entries"]:
                 data["entries"][name] = _about(entry, some)
-            unit = {"samples": len(samples), "run": len(some), "outcomes": counts}
-            data["entries"][name]["dtypes"][dtype] = unit
+            data["entries"][name]["dtypes"][dtype] = expected.written(unit)
             if options.write:
                 expected.save(data)
     print(f"{time.perf_counter() - begin:.0f} s")
@@ -97,7 +104,7 @@ def summarise(data: dict[str, Any]) -> None:
                     reasons[expected.says(text) or f"UNEXPLAINED {text}"] += count
         print(
             f"{title}: {len({unit.entry for unit in units})} entries, {len(units)} with their dtypes, "
-            f"{sum(unit.run for unit in units)} of {sum(unit.samples for unit in units)} samples: {dict(kinds)}"
+            f"{sum(len(unit.became) for unit in units)} of {sum(unit.samples for unit in units)} samples: {dict(kinds)}"
         )
         for reason, count in reasons.most_common():
             print(f"    {count:6} {reason}")

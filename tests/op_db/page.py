@@ -47,7 +47,7 @@ def counts(data: dict[str, Any]) -> str:
             for text, count in unit.outcomes.items():
                 kinds[text.partition(":")[0]] += count
         numbers = [
-            len({unit.entry for unit in units}), len(units), sum(unit.run for unit in units),
+            len({unit.entry for unit in units}), len(units), sum(len(unit.became) for unit in units),
             kinds["passed"] + kinds["constant"], kinds["in PyTorch"], kinds["not captured"], kinds["failed"],
         ]  # fmt: skip
         rows.append(f"| {title} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
@@ -63,7 +63,7 @@ def verified(data: dict[str, Any]) -> dict[str, Verified]:
             continue
         about = found.setdefault(ops[0], Verified())
         dtype = SHORT[unit.dtype]
-        about.run[dtype] = about.run.get(dtype, 0) + unit.run
+        about.run[dtype] = about.run.get(dtype, 0) + len(unit.became)
         about.passed[dtype] = about.passed.get(dtype, 0) + sum(
             count for text, count in unit.outcomes.items() if text.partition(":")[0] in FINE
         )

@@ -14,6 +14,7 @@ import engine
 from tests.op_db import expected
 
 FULL = os.environ.get("ENGINE_TEST_FULL") == "1"
+MOST = 12  # samples of each unit, but all of them in full
 UNITS = [unit for unit in expected.units() if FULL or unit.in_quarter]
 
 recorded = pytest.mark.skipif(
@@ -36,8 +37,10 @@ def test_samples_do_as_expected(unit):
     entry = entries()[unit.entry]
     samples = calls(entry, unit.dtype)
     assert len(samples) == unit.samples
-    outcomes = judge(entry.op, expected.spread(samples, unit.run), rules(), unit.entry)
-    assert expected.counted(outcomes) == unit.outcomes
+    numbers = unit.some(len(samples) if FULL else MOST)
+    outcomes = judge(entry.op, [samples[number] for number in numbers], rules(), unit.entry)
+    found = {number: outcome.text for number, outcome in zip(numbers, outcomes, strict=True)}
+    assert found == {number: unit.became[number] for number in numbers}
 
 
 def test_no_wrong_result_is_expected():
