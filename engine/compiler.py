@@ -192,7 +192,7 @@ class Compilation:
         """Tile and partition the graph, and write what was decided to the report."""
         excluded = self.settings.exclusion(self.mirror)
         with self.report.timings.phase("tile"), collector_held_back():
-            advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
+            advice = {torch.float64: "truncate_double=True uses float32", torch.int16: "widen_int16=True uses int32"}
             self.tiling = tile(
                 self.matcher,
                 self.context,
