@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("ENGINE_CHECK", "1")
@@ -20,9 +21,12 @@ import torch
 import engine
 from tests.op_db import expected, page
 from tests.op_db.judge import judge
-from tests.op_db.operands import Operands
-from tests.op_db.samples import DTYPES, Batch, calls, dtypes_of, entries
+from tests.op_db.operands import add
+from tests.op_db.samples import DTYPES, Batch, Call, calls, dtypes_of, entries
 from tests.op_db.scope import is_listed, ops_of
+
+# Samples that are judged before what became of them is written down.
+AT_ONCE = 512
 
 
 def main() -> None:
@@ -51,6 +55,20 @@ def _run(options: argparse.Namespace, data: dict[str, Any]) -> None:
     rules = engine.RuleSet.load()
     data["torch"] = torch.__version__.partition("+")[0]
     begin = time.perf_counter()
+    waiting: list[tuple[str, str, int, list[int], list[Call]]] = []
+    for name, dtype in _asked(options, data):
+        samples = calls(name, dtype)
+        numbers = expected.spread(range(len(samples)), options.most)
+        waiting.append((name, dtype, len(samples), numbers, [samples[number] for number in numbers]))
+        if sum(len(some) for *_, some in waiting) >= AT_ONCE:
+            _judge(waiting, rules, options, data)
+            waiting = []
+    _judge(waiting, rules, options, data)
+    print(f"{time.perf_counter() - begin:.0f} s")
+
+
+def _asked(options: argparse.Namespace, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Entries and dtypes that the options name."""
     known = {(unit.entry, unit.dtype): unit for unit in expected.units(data)}
     for name, entry in entries().items():
         if options.entries and name not in options.entries:
@@ -65,29 +83,38 @@ def _run(options: argparse.Namespace, data: dict[str, Any]) -> None:
                 continue
             if options.quarter and not expected.in_quarter(name, dtype):
                 continue
-            start = time.perf_counter()
-            samples = calls(entry, dtype)
-            numbers = expected.spread(range(len(samples)), options.most)
-            some = [samples[number] for number in numbers]
-            operands: Operands = {}
-            outcomes = judge(entry.op, some, rules, name, "cuda" if options.gpu else "cpu", operands)
-            became = {number: outcome.text for number, outcome in zip(numbers, outcomes, strict=True)}
-            unit = expected.Unit(name, dtype, len(samples), became, operands)
-            print(f"{name} {dtype} {time.perf_counter() - start:.1f} s", flush=True)
-            for text, count in unit.outcomes.items():
-                print(f"    {count:5} {text}", flush=True)
-            if name not in data["entries"]:
-                data["entries"][name] = _about(entry, some)
-            data["entries"][name]["dtypes"][dtype] = expected.written(unit)
-            if options.write:
-                expected.save(data)
-    print(f"{time.perf_counter() - begin:.0f} s")
+            yield name, dtype
 
 
-def _about(entry: Any, some: list[Any]) -> dict[str, Any]:
+def _judge(
+    waiting: list[tuple[str, str, int, list[int], list[Call]]],
+    rules: engine.RuleSet,
+    options: argparse.Namespace,
+    data: dict[str, Any],
+) -> None:
+    start = time.perf_counter()
+    judged = iter(judge([call for *_, some in waiting for call in some], rules, "cuda" if options.gpu else "cpu"))
+    for name, dtype, samples, numbers, some in waiting:
+        unit = expected.Unit(name, dtype, samples, {}, {})
+        for number in numbers:
+            outcome, operands = next(judged)
+            unit.became[number] = outcome.text
+            add(unit.operands, operands)
+        print(f"{name} {dtype}", flush=True)
+        for text, count in unit.outcomes.items():
+            print(f"    {count:5} {text}", flush=True)
+        if name not in data["entries"]:
+            data["entries"][name] = _about(some)
+        data["entries"][name]["dtypes"][dtype] = expected.written(unit)
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    if options.write:
+        expected.save(data)
+
+
+def _about(some: list[Call]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ops, decomposed = ops_of(Batch(entry.op, some[:1]))
+        ops, decomposed = ops_of(Batch(some[:1]))
     return {"listed": is_listed(ops) or is_listed(decomposed), "ops": ops, "dtypes": {}}
 
 

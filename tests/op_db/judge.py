@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 import engine
 from engine.errors import CaptureError
 from tests.op_db.agreement import but_for_nan, disagreement
-from tests.op_db.operands import LookedAt, Operands, add, results_of
+from tests.op_db.operands import LookedAt, Operands, results_of
 from tests.op_db.outcome import CONSTANT, PASSED, Outcome, plain
 from tests.op_db.samples import Batch, Call
 
@@ -25,21 +25,17 @@ TOGETHER = 64
 SETTINGS = engine.CompilationSettings.from_kwargs(min_block_size=1)
 
 
-def judge(
-    op: Callable[..., Any],
-    calls: Sequence[Call],
-    rules: engine.RuleSet,
-    name: str,
-    device: str = "cpu",
-    operands: Operands | None = None,
-) -> list[Outcome]:
-    """The outcome of each call; ``device="cuda"`` runs the engines themselves, not the interpreter.
+class Judged(NamedTuple):
+    """The outcome of a call, and the ops that it was captured as if it passed, with the dtypes that these work on."""
 
-    Args:
-        operands: where the ops of calls that pass are noted, with the dtypes of their operands.
-    """
-    outcomes: dict[int, Outcome] = {}
-    wanted: dict[int, list[Any]] = {}
+    outcome: Outcome
+    operands: Operands
+
+
+def judge(calls: Sequence[Call], rules: engine.RuleSet, device: str = "cpu") -> list[Judged]:
+    """What becomes of each call; ``device="cuda"`` runs the engines themselves, not the interpreter."""
+    run = _Run(calls, rules, device)
+    fit = []
     for index, call in enumerate(calls):
         unfit = _unfit(call)
         if unfit is None:
@@ -47,19 +43,19 @@ def judge(
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
                     # Some ops write to their operands after all.
-                    wanted[index] = call(op, copy.deepcopy(call.tensors))
+                    run.wanted[index] = call(copy.deepcopy(call.tensors))
             except Exception as error:
                 unfit = f"PyTorch refuses it: {plain(str(error))}"
             else:
-                unfit = _unfit_result(wanted[index])
-        if unfit is not None:
-            outcomes[index] = Outcome("not captured", unfit)
-    run = _Run(op, calls, rules, wanted, outcomes, name, device, {} if operands is None else operands)
-    fit = [index for index in range(len(calls)) if index not in outcomes]
+                unfit = _unfit_result(run.wanted[index])
+        if unfit is None:
+            fit.append(index)
+        else:
+            run.judged[index] = Judged(Outcome("not captured", unfit), {})
     while fit:
         now, fit = fit[: run.most], fit[run.most :]
         run.together(now)
-    return [outcomes[index] for index in range(len(calls))]
+    return [run.judged[index] for index in range(len(calls))]
 
 
 def _unfit(call: Call) -> str | None:
@@ -78,26 +74,17 @@ def _unfit_result(leaves: Sequence[Any]) -> str | None:
 
 
 class _Run:
-    def __init__(
-        self,
-        op: Callable[..., Any],
-        calls: Sequence[Call],
-        rules: engine.RuleSet,
-        wanted: dict[int, list[Any]],
-        outcomes: dict[int, Outcome],
-        name: str,
-        device: str,
-        operands: Operands,
-    ) -> None:
-        self.op, self.calls, self.rules, self.wanted, self.outcomes = op, calls, rules, wanted, outcomes
-        self.name, self.device, self.operands = name, device, operands
-        self.most = 8  # calls in the next engine, by the layers of the one before
+    def __init__(self, calls: Sequence[Call], rules: engine.RuleSet, device: str) -> None:
+        self.calls, self.rules, self.device = calls, rules, device
+        self.wanted: dict[int, list[Any]] = {}
+        self.judged: dict[int, Judged] = {}
+        self.most = TOGETHER  # calls in the next engine, by the layers of the one before
 
     def together(self, indices: Sequence[int]) -> None:
-        """Judge calls in one engine; what goes wrong is looked for by halves."""
+        """Judge calls in one engine, or several if it gets too large; what goes wrong is looked for by halves."""
         if not indices:
             return
-        batch = Batch(self.op, [self.calls[index] for index in indices])
+        batch = Batch([self.calls[index] for index in indices])
         inputs = [tensor.to(self.device) for tensor in batch.inputs]
         runtime = "interpreter" if self.device == "cpu" else "python"
         try:
@@ -105,18 +92,19 @@ class _Run:
                 warnings.simplefilter("ignore")
                 looking = LookedAt.start(batch, inputs, None, None, [self.rules], SETTINGS)
                 looking.place()
+                if self._split(indices, looking.planned_layers):
+                    return
                 compiled = looking.build(runtime)
                 found = pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, compiled(*inputs))
         except Exception as error:
             if len(indices) > 1:
                 self._halves(indices)
             elif isinstance(error, CaptureError) or "canonical graph" in str(error):
-                self.outcomes[indices[0]] = Outcome("not captured", plain(str(error)))
+                self.judged[indices[0]] = Judged(Outcome("not captured", plain(str(error))), {})
             else:
-                self.outcomes[indices[0]] = Outcome("failed", f"{type(error).__name__}: {plain(str(error))}")
+                failed = Outcome("failed", f"{type(error).__name__}: {plain(str(error))}")
+                self.judged[indices[0]] = Judged(failed, {})
             return
-        layers = sum(segment.layers for segment in compiled.report.segments)
-        self.most = max(1, min(TOGETHER, LAYERS * len(indices) // max(1, layers)))
         again = []
         counts = [len(self.wanted[index]) for index in indices]
         slices = results_of(compiled._mirror.graph, counts)
@@ -127,13 +115,21 @@ class _Run:
             if len(indices) > 1 and (outcome.kind == "failed" or "TensorRT refused it" in outcome.reason):
                 again.append(index)
             else:
-                self.outcomes[index] = outcome
-                if outcome.kind == "passed":
-                    add(self.operands, ops)
+                self.judged[index] = Judged(outcome, ops if outcome.kind == "passed" else {})
         if len(again) < len(indices):
             self.together(again)
         else:
             self._halves(again)
+
+    def _split(self, indices: Sequence[int], layers: int) -> bool:
+        """Several engines instead of one with so many layers; whether it was too many."""
+        self.most = max(1, min(TOGETHER, LAYERS * len(indices) // max(1, layers)))
+        if len(indices) == 1 or layers <= 2 * LAYERS:
+            return False
+        most = self.most
+        for start in range(0, len(indices), most):
+            self.together(indices[start : start + most])
+        return True
 
     def _halves(self, indices: Sequence[int]) -> None:
         middle = len(indices) // 2
@@ -141,12 +137,12 @@ class _Run:
         self.together(indices[middle:])
 
     def _outcome(self, index: int, leaves: list[Any], nodes: list[fx.Node], reasons: dict[str, str]) -> Outcome:
-        wrong = disagreement(self.wanted[index], leaves, self.calls[index], self.name, self.op)
+        wrong = disagreement(self.wanted[index], leaves, self.calls[index])
         outside = [reasons[node.name] for node in nodes if node.name in reasons]
         drawn = next((node for node in nodes if node.name in reasons and _draws(node)), None)
         if drawn is not None:
             return self._drawn(index, leaves, drawn)
-        if wrong is not None and not outside and but_for_nan(self.wanted[index], leaves, self.calls[index], self.name):
+        if wrong is not None and not outside and but_for_nan(self.wanted[index], leaves, self.calls[index]):
             return Outcome("passed", "but for nan")
         if wrong is not None:
             return Outcome("failed", plain(wrong))

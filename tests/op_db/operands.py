@@ -45,6 +45,11 @@ class LookedAt(Compilation):
         made.behind = behind
         return made
 
+    @property
+    def planned_layers(self) -> int:
+        """How many layers the tiles ask for."""
+        return sum(len(tile.plan.calls) for tile in self.tiling.tiles.values())
+
     def operands(self, counts: Sequence[int]) -> list[Operands]:
         """The ops behind each of several calls, which have so many leaves."""
         found = []
