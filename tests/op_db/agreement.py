@@ -20,6 +20,8 @@ TOLERANCES = {
     torch.bfloat16: (5e-2, 5e-2),
 }
 
+HALF = (torch.float16, torch.bfloat16)
+
 # A few roundings of the greatest element: sums of terms that nearly cancel are no better.
 SUMMED = {torch.complex64: 2e-6, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -42,6 +44,8 @@ TIES = {
     "mode": (0, -1, (1,)),
     "max.reduction_with_dim": (0, None, (1,)),
     "min.reduction_with_dim": (0, None, (1,)),
+    "max.dim": (0, None, (1,)),
+    "min.dim": (0, None, (1,)),
     "argmax": (0, None, (0,)),
     "argmin": (0, None, (0,)),
 }
@@ -54,11 +58,11 @@ PLACES = {"argmax", "argmin", "masked.argmax", "masked.argmin"}
 def disagreement(wanted: Sequence[Any], found: Sequence[Any], call: Call) -> str | None:
     """The first difference from eager PyTorch, None if there is none.
 
-    Eager float16 overflows and loses digits where an engine computes in float32: results that agree with eager
+    Eager half precision overflows and loses digits where an engine computes in float32: results that agree with eager
     float32 are right as well.
     """
     wrong = _first_difference(wanted, found, call)
-    if wrong is not None and any(tensor.dtype == torch.float16 for tensor in call.tensors):
+    if wrong is not None and any(tensor.dtype in HALF for tensor in call.tensors):
         better = _in_float32(wanted, call)
         if better is not None and _first_difference(better, found, call) is None:
             return None
@@ -82,7 +86,7 @@ def but_for_nan(wanted: Sequence[Any], found: Sequence[Any], call: Call) -> bool
 
 def _in_float32(wanted: Sequence[Any], call: Call) -> list[Any] | None:
     """The results of float32 operands in the dtypes of ``wanted``; None where PyTorch refuses them."""
-    wide = [tensor.float() if tensor.dtype == torch.float16 else copy.deepcopy(tensor) for tensor in call.tensors]
+    wide = [tensor.float() if tensor.dtype in HALF else copy.deepcopy(tensor) for tensor in call.tensors]
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

@@ -32,9 +32,14 @@ class Judged(NamedTuple):
     operands: Operands
 
 
-def judge(calls: Sequence[Call], rules: engine.RuleSet, device: str = "cpu") -> list[Judged]:
+def judge(
+    calls: Sequence[Call],
+    rules: engine.RuleSet,
+    device: str = "cpu",
+    settings: engine.CompilationSettings = SETTINGS,
+) -> list[Judged]:
     """What becomes of each call; ``device="cuda"`` runs the engines themselves, not the interpreter."""
-    run = _Run(calls, rules, device)
+    run = _Run(calls, rules, device, settings)
     fit = []
     for index, call in enumerate(calls):
         unfit = _unfit(call)
@@ -74,8 +79,10 @@ def _unfit_result(leaves: Sequence[Any]) -> str | None:
 
 
 class _Run:
-    def __init__(self, calls: Sequence[Call], rules: engine.RuleSet, device: str) -> None:
-        self.calls, self.rules, self.device = calls, rules, device
+    def __init__(
+        self, calls: Sequence[Call], rules: engine.RuleSet, device: str, settings: engine.CompilationSettings
+    ) -> None:
+        self.calls, self.rules, self.device, self.settings = calls, rules, device, settings
         self.wanted: dict[int, list[Any]] = {}
         self.judged: dict[int, Judged] = {}
         self.most = TOGETHER  # calls in the next engine, by the layers of the one before
@@ -90,7 +97,7 @@ class _Run:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                looking = LookedAt.start(batch, inputs, None, None, [self.rules], SETTINGS)
+                looking = LookedAt.start(batch, inputs, None, None, [self.rules], self.settings)
                 looking.place()
                 if self._split(indices, looking.planned_layers):
                     return

@@ -65,21 +65,18 @@ def calls(name: str, dtype: str) -> list[Call]:
     torch.manual_seed(0)
     numpy.random.seed(0)
     random.seed(0)
-    found = []
-    for sample in entry.sample_inputs("cpu", DTYPES[dtype], requires_grad=False):
-        leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
-        places = frozenset(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
-        found.append(
-            Call(
-                name,
-                entry.op,
-                tuple(leaves[i] for i in sorted(places)),
-                tuple(None if i in places else leaf for i, leaf in enumerate(leaves)),
-                places,
-                spec,
-            )
-        )
-    return found
+    return [
+        call_of(name, entry.op, (sample.input, *sample.args), dict(sample.kwargs))
+        for sample in entry.sample_inputs("cpu", DTYPES[dtype], requires_grad=False)
+    ]
+
+
+def call_of(entry: str, op: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Call:
+    """A call of an op with these arguments, whose tensors become inputs."""
+    leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
+    places = frozenset(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    rest = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
+    return Call(entry, op, tuple(leaves[i] for i in sorted(places)), rest, places, spec)
 
 
 class Batch(nn.Module):
