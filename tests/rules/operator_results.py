@@ -36,15 +36,17 @@ class Part(NamedTuple):
 
     op: str
     dtype: str
+    number: int
     call: Call
 
 
-def parts(ops: Iterable[str] = OPS, *, whole: bool = True) -> Iterator[Part]:
-    """The calls of ops in every dtype; unless ``whole``, only the first in other dtypes than float32."""
-    for dtype in DTYPES:
+def parts(ops: Iterable[str] = OPS, *, dtypes: Iterable[str] = DTYPES, whole: bool = True) -> Iterator[Part]:
+    """The calls of ops; unless ``whole``, only the first in other dtypes than float32."""
+    for dtype in dtypes:
         for op in ops:
             found = calls(op, dtype)
-            yield from (Part(op, dtype, call) for call in (found if whole or dtype == "f32" else found[:1]))
+            some = found if whole or dtype == "f32" else found[:1]
+            yield from (Part(op, dtype, number, call) for number, call in enumerate(some))
 
 
 def outcomes(some: Sequence[Part], rules: engine.RuleSet) -> list[Outcome]:
@@ -66,17 +68,6 @@ def _is_in(op: str, ops: Iterable[str]) -> bool:
     return op.startswith(_BENEATH) or f"aten.{_BECOMES.get(op, op)}" in ops
 
 
-def collected(some: Sequence[Part], became: Sequence[Outcome]) -> Results:
-    """By op and dtype: whether all calls passed, and what the first that did not shows."""
-    results: Results = {}
-    for part, outcome in zip(some, became, strict=True):
-        known = results.setdefault(part.op, {})
-        if outcome.text not in FINE and known.get(part.dtype, "passed") == "passed":
-            known[part.dtype] = outcome.text
-        known.setdefault(part.dtype, "passed")
-    return results
-
-
 def load() -> Results:
     """The file as it is."""
     return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
@@ -84,7 +75,8 @@ def load() -> Results:
 
 def save(results: Results) -> None:
     """Write the file, one line an op."""
-    lines = (f" {json.dumps(op)}: {json.dumps(results[op])}" for op in sorted(results))
+    ordered = {op: {dtype: results[op][dtype] for dtype in DTYPES if dtype in results[op]} for op in sorted(results)}
+    lines = (f" {json.dumps(op)}: {json.dumps(by_dtype)}" for op, by_dtype in ordered.items())
     RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
@@ -92,22 +84,24 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.rules.operator_results", description=__doc__)
     parser.add_argument("ops", nargs="*", help="ops without `aten.`; all if none is given")
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="all if not given")
     parser.add_argument("--write", action="store_true", help="write down what became of them")
     options = parser.parse_args()
     rules, results = engine.RuleSet.load(), load()
-    every = list(parts(options.ops or OPS))
-    fresh: Results = {}
+    every = list(parts(options.ops or OPS, dtypes=options.dtype or DTYPES))
+    for part in every:
+        results.setdefault(part.op, {}).pop(part.dtype, None)
     for start in range(0, len(every), TOGETHER):
         some = every[start : start + TOGETHER]
-        for op, by_dtype in collected(some, outcomes(some, rules)).items():
-            for dtype, text in by_dtype.items():
-                if text != "passed":
-                    print(f"{op} {dtype}: {text}", flush=True)
-                if fresh.setdefault(op, {}).get(dtype, "passed") == "passed":
-                    fresh[op][dtype] = text
+        for part, outcome in zip(some, outcomes(some, rules), strict=True):
+            if outcome.text not in FINE:
+                print(f"{part.op} {part.dtype} {part.number}: {outcome.text}", flush=True)
+            known = results[part.op].setdefault(part.dtype, "passed")
+            if known == "passed" and outcome.text not in FINE:
+                results[part.op][part.dtype] = outcome.text
         print(f"{start + len(some)} of {len(every)}", flush=True)
-    if options.write:
-        save({op: fresh.get(op, results.get(op, {})) for op in OPS})
+        if options.write:
+            save(results)
 
 
 if __name__ == "__main__":
