@@ -25,7 +25,7 @@ from tests.op_db.operands import add
 from tests.op_db.samples import DTYPES, Batch, Call, calls, dtypes_of, entries
 from tests.op_db.scope import is_listed, ops_of
 
-# Samples that are judged before what became of them is written down.
+# Samples that are judged before what became of them is written down; some engines hold samples of several entries.
 AT_ONCE = 512
 
 

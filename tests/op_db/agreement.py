@@ -46,6 +46,7 @@ TIES = {
     "min.reduction_with_dim": (0, None, (1,)),
     "max.dim": (0, None, (1,)),
     "min.dim": (0, None, (1,)),
+    "median.dim": (0, -1, (1,)),
     "argmax": (0, None, (0,)),
     "argmin": (0, None, (0,)),
 }

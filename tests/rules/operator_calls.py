@@ -465,6 +465,7 @@ ROWS: dict[str, list[Arguments]] = {
         call(x(4, 5), [None, places(5, 2, 3)]),
         call(x(4, 5, 3), [places(4, 2), None, places(3, 2)]),
         call(x(4, 5), [places(4, 3, 1), places(5, 2)]),
+        call(x(4, 5), [torch.tensor([-1, 2, -4])]),
         call(x(4, 5), [places(4)]),
     ],
     "index_select.default": [call(x(4, 5), 0, places(4, 3)), call(x(4, 5), -1, places(5)), call(x(4), 0, places(4, 2))],
@@ -501,7 +502,6 @@ ROWS: dict[str, list[Arguments]] = {
     "topk.default": [
         call(x(3, 5), 2),
         call(x(5, 3), 2, 0, False),
-        call(x(3, 5), 5, -1, True, False),
         call(x(4001), 3900),
         call(x(), 1),
     ],
@@ -510,6 +510,20 @@ ROWS: dict[str, list[Arguments]] = {
         call(torch.arange(6).repeat(2, 1), x(2, 3), right=True),
         call(torch.arange(6), x(), out_int32=True),
     ],
+    # ------------------------------------------------------------------------------------- beside the lists
+    "cummax.default": dims(many=False),
+    "cummin.default": dims(many=False),
+    "logcumsumexp.default": dims(many=False),
+    "grid_sampler_3d.default": [
+        call(x(1, 2, 3, 4, 5), within(1, 2, 3, 3, 3), m, p, a) for m in (0, 1) for p in (0, 1, 2) for a in (True, False)
+    ],
+    "kthvalue.default": [call(x(3, 5), 2), call(x(5, 3), 1, 0, True)],
+    "median.dim": [call(x(3, 5), 1), call(x(5, 3), 0, True)],
+    "bucketize.Tensor": [call(x(2, 3), torch.arange(6)), call(x(4), torch.arange(6), right=True)],
+    "take.default": [call(x(3, 4), places(12, 2, 3))],
+    "put.default": [call(x(3, 4), places(12, 3), x(3), True)],
+    "bitwise_left_shift.Tensor": [call(x(2, 3), places(4, 2, 3))],
+    "bitwise_right_shift.Tensor": [call(x(2, 3), places(4, 2, 3))],
     # ------------------------------------------------------------------------------------- creation
     "full.default": [call([2, 3], 1.5), call([], 2), call([0], True)],
     "full_like.default": [call(x(2, 3), 2), call(x(), 1), call(x(2), 2, dtype=torch.float32)],

@@ -59,7 +59,10 @@ def outcomes(some: Sequence[Part], rules: engine.RuleSet) -> list[Outcome]:
 
 
 # What capture makes of ops before rules see them.
-_BECOMES = {"as_strided.default": "as_strided_copy.default"}
+_BECOMES = {
+    "as_strided.default": "as_strided_copy.default",
+    "_native_batch_norm_legit.default": "_native_batch_norm_legit_functional.default",
+}
 _BENEATH = ("_fft_c2c", "_fft_r2c", "_fft_c2r")
 
 
@@ -85,10 +88,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.rules.operator_results", description=__doc__)
     parser.add_argument("ops", nargs="*", help="ops without `aten.`; all if none is given")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="all if not given")
+    parser.add_argument("--first", action="store_true", help="only the first call of each, but in float32")
     parser.add_argument("--write", action="store_true", help="write down what became of them")
     options = parser.parse_args()
     rules, results = engine.RuleSet.load(), load()
-    every = list(parts(options.ops or OPS, dtypes=options.dtype or DTYPES))
+    every = list(parts(options.ops or OPS, dtypes=options.dtype or DTYPES, whole=not options.first))
     for part in every:
         results.setdefault(part.op, {}).pop(part.dtype, None)
     for start in range(0, len(every), TOGETHER):
