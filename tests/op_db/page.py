@@ -11,6 +11,8 @@ import engine
 from engine.verify.core import core_overloads
 from engine.verify.ops_page import Verified, table
 from tests.op_db import expected
+from tests.op_db.operands import SHORT
+from tests.op_db.samples import DTYPES
 from tests.op_db.scope import listed_ops
 from tests.rules import operator_results
 
@@ -66,6 +68,8 @@ def verified(data: dict[str, Any]) -> dict[str, Verified]:
         # A reason is for certain that of an op where the entry is that op alone.
         ops = data["entries"][unit.entry]["ops"]
         if len(ops) == 1:
+            if "passed" in unit.outcomes and not unit.operands:
+                found.setdefault(_full(ops[0]), Verified()).dtypes.add(SHORT[DTYPES[unit.dtype]])
             limits = [expected.says(text) or text for text in unit.outcomes if text not in FINE]
             found.setdefault(_full(ops[0]), Verified()).limits.update(dict.fromkeys(limits))
     for op, by_dtype in operator_results.load().items():
