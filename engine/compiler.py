@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import fx, nn
@@ -20,6 +20,7 @@ from engine import tensorrt
 from engine.assembly import assemble
 from engine.capture import Captured, capture
 from engine.capture.importer import is_importable
+from engine.capture.substitution import ADVICE
 from engine.capture.tracing import tracing_lock
 from engine.collector import collector_held_back
 from engine.compiled import CompiledModule, DeferredModule
@@ -152,7 +153,7 @@ class Compilation:
         dynamic_shapes: Any,
         rules: Sequence[Any],
         settings: CompilationSettings,
-    ) -> Compilation:
+    ) -> Self:
         """Capture the model and bring its graph down to what the ``convert`` rules understand."""
         report = Report(model=_model_name(model))
         timings = report.timings
@@ -165,9 +166,7 @@ class Compilation:
         return cls.lowered(captured, ruleset, settings, report)
 
     @classmethod
-    def lowered(
-        cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report
-    ) -> Compilation:
+    def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
         report.notes = captured.notes
         timings = report.timings
@@ -201,14 +200,13 @@ class Compilation:
         """Tile and partition the graph, and write what was decided to the report."""
         excluded = self.settings.exclusion(self.mirror)
         with self.report.timings.phase("tile"), collector_held_back():
-            advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
             self.inner.retile()
             self.tiling = tile(
                 self.matcher,
                 self.context,
                 excluded=excluded,
                 refusals=self.refusals,
-                dtype_advice=advice,
+                dtype_advice=ADVICE,
                 inactive=self.ruleset.inactive,
             )
         with self.report.timings.phase("partition"), collector_held_back():

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx
 
-from engine.capture.doubles import narrow_graph
 from engine.capture.importer import import_subgraph
+from engine.capture.substitution import ADVICE, substitute_inside, substitutes
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Context, apply
 from engine.graph.arguments import staged
@@ -117,8 +116,8 @@ class InnerGraphs:
         """Import a graph and bring it down to what the ``convert`` rules understand."""
         name = self._unique(subgraph.name.replace(".", "_"))
         imported = import_subgraph(subgraph, name, known, around.constants)
-        if self.settings.truncate_double:
-            narrow_graph(imported.graph, imported.constants, around.fake_mode)
+        if dtypes := substitutes(self.settings):
+            substitute_inside(imported.graph, imported.constants, around.fake_mode, dtypes)
         inputs = tuple(entry for entry in imported.inputs if isinstance(entry, fx.Node))
         mirror = Mirror(imported.graph, around.constants, around.fake_mode, around.shape_env, name=name)
         mirror.hoist_sizes()
@@ -132,13 +131,12 @@ class InnerGraphs:
         return InnerGraph(name, mirror, context, matcher, inputs)
 
     def _tiled(self, graph: InnerGraph) -> Tiling:
-        advice = {} if self.settings.truncate_double else {torch.float64: "truncate_double=True uses float32"}
         return tile(
             graph.matcher,
             graph.context,
             excluded=self.settings.exclusion(graph.mirror),
             refusals=self.refusals,
-            dtype_advice=advice,
+            dtype_advice=ADVICE,
             inactive=self.ruleset.inactive,
         )
 

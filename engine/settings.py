@@ -66,6 +66,11 @@ class CompilationSettings:
     """Compute in float32 what the model computes in float64 (inputs and outputs keep their dtype); without it
     float64 stays in PyTorch, because TensorRT has none."""
 
+    widen_int16: bool = False
+    """Compute in int32 what the model computes in int16 (inputs and outputs keep their dtype); without it int16 stays
+    in PyTorch, because TensorRT has none.  Sums and products that leave int16 wrap around when they are returned, and
+    not before they are compared, divided or converted."""
+
     disable_tf32: bool = False
     """Forbid TensorFloat-32 for float32 matrix products and convolutions."""
 
@@ -286,6 +291,7 @@ _CHECKS = {
     "optimization_level": _level,
     "workspace_size": _count,
     "truncate_double": _flag,
+    "widen_int16": _flag,
     "disable_tf32": _flag,
     "hardware_compatible": _flag,
     "version_compatible": _flag,

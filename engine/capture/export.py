@@ -18,13 +18,13 @@ from torch.utils import _pytree as pytree
 from engine.capture.branches import Branch, observed_branches, small_sizes
 from engine.capture.captured import Captured
 from engine.capture.diagnosis import capture_error
-from engine.capture.doubles import truncate_doubles
 from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.guards import Guard, find_guards, settle, written_guards
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_from_error, register_inputs
 from engine.capture.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
 from engine.capture.signature import Argument
+from engine.capture.substitution import substitute, substitutes
 from engine.capture.trial import difference
 from engine.collector import collector_held_back
 from engine.errors import CaptureError
@@ -55,7 +55,7 @@ def capture(
             graph module of functional ATen ops with fake values (taken as it is; others are exported).
         args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
         dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
-        settings: of the compilation; ``truncate_double`` is seen to here.
+        settings: of the compilation; ``truncate_double`` and ``widen_int16`` are seen to here.
         timings: what torch.export takes is added as ``export``, the rest as ``import``.
 
     Raises:
@@ -63,8 +63,9 @@ def capture(
         InputError: the example arguments do not describe a call.
     """
     captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings())
-    if settings is not None and settings.truncate_double:
-        truncate_doubles(captured.graph, captured.constants, captured.fake_mode)
+    dtypes = substitutes(settings) if settings is not None else {}
+    if dtypes:
+        substitute(captured.graph, captured.constants, captured.fake_mode, dtypes)
     return captured
 
 

@@ -162,14 +162,11 @@ def _encode(checked: Checked) -> dict[str, Any]:
 
 
 def _decode(content: Mapping[str, Any]) -> Checked | None:
+    from engine.dsl import operators
     from engine.dsl.checked import Checked
 
-    for name, schema in content["foreign"].items():
-        from engine.dsl import operators
-
-        operator = operators.find(name)
-        if (None if operator is None else operator.schema) != schema:
-            return None  # a package was imported, or is not there any more
+    if operators.schemas(content["foreign"]) != content["foreign"]:
+        return None  # a package was imported, or is not there any more
     decoder = encoding.Decoder(content["files"])
     bodies = content["bodies"]
     return Checked(

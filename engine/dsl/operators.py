@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +56,26 @@ class Operator:
     positions: Mapping[str, int]
 
 
-@functools.cache
+_found: dict[str, Operator | None] = {}
+
+
 def find(name: str) -> Operator | None:
     """The overload that ``aten.linear`` or ``aten.add.Tensor`` names, None if there is none."""
+    if name not in _found:
+        operator = _find(name)
+        if operator is None and name.partition(".")[0] not in OWN:
+            return None  # until its package is imported
+        _found[name] = operator
+    return _found[name]
+
+
+def schemas(names: Iterable[str]) -> dict[str, str | None]:
+    """The schemas of ops, None for those of packages that are not imported."""
+    found = {name: find(name) for name in names}
+    return {name: None if operator is None else operator.schema for name, operator in found.items()}
+
+
+def _find(name: str) -> Operator | None:
     namespace, _, rest = name.partition(".")
     if is_higher_order(name):
         graphs = higher_order(name)
@@ -150,7 +166,6 @@ def _argument(argument: Any) -> Argument:
     return Argument(argument.name, kind, optional, bool(argument.kwarg_only), default, is_dim)
 
 
-@functools.cache
 def _names(namespace: str) -> tuple[str, ...]:
     prefix = f"{namespace}::"
     names = (name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())

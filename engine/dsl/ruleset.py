@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -95,16 +96,16 @@ class RuleSet:
 
     @classmethod
     def _of(cls, sources: Sequence[Source], wanted: Capabilities | None) -> RuleSet:
-        from engine.dsl import cache
+        from engine.dsl import cache, operators
 
         target = wanted or _installed()
         hosts = host.registered()
         digest = _hash(sources, target)
         key = cache.key(digest, sources, target, hosts)
         # The same objects again, so that what is compiled from them (tries) serves the next model too.
-        known = _recent.pop((key, frozenset(hosts.items())), None)
-        if known is not None:
-            _recent[key, frozenset(hosts.items())] = known
+        known, foreign = _recent.pop((key, frozenset(hosts.items())), (None, {}))
+        if known is not None and operators.schemas(foreign) == foreign:
+            _recent[key, frozenset(hosts.items())] = known, foreign
             return known
         checked = cache.load(key)
         if checked is None:
@@ -118,10 +119,10 @@ class RuleSet:
             externs=MappingProxyType(checked.externs),
             hosts=MappingProxyType({name: hosts[name] for name in checked.externs}),
             overridden=checked.overridden,
-            hash=digest,
+            hash=_digest(digest, json.dumps(dict(checked.foreign), sort_keys=True)),
             sources=tuple(source.path for source in sources),
         )
-        _recent[key, frozenset(hosts.items())] = made
+        _recent[key, frozenset(hosts.items())] = made, dict(checked.foreign)
         while len(_recent) > _MOST_RECENT:
             del _recent[next(iter(_recent))]
         return made
@@ -165,8 +166,8 @@ class RuleSet:
         return f"<RuleSet {self.hash[:12]}: {len(self.rules)} rules, {len(self.inactive)} inactive>"
 
 
-# Rule sets of this process, the latest last.
-_recent: dict[tuple[str, frozenset[tuple[str, Callable[..., Any]]]], RuleSet] = {}
+# Rule sets of this process with the ops of other packages that they name, the latest last.
+_recent: dict[tuple[str, frozenset[tuple[str, Callable[..., Any]]]], tuple[RuleSet, dict[str, str | None]]] = {}
 _MOST_RECENT = 8
 
 
@@ -178,13 +179,18 @@ def _installed() -> Capabilities | None:
 
 
 def _hash(sources: Sequence[Source], target: Capabilities | None) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    for level, stem, text in sorted((source.level, source.stem, source.text) for source in sources):
-        for part in (str(level), stem, text):
-            encoded = part.encode()
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    texts = sorted((source.level, source.stem, source.text) for source in sources)
+    parts = [part for level, stem, text in texts for part in (str(level), stem, text)]
     if target is not None:
-        digest.update(repr((target.version, target.rtx, sorted(target.features))).encode())
+        parts.append(repr((target.version, target.rtx, sorted(target.features))))
+    return _digest(*parts)
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
 
 

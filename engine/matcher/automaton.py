@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.dsl.recent import Recent
 from engine.dsl.rule import Rule
 from engine.matcher.conditions import Condition, IsOp
 from engine.matcher.expansion import depth, expand
@@ -113,18 +114,7 @@ class Automaton:
         return trie
 
 
-_RECENT = 8
-_automata: dict[tuple[int, ...], Automaton] = {}
-
-
-def automaton(rules: Sequence[Rule]) -> Automaton:
-    """The automaton of these rule objects; the last few are kept."""
-    key = tuple(map(id, rules))  # an automaton keeps its rules alive, so an id cannot be reused meanwhile
-    found = _automata.pop(key, None) or Automaton(rules)
-    _automata[key] = found
-    while len(_automata) > _RECENT:
-        del _automata[next(iter(_automata))]
-    return found
+automaton = Recent(Automaton)
 
 
 def check(rule: Rule) -> None:

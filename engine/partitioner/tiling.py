@@ -18,6 +18,7 @@ from engine.dsl.rule import Rule
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
+from engine.partitioner.staying import staying
 from engine.partitioner.tile import Tile
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT refused it, or the engine did not load.
@@ -164,5 +165,8 @@ def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequenc
     for rule, reason in inactive:
         if rule.kind == "convert" and any(root.op == op for root in rule.roots):
             return f"{rule.id} ({rule.where}) is inactive here: {reason}"
+    known = staying(node.target)
+    if known is not None:
+        return f"no rule converts {op}: {known}"
     undecomposed = node.meta.get("undecomposed")
     return f"no rule converts {op}" + (f", and {undecomposed}" if undecomposed else "")

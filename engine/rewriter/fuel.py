@@ -16,6 +16,7 @@ from typing import Any
 import networkx
 
 from engine.dsl import operators, tree
+from engine.dsl.recent import Recent
 from engine.dsl.rule import OpName, Rule
 from engine.errors import EngineError
 
@@ -108,6 +109,9 @@ class OpOrder:
     def cyclic(self, a: str, b: str) -> bool:
         """Whether two ops can lead to each other; an op leads to itself only through a rule."""
         return a in self._component and self._component.get(b) == self._component[a]
+
+
+op_order = Recent(OpOrder)
 
 
 class Fuel:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.dsl import tree
+from engine.dsl.recent import Recent
 from engine.dsl.rule import ArgumentPattern, ListMatch, OpMatch, Rule
 from engine.matcher.expansion import ops_in
 
@@ -67,3 +68,6 @@ def _written_depth(pattern: Any) -> int:
     if isinstance(pattern, tree.Keyword):
         return _written_depth(pattern.value)
     return 0
+
+
+reach = Recent(Reach)

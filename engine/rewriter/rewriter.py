@@ -28,8 +28,8 @@ from engine.matcher.matcher import Matcher
 from engine.observers import RewriteEvent, listens, observed
 from engine.rewriter.change import Change, counts
 from engine.rewriter.commitment import Committer, Replacement, prepare, shrinkage
-from engine.rewriter.fuel import Fuel, OpOrder
-from engine.rewriter.reach import Reach
+from engine.rewriter.fuel import Fuel, op_order
+from engine.rewriter.reach import reach
 from engine.rewriter.trace import Application, Trace, listed
 from engine.rewriter.worklist import Worklist
 
@@ -63,7 +63,7 @@ class _Phase:
         self.kind = kind
         self.rules = tuple(rule for rule in rules if rule.kind == kind)
         self.matcher = Matcher(self.rules, mirror)
-        self.reach = Reach(self.rules)
+        self.reach = reach(self.rules)
         self.worklist = Worklist()
 
 
@@ -94,7 +94,7 @@ class Rewriter:
         self._simplify = _Phase("simplify", rules, mirror)
         self._lower = _Phase("lower", rules, mirror)
         self._phases = (self._simplify, self._lower)
-        self._fuel = Fuel(OpOrder(self._lower.rules, context.macros))
+        self._fuel = Fuel(op_order(self._lower.rules, context.macros))
         self._committer = Committer(mirror, check=self.check)
         nodes = [node for node in mirror.graph.nodes if self._rewritable(node)]
         self._fuel.grant(map(mirror.op, nodes))

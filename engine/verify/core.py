@@ -13,24 +13,22 @@ import torch
 from engine.dsl import operators
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator.calls import resolve
+from engine.partitioner.staying import staying
 from engine.rewriter.decomposition import has_decomposition
 
-# Why ops without a rule stay in PyTorch; the first pattern that matches the full overload name counts.
+# Why ops without a rule stay in PyTorch, or never reach rules; the first pattern that matches the full name counts.
 REASONS: tuple[tuple[str, str], ...] = (
-    (r".*_backward\..*", "of training only"),
-    (r"aten\.(_local_scalar_dense|item)\..*", "gives a Python number, which is PyTorch's to hold"),
+    (r"aten\.item\..*", "gives a Python number, which is PyTorch's to hold"),
     (r"aten\.sym_.*|operator\..*|_operator\..*|torch\.sym_.*", "arithmetic on sizes, computed by shape tensors"),
     (r"aten\.(_assert_tensor_metadata|_assert_scalar)\..*", "an assertion; capture checks or drops it"),
-    (r"aten\.(rand|randn|randint)(_like)?\..*|aten\.(randperm|bernoulli|normal)\..*", "draws from PyTorch's generator"),
     (r"aten\.as_strided\..*", "as_strided_copy by the time rules see it: capture lays the operand end to end"),
     (r"aten\.(new_)?empty_strided\..*", "sets the layout of memory, which values do not have"),
-    (r"aten\.(nonzero|_unique2|unique|bincount)\..*", "the size of its result depends on data"),
     (r"aten\.\w+_\.\w+|aten\.\w+\.out", "writes into an operand; capture makes graphs functional"),
     (r"aten\.(tril|triu)_indices\..*", "a constant, folded before rules see it"),
     (r"higher_order\..*", "holds graphs of its own"),
-    (r"torchvision\.nms\..*", "the size of its result depends on data; TensorRT-RTX has no such layer"),
-    (r"transformers\..*", "an op of a library that may not be imported"),
-    (r"quantized_decomposed\..*", "an op of a library that may not be imported"),
+    (r"torchvision\.nms\..*", "the size of its result depends on data, which TensorRT-RTX cannot do"),
+    (r"transformers\.grouped_mm_fallback\..*", "rules take it where transformers is imported"),
+    (r"(transformers|quantized_decomposed)\..*", "an op of a library that may not be imported"),
 )
 
 
@@ -61,9 +59,10 @@ def standing(op: str, rules: RuleSet) -> str | None:
     if graphs is not None and has_decomposition(graphs):
         return "decomposition"
     reason = next((reason for pattern, reason in REASONS if re.fullmatch(pattern, op)), None)
-    if reason is not None:
+    if reason is not None or operators.find(op) is None:
         return reason
-    return "decomposition" if operators.find(op) is not None and has_decomposition(resolve(op)[1]) else None
+    target = resolve(op)[1]
+    return staying(target) or ("decomposition" if has_decomposition(target) else None)
 
 
 def uncovered(ops: Iterable[str], rules: RuleSet) -> dict[str, str | None]:

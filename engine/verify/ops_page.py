@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -13,6 +12,7 @@ from engine.dsl import needs, tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.verify.core import standing
+from engine.verify.since import Since, walk
 
 # How a rule's two sides may differ, as `relax` allows.
 _RELAXED = {
@@ -25,21 +25,24 @@ _RELAXED = {
 }
 
 
+# In the order in which they are listed.
+_DTYPES = ("f32", "f16", "bf16", "f64", "i64", "i32", "i16", "i8", "u8", "bool", "c64")
+
+
 @dataclass(slots=True)
 class Verified:
-    """What samples of an op showed.
+    """What tests of an op showed.
 
     Attributes:
-        passed, run: numbers of samples by dtype.
-        limits: why samples stay in PyTorch, in words.
+        dtypes: in which it was in an engine and agreed with PyTorch.
+        limits: why it stayed in PyTorch elsewhere, in words.
     """
 
-    passed: dict[str, int] = field(default_factory=dict)
-    run: dict[str, int] = field(default_factory=dict)
+    dtypes: set[str] = field(default_factory=set)
     limits: dict[str, None] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return ", ".join(f"{dtype} {self.passed.get(dtype, 0)}/{count}" for dtype, count in self.run.items())
+        return " ".join(dtype for dtype in _DTYPES if dtype in self.dtypes)
 
 
 def table(rules: RuleSet, verified: Mapping[str, Verified], others: Iterable[str] = ()) -> str:
@@ -53,8 +56,9 @@ def table(rules: RuleSet, verified: Mapping[str, Verified], others: Iterable[str
     for rule in (*rules.rules, *(rule for rule, _ in rules.inactive)):
         for op in dict.fromkeys(root.op for root in rule.roots):
             by_op[op].append(rule)
-    rows = [_row(op, by_op[op], rules, verified.get(op)) for op in sorted({*by_op, *others})]
-    head = ["op", "rules", "dynamic", "needs", "samples that pass", "limits"]
+    since = Since(rules)
+    rows = [_row(op, by_op[op], rules, verified.get(op), since) for op in sorted({*by_op, *others})]
+    head = ["op", "rules", "dtypes", "dynamic", "TensorRT", "limits"]
     return "\n".join(_line(cells) for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
@@ -62,7 +66,7 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _row(op: str, found: Sequence[Rule], rules: RuleSet, seen: Verified | None) -> list[str]:
+def _row(op: str, found: Sequence[Rule], rules: RuleSet, seen: Verified | None, since: Since) -> list[str]:
     limits = dict(seen.limits) if seen is not None else {}
     if found:
         how = ", ".join(dict.fromkeys(_link(rule) for rule in found))
@@ -73,11 +77,12 @@ def _row(op: str, found: Sequence[Rule], rules: RuleSet, seen: Verified | None) 
         how = "PyTorch's decomposition" if what == "decomposition" else "none"
         dynamic = ""
         limits.update({} if what in (None, "decomposition") else {what: None})
-    asked = dict.fromkeys(term for rule in found for term in _needs(rule, rules))
+    target = [".".join(map(str, since.of(op)))] if found else []
     # What one rule needs says little where another takes the op without.
-    if any(not list(_needs(rule, rules)) for rule in found):
-        asked = {}
-    return [f"`{op.removeprefix('aten.')}`", how, dynamic, ", ".join(asked), str(seen or ""), "; ".join(limits)]
+    if found and all(rule.needs for rule in found):
+        target += dict.fromkeys(needs.show(term) for rule in found for term in rule.needs)
+    dtypes = str(seen or "")
+    return [f"`{op.removeprefix('aten.')}`", how, dtypes, dynamic, ", ".join(target), "; ".join(limits)]
 
 
 def _link(rule: Rule) -> str:
@@ -91,45 +96,8 @@ def _is_dynamic(rule: Rule) -> bool:
         isinstance(node, tree.Dim) and node.range is not None
         for test in rule.tests
         if not test.rejects
-        for node in _walk(test)
+        for node in walk(test)
     )
-
-
-def _needs(rule: Rule, rules: RuleSet) -> Iterator[str]:
-    """The terms of a rule's ``needs``, and the versions that its layers are since."""
-    yield from (needs.show(term) for term in rule.needs)
-    since = [rules.layers[name].since for name in _layers(rule, rules) if name in rules.layers]
-    latest = max((version for version in since if version is not None), default=None)
-    if latest is not None:
-        yield f"trt >= {latest[0]}.{latest[1]}"
-
-
-def _layers(rule: Rule, rules: RuleSet) -> set[str]:
-    found: set[str] = set()
-    pending: list[object] = [rule.emit, *rule.steps]
-    expanded: set[str] = set()
-    while pending:
-        for node in _walk(pending.pop()):
-            name = getattr(node, "name", None)
-            if not isinstance(name, str):
-                continue
-            if name.startswith("trt."):
-                found.add(name)
-            elif name in rules.macros and name not in expanded:
-                expanded.add(name)
-                pending.append(rules.macros[name])
-    return found
-
-
-def _walk(item: object) -> Iterator[object]:
-    """A node of the syntax tree and all nodes under it."""
-    if isinstance(item, tuple | list):
-        for part in item:
-            yield from _walk(part)
-    elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-        yield item
-        for part in dataclasses.fields(item):
-            yield from _walk(getattr(item, part.name))
 
 
 __all__ = ["Verified", "table"]

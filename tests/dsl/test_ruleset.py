@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from engine.dsl.host import host
 from engine.dsl.needs import parse_version
@@ -275,3 +276,16 @@ def test_rules_can_be_left_out():
 def test_a_rule_that_is_not_there_cannot_be_left_out():
     with pytest.raises(SettingsError, match=r"no active rule is called rotary\.rotari; did you mean rotary\.rotary\?"):
         RuleSet.load().without("rotary.rotari")
+
+
+def test_rules_become_active_when_the_package_of_their_op_is_imported():
+    text = "convert late match engine_late.twice(x) emit trt.activation(x, type=RELU) test x: f32[2]"
+    before = rules(text)
+    assert [rule.id for rule, _ in before.inactive] == ["my.late"]
+    with torch.library._scoped_library("engine_late", "DEF") as library:
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x + x, "CompositeExplicitAutograd")
+        after = rules(text)
+        assert [rule.id for rule in after.rules] == ["my.late"]
+        assert after.hash != before.hash
+        assert rules(text) is after

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("ENGINE_CHECK", "1")
@@ -20,8 +21,12 @@ import torch
 import engine
 from tests.op_db import expected, page
 from tests.op_db.judge import judge
-from tests.op_db.samples import DTYPES, Batch, calls, dtypes_of, entries
+from tests.op_db.operands import add
+from tests.op_db.samples import DTYPES, Batch, Call, calls, dtypes_of, entries
 from tests.op_db.scope import is_listed, ops_of
+
+# Samples that are judged before what became of them is written down; some engines hold samples of several entries.
+AT_ONCE = 512
 
 
 def main() -> None:
@@ -33,7 +38,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="run the engines on a GPU instead of the interpreter")
     parser.add_argument("--listed", action="store_true", help="only entries that are written down as on the lists")
     parser.add_argument("--write", action="store_true", help="write the outcomes down")
-    parser.add_argument("--missing", action="store_true", help="only what is not written down yet")
+    parser.add_argument("--missing", action="store_true", help="only what is not written down yet for so many samples")
     parser.add_argument("--quarter", action="store_true", help="only the quarter that is tested each time")
     parser.add_argument("--summary", action="store_true", help="only count what is written down")
     parser.add_argument("--docs", action="store_true", help="write docs/ops.md from what is written down")
@@ -50,37 +55,66 @@ def _run(options: argparse.Namespace, data: dict[str, Any]) -> None:
     rules = engine.RuleSet.load()
     data["torch"] = torch.__version__.partition("+")[0]
     begin = time.perf_counter()
+    waiting: list[tuple[str, str, int, list[int], list[Call]]] = []
+    for name, dtype in _asked(options, data):
+        samples = calls(name, dtype)
+        numbers = expected.spread(range(len(samples)), options.most)
+        waiting.append((name, dtype, len(samples), numbers, [samples[number] for number in numbers]))
+        if sum(len(some) for *_, some in waiting) >= AT_ONCE:
+            _judge(waiting, rules, options, data)
+            waiting = []
+    _judge(waiting, rules, options, data)
+    print(f"{time.perf_counter() - begin:.0f} s")
+
+
+def _asked(options: argparse.Namespace, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Entries and dtypes that the options name."""
+    known = {(unit.entry, unit.dtype): unit for unit in expected.units(data)}
     for name, entry in entries().items():
         if options.entries and name not in options.entries:
             continue
         if options.listed and not data["entries"].get(name, {}).get("listed"):
             continue
-        known = data["entries"].get(name, {}).get("dtypes", {})
         for dtype in dtypes_of(entry):
-            if (options.dtype and dtype not in options.dtype) or (options.missing and dtype in known):
+            unit = known.get((name, dtype))
+            if options.dtype and dtype not in options.dtype:
+                continue
+            if options.missing and unit is not None and len(unit.became) >= min(options.most, unit.samples):
                 continue
             if options.quarter and not expected.in_quarter(name, dtype):
                 continue
-            start = time.perf_counter()
-            samples = calls(entry, dtype)
-            some = expected.spread(samples, min(options.most, len(samples)))
-            counts = expected.counted(judge(entry.op, some, rules, name, "cuda" if options.gpu else "cpu"))
-            print(f"{name} {dtype} {time.perf_counter() - start:.1f} s", flush=True)
-            for text, count in counts.items():
-                print(f"    {count:5} {text}", flush=True)
-            if name not in data["entries"]:
-                data["entries"][name] = _about(entry, some)
-            unit = {"samples": len(samples), "run": len(some), "outcomes": counts}
-            data["entries"][name]["dtypes"][dtype] = unit
-            if options.write:
-                expected.save(data)
-    print(f"{time.perf_counter() - begin:.0f} s")
+            yield name, dtype
 
 
-def _about(entry: Any, some: list[Any]) -> dict[str, Any]:
+def _judge(
+    waiting: list[tuple[str, str, int, list[int], list[Call]]],
+    rules: engine.RuleSet,
+    options: argparse.Namespace,
+    data: dict[str, Any],
+) -> None:
+    start = time.perf_counter()
+    judged = iter(judge([call for *_, some in waiting for call in some], rules, "cuda" if options.gpu else "cpu"))
+    for name, dtype, samples, numbers, some in waiting:
+        unit = expected.Unit(name, dtype, samples, {}, {})
+        for number in numbers:
+            outcome, operands = next(judged)
+            unit.became[number] = outcome.text
+            add(unit.operands, operands)
+        print(f"{name} {dtype}", flush=True)
+        for text, count in unit.outcomes.items():
+            print(f"    {count:5} {text}", flush=True)
+        if name not in data["entries"]:
+            data["entries"][name] = _about(some)
+        data["entries"][name]["dtypes"][dtype] = expected.written(unit)
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    if options.write:
+        expected.save(data)
+
+
+def _about(some: list[Call]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ops, decomposed = ops_of(Batch(entry.op, some[:1]))
+        ops, decomposed = ops_of(Batch(some[:1]))
     return {"listed": is_listed(ops) or is_listed(decomposed), "ops": ops, "dtypes": {}}
 
 
@@ -97,7 +131,7 @@ def summarise(data: dict[str, Any]) -> None:
                     reasons[expected.says(text) or f"UNEXPLAINED {text}"] += count
         print(
             f"{title}: {len({unit.entry for unit in units})} entries, {len(units)} with their dtypes, "
-            f"{sum(unit.run for unit in units)} of {sum(unit.samples for unit in units)} samples: {dict(kinds)}"
+            f"{sum(len(unit.became) for unit in units)} of {sum(unit.samples for unit in units)} samples: {dict(kinds)}"
         )
         for reason, count in reasons.most_common():
             print(f"    {count:6} {reason}")

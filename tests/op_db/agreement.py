@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ TOLERANCES = {
     torch.float16: (1e-2, 1e-2),
     torch.bfloat16: (5e-2, 5e-2),
 }
+
+HALF = (torch.float16, torch.bfloat16)
 
 # A few roundings of the greatest element: sums of terms that nearly cancel are no better.
 SUMMED = {torch.complex64: 2e-6, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -42,6 +44,9 @@ TIES = {
     "mode": (0, -1, (1,)),
     "max.reduction_with_dim": (0, None, (1,)),
     "min.reduction_with_dim": (0, None, (1,)),
+    "max.dim": (0, None, (1,)),
+    "min.dim": (0, None, (1,)),
+    "median.dim": (0, -1, (1,)),
     "argmax": (0, None, (0,)),
     "argmin": (0, None, (0,)),
 }
@@ -51,44 +56,42 @@ TIES = {
 PLACES = {"argmax", "argmin", "masked.argmax", "masked.argmin"}
 
 
-def disagreement(
-    wanted: Sequence[Any], found: Sequence[Any], call: Call, name: str, op: Callable[..., Any]
-) -> str | None:
+def disagreement(wanted: Sequence[Any], found: Sequence[Any], call: Call) -> str | None:
     """The first difference from eager PyTorch, None if there is none.
 
-    Eager float16 overflows and loses digits where an engine computes in float32: results that agree with eager
+    Eager half precision overflows and loses digits where an engine computes in float32: results that agree with eager
     float32 are right as well.
     """
-    wrong = _first_difference(wanted, found, call, name)
-    if wrong is not None and any(tensor.dtype == torch.float16 for tensor in call.tensors):
-        better = _in_float32(wanted, call, op)
-        if better is not None and _first_difference(better, found, call, name) is None:
+    wrong = _first_difference(wanted, found, call)
+    if wrong is not None and any(tensor.dtype in HALF for tensor in call.tensors):
+        better = _in_float32(wanted, call)
+        if better is not None and _first_difference(better, found, call) is None:
             return None
     return wrong
 
 
-def but_for_nan(wanted: Sequence[Any], found: Sequence[Any], call: Call, name: str) -> bool:
+def but_for_nan(wanted: Sequence[Any], found: Sequence[Any], call: Call) -> bool:
     """Whether nan among the operands is all that makes results differ: TensorRT's extremes pass over it."""
     if not any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in call.tensors):
         return False
-    if name in PLACES:
+    if call.entry in PLACES:
         return [want.shape for want in wanted] == [have.shape for have in found]
     pairs = zip(wanted, found, strict=True)
     return all(
         isinstance(want, torch.Tensor)
         and (want.shape, want.dtype) == (have.shape, have.dtype)
-        and _difference(want[~want.isnan()], have[~want.isnan()], LOOSE.get(name, 0.0)) is None
+        and _difference(want[~want.isnan()], have[~want.isnan()], LOOSE.get(call.entry, 0.0)) is None
         for want, have in pairs
     )
 
 
-def _in_float32(wanted: Sequence[Any], call: Call, op: Callable[..., Any]) -> list[Any] | None:
+def _in_float32(wanted: Sequence[Any], call: Call) -> list[Any] | None:
     """The results of float32 operands in the dtypes of ``wanted``; None where PyTorch refuses them."""
-    wide = [tensor.float() if tensor.dtype == torch.float16 else copy.deepcopy(tensor) for tensor in call.tensors]
+    wide = [tensor.float() if tensor.dtype in HALF else copy.deepcopy(tensor) for tensor in call.tensors]
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            results = call(op, wide)
+            results = call(wide)
     except (RuntimeError, ValueError, TypeError):
         return None
     return [
@@ -97,7 +100,7 @@ def _in_float32(wanted: Sequence[Any], call: Call, op: Callable[..., Any]) -> li
     ]
 
 
-def _first_difference(wanted: Sequence[Any], found: Sequence[Any], call: Call, name: str) -> str | None:
+def _first_difference(wanted: Sequence[Any], found: Sequence[Any], call: Call) -> str | None:
     if len(wanted) != len(found):
         return f"{len(found)} results instead of {len(wanted)}"
     for index, (want, have) in enumerate(zip(wanted, found, strict=True)):
@@ -105,12 +108,17 @@ def _first_difference(wanted: Sequence[Any], found: Sequence[Any], call: Call, n
             if want != have:
                 return f"result {index} is {have!r}, not {want!r}"
             continue
-        if name in UNWRITTEN:
+        if call.entry in UNWRITTEN:
             have = torch.zeros_like(have)
             want = torch.zeros_like(want)
-        if name in TIES and index in TIES[name][2] and have.shape == want.shape and have.dtype == want.dtype:
-            want, have = _elements(call, name, want), _elements(call, name, have)
-        text = _difference(want, have, LOOSE.get(name, 0.0))
+        if (
+            call.entry in TIES
+            and index in TIES[call.entry][2]
+            and have.shape == want.shape
+            and have.dtype == want.dtype
+        ):
+            want, have = _elements(call, want), _elements(call, have)
+        text = _difference(want, have, LOOSE.get(call.entry, 0.0))
         if text is not None:
             return f"result {index}: {text}"
     return None
@@ -139,10 +147,10 @@ def _near(want: torch.Tensor, have: torch.Tensor, loose: float) -> bool:
     return bool(((want - have)[finite].abs() <= share * greatest).all())
 
 
-def _elements(call: Call, name: str, places: torch.Tensor) -> torch.Tensor:
+def _elements(call: Call, places: torch.Tensor) -> torch.Tensor:
     """The elements of the operand at these places."""
     operand = call.tensors[0]
-    position, default, _ = TIES[name]
+    position, default, _ = TIES[call.entry]
     args, kwargs = call.arguments()
     dim = kwargs.get("dim", args[1 + position] if position is not None and len(args) > 1 + position else default)
     if dim is None or operand.dim() == 0:

@@ -9,30 +9,40 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tests.op_db.outcome import Outcome
-from tests.op_db.samples import Call
+from typing import Any, NamedTuple, TypeVar
 
 OUTCOMES = Path(__file__).with_name("outcomes.json")
+Item = TypeVar("Item")
 REASONS = Path(__file__).with_name("reasons.toml")
 
 
 class Unit(NamedTuple):
-    """One entry in one dtype; of its ``samples`` samples ``run`` are run, and this became of them."""
+    """One entry in one dtype: how many samples it has, and what became of those that were run, by number.
+
+    ``operands`` has the ops that samples which pass were captured as, and the dtypes these work on.
+    """
 
     entry: str
     dtype: str
     samples: int
-    run: int
-    outcomes: dict[str, int]
+    became: dict[int, str]
+    operands: dict[str, set[str]]
 
     @property
     def in_quarter(self) -> bool:
         """Whether the unit is in the fixed quarter that is run each time."""
         return in_quarter(self.entry, self.dtype)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many samples had each outcome, in a fixed order."""
+        return dict(sorted(Counter(self.became.values()).items()))
+
+    def some(self, most: int) -> list[int]:
+        """The numbers of at most so many of the samples that were run, evenly spaced, the first among them."""
+        return spread(sorted(self.became), most)
 
 
 def in_quarter(entry: str, dtype: str) -> bool:
@@ -49,7 +59,32 @@ def units(data: dict[str, Any] | None = None) -> Iterator[Unit]:
     """Every unit that is written down."""
     for entry, about in (data or load())["entries"].items():
         for dtype, unit in about["dtypes"].items():
-            yield Unit(entry, dtype, unit["samples"], unit["run"], unit["outcomes"])
+            became = {number: text for text, ranges in unit["outcomes"].items() for number in _numbers(ranges)}
+            operands = {op: set(dtypes.split()) for op, dtypes in unit.get("operands", {}).items()}
+            yield Unit(entry, dtype, unit["samples"], became, operands)
+
+
+def written(unit: Unit) -> dict[str, Any]:
+    """A unit as it is written down: the numbers of the samples that had each outcome, as ``"0-3 7"``."""
+    ranges = {text: _ranges(n for n, had in sorted(unit.became.items()) if had == text) for text in unit.outcomes}
+    operands = {op: " ".join(sorted(dtypes)) for op, dtypes in sorted(unit.operands.items())}
+    return {"samples": unit.samples, "outcomes": ranges, "operands": operands}
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return " ".join("-".join(map(str, run)) for run in runs)
+
+
+def _numbers(ranges: str) -> Iterator[int]:
+    for run in ranges.split():
+        first, _, last = run.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def save(data: dict[str, Any]) -> None:
@@ -66,14 +101,9 @@ def save(data: dict[str, Any]) -> None:
     os.replace(temporary, OUTCOMES)
 
 
-def spread(calls: Sequence[Call], run: int) -> list[Call]:
-    """``run`` of the samples, evenly spaced, the first among them."""
-    return [calls[index * len(calls) // run] for index in range(run)] if run < len(calls) else list(calls)
-
-
-def counted(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """How many samples had each outcome, in a fixed order."""
-    return dict(sorted(Counter(outcome.text for outcome in outcomes).items()))
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly spaced, the first among them."""
+    return [items[index * len(items) // most] for index in range(most)] if most < len(items) else list(items)
 
 
 @functools.cache

@@ -11,13 +11,15 @@ import engine
 from engine.verify.core import core_overloads
 from engine.verify.ops_page import Verified, table
 from tests.op_db import expected
+from tests.op_db.operands import SHORT
+from tests.op_db.samples import DTYPES
 from tests.op_db.scope import listed_ops
+from tests.rules import operator_results
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "ops.md"
 README = ROOT / "README.md"
 MARKS = ("<!-- op_db: written by `python -m tests.op_db --docs` -->", "<!-- /op_db -->")
-SHORT = {"float32": "f32", "float16": "f16", "int64": "i64", "bool": "bool"}
 FINE = ("passed", "constant")
 
 
@@ -29,17 +31,19 @@ Written by `python -m tests.op_db --docs`; a test checks that it is current.
 
 {counts(data)}
 Samples that pass run in an engine, or are constants, and agree with eager PyTorch; the others stay in PyTorch, for the
-reasons under "limits". *Dynamic* says that rules are tested with symbolic sizes. *Needs* is what the installed TensorRT
-must be where every rule for the op asks for something. Dtypes that TensorRT does not have stay in PyTorch for every op.
+reasons under "limits". *Dtypes* are those of the first operand in tests where the op was in an engine and agreed with
+eager PyTorch: f64 with `truncate_double=True`, i16 with `widen_int16=True`, u8 and i8 where no arithmetic is done in
+them. *Dynamic* says that rules are tested with symbolic sizes. *TensorRT* is the first version with the layers that the
+op needs, 10.9 being the oldest that is supported; TensorRT-RTX 1.4 counts as 10.16, 1.6 as 11.1.
 
 {table(engine.RuleSet.load(), verified(data), sorted(listed_ops() & set(core_overloads())))}"""
 
 
 def counts(data: dict[str, Any]) -> str:
     """How many entries and samples of the operator database pass, as Markdown."""
-    rows = ["| operator database | entries | entries x dtypes | samples run | in an engine or constant | in PyTorch |"]
-    rows += ["| not captured | wrong |", "|---|---|---|---|---|---|---|---|"]
-    rows[0:2] = [rows[0] + rows[1][1:]]
+    head = ["operator database", "entries", "entries x dtypes", "samples", "run", "in an engine or constant"]
+    head += ["in PyTorch", "not captured", "wrong"]
+    rows = [head, ["---"] * len(head)]
     for title, listed in (("ops of real models and core ATen", True), ("other ops", False)):
         kinds: Counter[str] = Counter()
         units = [unit for unit in expected.units(data) if data["entries"][unit.entry]["listed"] == listed]
@@ -47,28 +51,39 @@ def counts(data: dict[str, Any]) -> str:
             for text, count in unit.outcomes.items():
                 kinds[text.partition(":")[0]] += count
         numbers = [
-            len({unit.entry for unit in units}), len(units), sum(unit.run for unit in units),
-            kinds["passed"] + kinds["constant"], kinds["in PyTorch"], kinds["not captured"], kinds["failed"],
+            len({unit.entry for unit in units}), len(units), sum(unit.samples for unit in units),
+            sum(len(unit.became) for unit in units), kinds["passed"] + kinds["constant"], kinds["in PyTorch"],
+            kinds["not captured"], kinds["failed"],
         ]  # fmt: skip
-        rows.append(f"| {title} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append([title, *(f"{number:,}" for number in numbers)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def verified(data: dict[str, Any]) -> dict[str, Verified]:
-    """By op, of the entries that are that op alone."""
+    """By op: what samples of the operator database and the calls of every op showed."""
     found: dict[str, Verified] = {}
     for unit in expected.units(data):
-        ops = [op if op.startswith("aten.") else f"aten.{op}" for op in data["entries"][unit.entry]["ops"]]
-        if len(ops) != 1:
-            continue
-        about = found.setdefault(ops[0], Verified())
-        dtype = SHORT[unit.dtype]
-        about.run[dtype] = about.run.get(dtype, 0) + unit.run
-        about.passed[dtype] = about.passed.get(dtype, 0) + sum(
-            count for text, count in unit.outcomes.items() if text.partition(":")[0] in FINE
-        )
-        about.limits.update(dict.fromkeys(expected.says(text) or text for text in unit.outcomes if text not in FINE))
+        for op, dtypes in unit.operands.items():
+            found.setdefault(_full(op), Verified()).dtypes |= dtypes - {""}
+        # A reason is for certain that of an op where the entry is that op alone.
+        ops = data["entries"][unit.entry]["ops"]
+        if len(ops) == 1:
+            if "passed" in unit.outcomes and not unit.operands:
+                found.setdefault(_full(ops[0]), Verified()).dtypes.add(SHORT[DTYPES[unit.dtype]])
+            limits = [expected.says(text) or text for text in unit.outcomes if text not in FINE]
+            found.setdefault(_full(ops[0]), Verified()).limits.update(dict.fromkeys(limits))
+    for op, by_dtype in operator_results.load().items():
+        about = found.setdefault(_full(op), Verified())
+        for dtype, text in by_dtype.items():
+            if text == "passed":
+                about.dtypes.add(dtype)
+            elif dtype not in about.dtypes:
+                about.limits[f"{dtype}: {expected.says(text) or text}"] = None
     return found
+
+
+def _full(op: str) -> str:
+    return op if op.startswith(("aten.", "transformers.", "quantized_decomposed.")) else f"aten.{op}"
 
 
 def write(data: dict[str, Any]) -> None:

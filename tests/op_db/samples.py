@@ -33,17 +33,23 @@ def dtypes_of(entry: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Call:
-    """One sample: the tensors of its arguments in order, and how the call is put together from them."""
+    """One sample: the tensors of its arguments in order, and how the call is put together from them.
 
+    Attributes:
+        entry: its name.
+    """
+
+    entry: str
+    op: Callable[..., Any]
     tensors: tuple[torch.Tensor, ...]
     leaves: tuple[Any, ...]  # None in the places of tensors
     tensor_places: frozenset[int]
     spec: pytree.TreeSpec
 
-    def __call__(self, op: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> list[Any]:
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """The leaves of the result."""
         args, kwargs = self.arguments(tensors)
-        return pytree.tree_leaves(op(*args, **kwargs))
+        return pytree.tree_leaves(self.op(*args, **kwargs))
 
     def arguments(self, tensors: Sequence[torch.Tensor] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with these tensors or the sample's own."""
@@ -53,32 +59,31 @@ class Call:
         return tuple(args), dict(kwargs)
 
 
-def calls(entry: Any, dtype: str) -> list[Call]:
+def calls(name: str, dtype: str) -> list[Call]:
     """Every sample of an entry, the same ones each time."""
+    entry = entries()[name]
     torch.manual_seed(0)
     numpy.random.seed(0)
     random.seed(0)
-    found = []
-    for sample in entry.sample_inputs("cpu", DTYPES[dtype], requires_grad=False):
-        leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
-        places = frozenset(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
-        found.append(
-            Call(
-                tuple(leaves[i] for i in sorted(places)),
-                tuple(None if i in places else leaf for i, leaf in enumerate(leaves)),
-                places,
-                spec,
-            )
-        )
-    return found
+    return [
+        call_of(name, entry.op, (sample.input, *sample.args), dict(sample.kwargs))
+        for sample in entry.sample_inputs("cpu", DTYPES[dtype], requires_grad=False)
+    ]
+
+
+def call_of(entry: str, op: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Call:
+    """A call of an op with these arguments, whose tensors become inputs."""
+    leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
+    places = frozenset(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    rest = tuple(None if i in places else leaf for i, leaf in enumerate(leaves))
+    return Call(entry, op, tuple(leaves[i] for i in sorted(places)), rest, places, spec)
 
 
 class Batch(nn.Module):
-    """Several calls of one op side by side: one export and one engine for all of them."""
+    """Several calls side by side: one export and one engine for all of them."""
 
-    def __init__(self, op: Callable[..., Any], calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[Call]) -> None:
         super().__init__()
-        self.op = op
         self.calls = calls
 
     @property
@@ -89,4 +94,4 @@ class Batch(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[list[Any], ...]:
         """The leaves of each result."""
         rest = iter(tensors)
-        return tuple(call(self.op, [next(rest) for _ in call.tensors]) for call in self.calls)
+        return tuple(call([next(rest) for _ in call.tensors]) for call in self.calls)

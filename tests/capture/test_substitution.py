@@ -40,3 +40,23 @@ def test_doubles_are_computed_as_floats():
 def test_without_the_setting_doubles_stay():
     captured = capture(Double(), (torch.randn(2, 3, dtype=torch.float64), torch.randn(5)))
     assert captured.constants["linear.weight"].dtype == torch.float64
+
+
+class Short(nn.Module):
+    def forward(self, x, y):
+        total = x * 300 + y.to(torch.int16)
+        return total, x, total > 0, torch.cumsum(x, 0, dtype=torch.int16)
+
+
+def test_shorts_are_computed_as_ints():
+    model, x, y = Short(), torch.tensor([1, -2, 200], dtype=torch.int16), torch.arange(3)
+    captured = capture(model, (x, y), settings=CompilationSettings(widen_int16=True))
+    results = captured.graph.output_node().args[0]
+    inner = [node for node in captured.graph.nodes if node.op == "call_function" and node not in results]
+    assert not any(node.meta["val"].dtype == torch.int16 for node in inner)
+    found = captured.signature().unflatten(captured.module()(*captured.bind((x, y))))
+    assert torch.equal(found[0], model(x, y)[0])  # 60,000 wraps around
+    assert found[1] is x
+    assert torch.equal(found[3], model(x, y)[3])
+    # As the setting says: 60,000 is compared before it wraps around.
+    assert found[2].tolist() == [True, False, True]

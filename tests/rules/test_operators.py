@@ -1,0 +1,140 @@
+"""Every op of the lists, in every dtype and of every rank: in one engine with others, and as eager PyTorch computes it.
+
+float32 runs each time; of other dtypes the first call of each op, and all of them with ``ENGINE_TEST_FULL=1``.
+``python -m tests.rules.operator_results --write`` writes down what became of them.
+"""
+
+import functools
+import importlib
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+import engine
+from engine.verify.core import core_overloads, standing
+from tests.op_db.expected import says
+from tests.op_db.scope import listed_ops
+from tests.rules.operator_results import FINE, OPS, TOGETHER, load, outcomes, parts
+
+FULL = os.environ.get("ENGINE_TEST_FULL") == "1"
+SHARES = 20
+
+
+@functools.cache
+def rules():
+    return engine.RuleSet.load()
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_calls_agree_with_eager(share):
+    some = list(parts(OPS[share::SHARES], whole=FULL))
+    results = load()
+    wrong = []
+    for start in range(0, len(some), TOGETHER):
+        now = some[start : start + TOGETHER]
+        for part, outcome in zip(now, outcomes(now, rules()), strict=True):
+            if outcome.text not in (*FINE, results[part.op][part.dtype]):
+                wrong.append(f"{part.op} {part.dtype}: {outcome.text}, not {results[part.op][part.dtype]}")
+    assert wrong == []
+
+
+def test_every_op_has_calls():
+    listed = [op for op in sorted(listed_ops() | set(core_overloads())) if op.startswith("aten.")]
+    taken = [op for op in listed if standing(op, rules()) in ("rule", "decomposition")]
+    assert [op for op in taken if op.removeprefix("aten.") not in OPS] == []
+
+
+def test_every_op_passes_in_some_dtype():
+    assert [op for op, by_dtype in load().items() if "passed" not in by_dtype.values()] == []
+
+
+def test_every_reason_is_explained():
+    texts = {text for by_dtype in load().values() for text in by_dtype.values() if text != "passed"}
+    assert [text for text in sorted(texts) if text.startswith("failed") or says(text) is None] == []
+
+
+class Call(nn.Module):
+    """One function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands):
+        return self.function(*operands)
+
+
+def _grouped(x, w, ends):
+    return torch.ops.transformers.grouped_mm_fallback(x, w, ends)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [3, 9], ids=["few", "many"])
+def test_experts_are_whole(dtype, rows):
+    pytest.importorskip("transformers.integrations.moe")
+    x, w = torch.randn(rows, 6, dtype=dtype), torch.randn(4, 6, 5, dtype=dtype)
+    # An empty group, and rows behind the last one, which are zero.
+    ends = torch.tensor([1, 1, rows - 1, rows - 1])
+    whole = {"min_block_size": 1, "require_full_compilation": True, "runtime": "interpreter"}
+    compiled = engine.compile(Call(_grouped), [x, w, ends], **whole)
+    torch.testing.assert_close(compiled(x, w, ends), _grouped(x, w, ends), rtol=2e-2, atol=2e-2)
+
+
+def _fake_quantised(x, low, high, zero, dtype):
+    q = torch.ops.quantized_decomposed.quantize_per_tensor(x, 0.05, zero, low, high, dtype)
+    return torch.ops.quantized_decomposed.dequantize_per_tensor(q, 0.05, zero, low, high, dtype)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "zero", "dtype"),
+    [(-128, 127, 0, torch.int8), (-127, 127, 0, torch.int8), (0, 255, 113, torch.uint8), (-128, 127, 5, torch.int8)],
+)
+def test_quantised_and_back_is_whole(low, high, zero, dtype):
+    importlib.import_module("torch.ao.quantization.fx._decomposed")
+    x = torch.linspace(-8, 8, 41)
+    model = Call(lambda x: _fake_quantised(x, low, high, zero, dtype))
+    compiled = engine.compile(model, [x], min_block_size=1, require_full_compilation=True, runtime="interpreter")
+    torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_a_choice_between_sizes_is_made_in_the_engine():
+    model = Call(lambda x: x * torch.sym_ite(x.size(0) > 4, x.size(0) - 2, x.size(0)))
+    shapes = {"operands": ({0: Dim("rows", min=2, max=9)},)}
+    whole = {"min_block_size": 1, "require_full_compilation": True, "runtime": "interpreter"}
+    compiled = engine.compile(model, [torch.randn(6, 3)], dynamic_shapes=shapes, **whole)
+    for rows in (2, 4, 5, 9):
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_assertions_do_not_keep_a_model_out():
+    def checked(x, y):
+        torch._check(x.size(0) == y.size(0))
+        torch.ops.aten._assert_tensor_metadata(x, None, None, torch.float32)
+        return x + y
+
+    x = torch.randn(2, 3)
+    whole = {"min_block_size": 1, "require_full_compilation": True, "runtime": "interpreter"}
+    torch.testing.assert_close(engine.compile(Call(checked), [x, x], **whole)(x, x), x + x)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: torch.randn_like(x) + x, "draws from PyTorch's generator"),
+        (lambda x: torch.rand(2, 3) + x, "draws from PyTorch's generator"),
+        (lambda x: torch.nn.functional.dropout(x, 0.5, True), "draws from PyTorch's generator"),
+        (lambda x: torch.unique(x), "the size of its result depends on data"),
+        (lambda x: torch.nonzero(x), "needs not rtx"),
+    ],
+    ids=["randn_like", "rand", "dropout", "unique", "nonzero"],
+)
+def test_what_stays_in_pytorch_says_why(function, reason):
+    x = torch.randn(2, 3)
+    compiled = engine.compile(Call(function).eval(), [x], min_block_size=1, runtime="interpreter")
+    assert any(reason in fallback.reason for fallback in compiled.report.fallbacks), compiled.report.fallbacks
+    if reason.startswith("draws"):
+        assert not torch.equal(compiled(x), compiled(x)), "random numbers were baked in"
