@@ -119,6 +119,24 @@ def check(
     return Verdict(runs, frozenset(needed), expansion)
 
 
+def converted(
+    rule: Rule, test: tree.Test, rules: RuleSet, *, seed: int = 0
+) -> tuple[BuiltNetwork, list[list[torch.Tensor]]]:
+    """The network that a ``convert`` rule makes of its test line, and inputs for it, one set for each of the sizes.
+
+    All numbers are halves and small ints, so that products and sums of them are exact on any hardware.
+
+    Raises:
+        Inapplicable: the test line does not describe an instance of this rule.
+        NotApplied: the rule does not apply to it.
+    """
+    trial = _Trial(rule, instance(rule, test, seed, rules.macros, tier="exact"))
+    match, plan = trial.match(rules)
+    trial.draw(("exact",), seed)
+    network = _network(trial.made, Tile(trial.made.roots[0], rule, plan, match.nodes))
+    return network, [[*sample.inputs, *_scalars(network, sample.sizes)] for sample in trial.samples]
+
+
 @dataclass(slots=True)
 class _Sample:
     tier: Tier
@@ -285,4 +303,4 @@ def _shape_of(graph: fx.Graph) -> list[tuple[str, str]]:
     return [(node.name, str(node.target)) for node in graph.nodes]
 
 
-__all__ = ["Disagreement", "NotApplied", "Verdict", "check"]
+__all__ = ["Disagreement", "NotApplied", "Verdict", "check", "converted"]

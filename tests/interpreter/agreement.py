@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import multiprocessing
 import os
 import queue
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -199,9 +201,17 @@ def _show(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)} {[round(v, 5) for v in values]}"
 
 
-def _work(tasks: Any, results: Any, build_only: bool) -> None:
+def _examine_layer(index: int, build_only: bool) -> dict[str, Any]:
     from tests.interpreter.cases import CASES
 
+    return examine(CASES[index], build_only)
+
+
+Examine: TypeAlias = "Callable[[int], dict[str, Any]]"
+"""What became of a case, by its number; to be called in another process."""
+
+
+def _work(tasks: Any, results: Any, examine: Examine) -> None:
     torch.set_num_threads(1)
     while True:
         index = tasks.get()
@@ -209,17 +219,19 @@ def _work(tasks: Any, results: Any, build_only: bool) -> None:
             return
         results.put((os.getpid(), index, None))
         try:
-            outcome = examine(CASES[index], build_only)
+            outcome = examine(index)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            outcome = {"case": CASES[index].name, "status": "failed", "error": 0.0, "reason": reason}
+            outcome = {"status": "failed", "error": 0.0, "reason": f"{type(error).__name__}: {error}"}
         results.put((os.getpid(), index, outcome))
 
 
-def run(indices: list[int], workers: int, build_only: bool, deadline: float) -> list[dict[str, Any]]:
-    """Examine cases in worker processes, until all are done or ``deadline`` (monotonic seconds) has come."""
-    from tests.interpreter.cases import CASES
+def run(cases: Mapping[int, str], examine: Examine, workers: int, deadline: float) -> list[dict[str, Any]]:
+    """Examine cases in worker processes, until all are done or ``deadline`` (monotonic seconds) has come.
 
+    Args:
+        cases: the name of each case, by its number.
+    """
+    indices = list(cases)
     spawn = multiprocessing.get_context("spawn")
     tasks, results = spawn.Queue(), spawn.Queue()
     for index in indices:
@@ -228,7 +240,7 @@ def run(indices: list[int], workers: int, build_only: bool, deadline: float) -> 
         tasks.put(None)
 
     def start() -> Any:
-        process = spawn.Process(target=_work, args=(tasks, results, build_only), daemon=True)
+        process = spawn.Process(target=_work, args=(tasks, results, examine), daemon=True)
         process.start()
         return process
 
@@ -241,7 +253,7 @@ def run(indices: list[int], workers: int, build_only: bool, deadline: float) -> 
             if outcome is None:
                 busy[pid] = index
             else:
-                done[index] = outcome
+                done[index] = {"case": cases[index], **outcome}
                 busy.pop(pid, None)
             continue
         except queue.Empty:
@@ -253,7 +265,7 @@ def run(indices: list[int], workers: int, build_only: bool, deadline: float) -> 
             if pid in busy:
                 index = busy.pop(pid)
                 reason = f"the process died with code {process.exitcode}"
-                done[index] = {"case": CASES[index].name, "status": "crashed", "error": 0.0, "reason": reason}
+                done[index] = {"case": cases[index], "status": "crashed", "error": 0.0, "reason": reason}
                 replacement = start()
                 alive[replacement.pid] = replacement
     for process in alive.values():
@@ -262,24 +274,35 @@ def run(indices: list[int], workers: int, build_only: bool, deadline: float) -> 
 
 
 def main() -> int:
+    """Compare layers."""
     from tests.interpreter.cases import CASES
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    options = arguments(__doc__)
+    cases = {index: case.name for index, case in enumerate(CASES) if options.only in case.name}
+    return compare(cases, functools.partial(_examine_layer, build_only=options.build_only), options)
+
+
+def arguments(about: str | None) -> argparse.Namespace:
+    """The command line of a comparison."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--build-only", action="store_true", help="build engines and run nothing")
     parser.add_argument("--json", type=Path, help="write every outcome that is not agreement here")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which to stop")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def compare(cases: Mapping[int, str], examine: Examine, options: argparse.Namespace) -> int:
+    """Examine cases and print what became of them; 1 if some disagreed, failed or crashed."""
     begun = time.monotonic()
-    indices = [index for index, case in enumerate(CASES) if options.only in case.name]
-    outcomes = run(indices, options.workers, options.build_only, begun + options.limit)
+    outcomes = run(cases, examine, options.workers, begun + options.limit)
     rest = [outcome for outcome in outcomes if outcome["status"] != "agreed"]
     for outcome in rest:
         print(f"{outcome['status']:<12}{outcome['case']}: {str(outcome['reason'])[:300]}")
     families: dict[str, Any] = collections.defaultdict(collections.Counter)
     for outcome in outcomes:
-        family = families[outcome["case"].split("-")[0]]
+        family = families[outcome["case"].split("-")[0].split(".")[0]]
         family[outcome["status"]] += 1
         family["error"] = max(family["error"], outcome["error"] if outcome["status"] == "agreed" else 0)
     print(f"\n{'family':<18}" + "".join(f"{status:>12}" for status in STATUSES) + f"{'max error':>12}")
@@ -287,7 +310,7 @@ def main() -> int:
         print(f"{name:<18}" + "".join(f"{family[s]:>12}" for s in STATUSES) + f"{family['error']:>12.2g}")
     total = collections.Counter(outcome["status"] for outcome in outcomes)
     print(f"{'total':<18}" + "".join(f"{total[status]:>12}" for status in STATUSES))
-    print(f"{len(outcomes)} of {len(indices)} cases in {time.monotonic() - begun:.0f} s")
+    print(f"{len(outcomes)} of {len(cases)} cases in {time.monotonic() - begun:.0f} s")
     if options.json:
         options.json.write_text(json.dumps({"tensorrt": load().__version__, "outcomes": rest}, indent=1))
     return int(any(outcome["status"] in ("disagreed", "failed", "crashed") for outcome in outcomes))
