@@ -76,9 +76,11 @@ def _alone(rule: Rule, files: Sequence[str], digest: str, examples: int, seed: i
                 return Finding(rule, **{**found, "crashed": tuple(crashed)})
             except BrokenProcessPool:
                 line = current.value.decode(errors="replace")  # type: ignore[attr-defined]
-        if line in crashed or len(crashed) == _MOST_CRASHES:
+        if not line or line in crashed:
             return Finding(rule, wrong=line or "a line of its own", error="ends the process that runs it")
         crashed.append(line)
+        if len(crashed) == _MOST_CRASHES:
+            return Finding(rule, crashed=tuple(crashed))
 
 
 def _start(files: Sequence[str], digest: str, current: Any) -> None:
