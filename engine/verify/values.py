@@ -210,7 +210,7 @@ def excuses(
         absolute *= max(1.0, float(a[a.isfinite()].abs().max())) if bool(a.isfinite().any()) else 1.0
     near = same | torch.isclose(a, b, rtol=relative, atol=absolute, equal_nan=True)
     if not bool((near | nan).all()):
-        numbers = [("ties", given.halves), ("nan", given.nans), ("overflow", given.large)]
+        numbers = [("ties", given.halves), ("overflow", given.large), ("nan", given.nans)]
         found |= _excused(left, right, numbers, relax)
     if bool(nan.any()):
         # An infinite intermediate result minus another is nan: `overflow` excuses that too.

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
@@ -45,19 +45,32 @@ def verify_in_processes(
     if jobs <= 1:
         yield from verify(rules, chosen, examples=examples, seed=seed)
         return
-    waiting = list(chosen)
-    while waiting:
+    settled: dict[int, Finding] = {}
+    at = 0
+    while at < len(chosen):
+        left = [number for number in range(at, len(chosen)) if number not in settled]
         with _pool(jobs, files, rules.hash) as pool:
-            futures = [pool.submit(_try, rule.kind, rule.id, examples, seed) for rule in waiting]
+            futures = {
+                number: pool.submit(_try, chosen[number].kind, chosen[number].id, examples, seed) for number in left
+            }
             try:
-                for future in futures:
-                    found = future.result()
-                    yield Finding(waiting.pop(0), **found)
+                while at < len(chosen):
+                    known = settled.pop(at, None)
+                    yield known if known is not None else Finding(chosen[at], **futures[at].result())
+                    at += 1
             except BrokenProcessPool:
                 pool.shutdown(cancel_futures=True)
-        if waiting:
-            # One of the rules at work ended its process, perhaps the first that has no result: it goes alone.
-            yield _alone(waiting.pop(0), files, rules.hash, examples, seed)
+        if at < len(chosen):
+            for number, future in futures.items():
+                if number >= at and future.done() and not future.cancelled() and future.exception() is None:
+                    settled[number] = Finding(chosen[number], **future.result())
+            # One of the rules at work ended its process, and with it the others: they go on alone.
+            suspects = [number for number in left if number >= at and number not in settled][:jobs]
+            with ThreadPoolExecutor(jobs) as threads:
+                alone = [
+                    threads.submit(_alone, chosen[number], files, rules.hash, examples, seed) for number in suspects
+                ]
+            settled.update(zip(suspects, (future.result() for future in alone), strict=True))
 
 
 def _pool(jobs: int, files: Sequence[str], digest: str, current: Any = None) -> ProcessPoolExecutor:
@@ -76,9 +89,11 @@ def _alone(rule: Rule, files: Sequence[str], digest: str, examples: int, seed: i
                 return Finding(rule, **{**found, "crashed": tuple(crashed)})
             except BrokenProcessPool:
                 line = current.value.decode(errors="replace")  # type: ignore[attr-defined]
-        if line in crashed or len(crashed) == _MOST_CRASHES:
+        if not line or line in crashed:
             return Finding(rule, wrong=line or "a line of its own", error="ends the process that runs it")
         crashed.append(line)
+        if len(crashed) == _MOST_CRASHES:
+            return Finding(rule, crashed=tuple(crashed))
 
 
 def _start(files: Sequence[str], digest: str, current: Any) -> None:
