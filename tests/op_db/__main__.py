@@ -26,7 +26,7 @@ from tests.op_db.samples import DTYPES, Batch, Call, calls, dtypes_of, entries
 from tests.op_db.scope import is_listed, ops_of
 
 # Samples that are judged before what became of them is written down; some engines hold samples of several entries.
-AT_ONCE = 512
+AT_ONCE = 256
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ Written by `python -m tests.op_db --docs`; a test checks that it is current.
 {counts(data)}
 Samples that pass run in an engine, or are constants, and agree with eager PyTorch; the others stay in PyTorch, for the
 reasons under "limits". *Dtypes* are those of the first operand in tests where the op was in an engine and agreed with
-eager PyTorch: f64 with `truncate_double=True`, i16 with `widen_int16=True`, u8 and i8 where no arithmetic is done in
-them. *Dynamic* says that rules are tested with symbolic sizes. *TensorRT* is the first version with the layers that the
-op needs, 10.9 being the oldest that is supported; TensorRT-RTX 1.4 counts as 10.16, 1.6 as 11.1.
+eager PyTorch; float64 is computed in float32 with `truncate_double=True`, int16 in int32 with `widen_int16=True`.
+*Dynamic* says that rules are tested with symbolic sizes. *TensorRT* is the first version with the layers that the op
+needs, 10.9 being the oldest that is supported; TensorRT-RTX 1.4 counts as 10.16, 1.6 as 11.1.
 
 {table(engine.RuleSet.load(), verified(data), sorted(listed_ops() & set(core_overloads())))}"""
 

@@ -20,7 +20,7 @@ from tests.op_db.samples import Call, call_of
 aten = torch.ops.aten
 DTYPES = {
     "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i64": torch.int64, "i32": torch.int32,
-    "bool": torch.bool, "f64": torch.float64, "i16": torch.int16, "i8": torch.int8, "u8": torch.uint8,
+    "bool": torch.bool,
 }  # fmt: skip
 SIZES = (2, 3, 1, 2, 1, 2, 1, 2)  # of ranks up to 8
 
@@ -40,8 +40,9 @@ class Operand(NamedTuple):
             return torch.rand(self.shape, generator=generator) < 0.5
         if dtype.is_floating_point or dtype.is_complex:
             return (torch.rand(self.shape, generator=generator) * (self.high - self.low) + self.low).to(dtype)
-        low = 0 if dtype == torch.uint8 and self.low < 0 else int(self.low)
-        return torch.randint(low, int(self.high) + (self.dtype is None), self.shape, generator=generator).to(dtype)
+        return torch.randint(int(self.low), int(self.high) + (self.dtype is None), self.shape, generator=generator).to(
+            dtype
+        )
 
 
 def x(*shape: int) -> Operand:

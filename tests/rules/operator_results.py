@@ -22,8 +22,6 @@ from tests.rules.operator_calls import DTYPES, INSIDE, ROWS, calls
 
 RESULTS = Path(__file__).with_name("operators.json")
 OPS = tuple(dict.fromkeys([*ROWS, *INSIDE]))
-# float64 and int16 are for those who ask for the casts.
-SETTINGS = engine.CompilationSettings.from_kwargs(min_block_size=1, truncate_double=True, widen_int16=True)
 FINE = ("passed", "constant")
 TOGETHER = 192
 
@@ -52,7 +50,7 @@ def parts(ops: Iterable[str] = OPS, *, dtypes: Iterable[str] = DTYPES, whole: bo
 def outcomes(some: Sequence[Part], rules: engine.RuleSet) -> list[Outcome]:
     """What becomes of each of these calls; a call whose graph does not hold its op fails."""
     found = []
-    for part, judged in zip(some, judge([part.call for part in some], rules, settings=SETTINGS), strict=True):
+    for part, judged in zip(some, judge([part.call for part in some], rules), strict=True):
         lost = judged.outcome.kind == "passed" and not _is_in(part.op, judged.operands)
         found.append(Outcome("failed", "the op is not in the graph") if lost else judged.outcome)
     return found
