@@ -12,6 +12,7 @@ from torch.export import Dim
 from torch.utils._sympy import functions
 
 import engine
+import engine.backend
 from engine.capture import capture
 from engine.capture.guards import Guard, settle
 from engine.capture.inputs import Range
