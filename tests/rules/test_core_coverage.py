@@ -29,7 +29,9 @@ def test_core_ops_without_a_rule(snapshot):
 
 
 def test_ops_of_models_without_a_rule(snapshot):
-    assert uncovered(map(_full, MODEL_OPS), RuleSet.load()) == snapshot
+    # What becomes of the ops of a package depends on whether this process has imported it.
+    ops = [_full(name) for name in MODEL_OPS if not name.startswith("transformers.")]
+    assert uncovered(ops, RuleSet.load()) == snapshot
 
 
 def test_nothing_is_unaccounted_for():
