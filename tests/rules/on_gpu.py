@@ -2,6 +2,9 @@
 
 Every test line of every ``convert`` rule becomes an engine, which runs on the GPU at each of the line's sizes, and the
 interpreter runs the same network.  ``--build-only`` needs no GPU.  Cases are named ``file.rule-line``.
+
+TensorRT-RTX multiplies float32 matrices in TF32, whatever it is told.  How much that may matter is measured: the
+interpreter runs once more with the operands of its products rounded so.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import sys
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.conversion.builder import build
 from engine.dsl.rule import Rule
@@ -22,6 +26,16 @@ from engine.runtime.failures import EngineLoadError
 from engine.verify.agreement import NotApplied, converted
 from engine.verify.instance import Inapplicable
 from tests.interpreter.agreement import arguments, compare
+
+_PRODUCTS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.baddbmm.default,
+    torch.ops.aten.convolution.default,
+}
+# Another order of sums rounds other intermediate results to TF32.
+_SPREAD = 4
 
 # Elementary functions and sums of many terms differ in the last digits; float16 and bfloat16 in theirs.
 TOLERANCES = {torch.float32: (2e-3, 1e-4), torch.float16: (5e-3, 5e-3), torch.bfloat16: (3e-2, 3e-2)}
@@ -52,9 +66,10 @@ def examine(index: int, build_only: bool) -> dict[str, Any]:
     program = Program.from_network(network.network, network.weights.tensors)
     if build_only:
         return {"status": "agreed", "error": 0.0, "reason": ""}
+    rounded = [_in_tf32(program, inputs) for inputs in samples]
     module = TorchTensorRTModule(plan, network.input_names, network.output_names)
     worst, wrong = 0.0, ""
-    for inputs in samples:
+    for inputs, coarse in zip(samples, rounded, strict=True):
         scalars = len(network.scalars)
         given = [tensor.cuda() for tensor in inputs[: len(inputs) - scalars]]
         given += [int(tensor) for tensor in inputs[len(inputs) - scalars :]]
@@ -63,15 +78,40 @@ def examine(index: int, build_only: bool) -> dict[str, Any]:
         except EngineLoadError as error:
             return {"status": "refused", "error": 0.0, "reason": str(error)}
         found = [found] if isinstance(found, torch.Tensor) else list(found)
-        for expected, have in zip(program(*inputs), found, strict=True):
-            same, error = _compared(expected, have.cpu(), rule)
+        for expected, near, have in zip(program(*inputs), coarse, found, strict=True):
+            same, error = _compared(expected, near, have.cpu(), rule)
             worst = max(worst, error)
             wrong = wrong or ("" if same else f"{error:.3g}: interpreter {_shown(expected)}, TensorRT {_shown(have)}")
     return {"status": "disagreed" if wrong else "agreed", "error": worst, "reason": wrong}
 
 
-def _compared(expected: torch.Tensor, found: torch.Tensor, rule: Rule) -> tuple[bool, float]:
-    """Whether two results agree, and the greatest difference."""
+class _Tf32(TorchDispatchMode):
+    """Products of float32 matrices whose elements keep ten bits after the first."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS:
+            args = tuple(map(_rounded, args))
+        return func(*args, **(kwargs or {}))
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+        return value
+    bits = value.contiguous().view(torch.int32)
+    return torch.where(value.isfinite(), ((bits + 0x1000) & ~0x1FFF).view(torch.float32), value)
+
+
+def _in_tf32(program: Program, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    with _Tf32():
+        return list(program(*inputs))
+
+
+def _compared(expected: torch.Tensor, coarse: torch.Tensor, found: torch.Tensor, rule: Rule) -> tuple[bool, float]:
+    """Whether two results agree, and the greatest difference.
+
+    Args:
+        coarse: what is expected where products are in TF32.
+    """
     if (expected.shape, expected.dtype) != (found.shape, found.dtype):
         return False, float("inf")
     if not expected.numel() or "uninitialized" in rule.relax:
@@ -79,6 +119,8 @@ def _compared(expected: torch.Tensor, found: torch.Tensor, rule: Rule) -> tuple[
     finite = expected.isfinite() & found.isfinite()
     difference = (expected.double() - found.double()).abs()[finite]
     relative, absolute = TOLERANCES.get(expected.dtype, (0.0, 0.0))
+    if expected.is_floating_point():
+        absolute += _SPREAD * float((expected.double() - coarse.double()).abs().nan_to_num(0.0, 0.0, 0.0).max())
     same = torch.allclose(found, expected, rtol=relative, atol=absolute, equal_nan=True)
     return same, float(difference.max()) if difference.numel() else 0.0
 
