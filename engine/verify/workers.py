@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
@@ -45,30 +47,36 @@ def verify_in_processes(
     if jobs <= 1:
         yield from verify(rules, chosen, examples=examples, seed=seed)
         return
+
+    def finding(rule: Rule, found: dict[str, Any] | None) -> Finding:
+        # None where the rule's op is of a package that only this process has imported.
+        return try_rule(rules, rule, examples, seed) if found is None else Finding(rule, **found)
+
+    digest = _contents(rules)
     settled: dict[int, Finding] = {}
     at = 0
     while at < len(chosen):
         left = [number for number in range(at, len(chosen)) if number not in settled]
-        with _pool(jobs, files, rules.hash) as pool:
+        with _pool(jobs, files, digest) as pool:
             futures = {
                 number: pool.submit(_try, chosen[number].kind, chosen[number].id, examples, seed) for number in left
             }
             try:
                 while at < len(chosen):
                     known = settled.pop(at, None)
-                    yield known if known is not None else Finding(chosen[at], **futures[at].result())
+                    yield known if known is not None else finding(chosen[at], futures[at].result())
                     at += 1
             except BrokenProcessPool:
                 pool.shutdown(cancel_futures=True)
         if at < len(chosen):
             for number, future in futures.items():
                 if number >= at and future.done() and not future.cancelled() and future.exception() is None:
-                    settled[number] = Finding(chosen[number], **future.result())
+                    settled[number] = finding(chosen[number], future.result())
             # One of the rules at work ended its process, and with it the others: they go on alone.
             suspects = [number for number in left if number >= at and number not in settled][:jobs]
             with ThreadPoolExecutor(jobs) as threads:
                 alone = [
-                    threads.submit(_alone, chosen[number], files, rules.hash, examples, seed) for number in suspects
+                    threads.submit(_alone, chosen[number], files, digest, examples, seed) for number in suspects
                 ]
             settled.update(zip(suspects, (future.result() for future in alone), strict=True))
 
@@ -86,6 +94,7 @@ def _alone(rule: Rule, files: Sequence[str], digest: str, examples: int, seed: i
         with _pool(1, files, digest, current) as pool:
             try:
                 found = pool.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
+                assert found is not None, "it was tried before"
                 return Finding(rule, **{**found, "crashed": tuple(crashed)})
             except BrokenProcessPool:
                 line = current.value.decode(errors="replace")  # type: ignore[attr-defined]
@@ -106,14 +115,22 @@ def _start(files: Sequence[str], digest: str, current: Any) -> None:
     torch.set_num_threads(1)
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     _rules = RuleSet.load(*files)
-    if _rules.hash != digest:
+    if _contents(_rules) != digest:
         raise EngineError("the rules changed while they were verified; start again")
     _by_name.update({(rule.kind, rule.id): rule for rule in _rules.rules})
 
 
-def _try(kind: str, name: str, examples: int, seed: int, avoid: tuple[str, ...] = ()) -> dict[str, Any]:
+def _contents(rules: RuleSet) -> str:
+    """A digest of the files, whatever of them is active in this process."""
+    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in rules.sources)).hexdigest()
+
+
+def _try(kind: str, name: str, examples: int, seed: int, avoid: tuple[str, ...] = ()) -> dict[str, Any] | None:
     assert _rules is not None
-    found = try_rule(_rules, _by_name[kind, name], examples, seed, avoid=avoid, told=_told)
+    rule = _by_name.get((kind, name))
+    if rule is None:
+        return None
+    found = try_rule(_rules, rule, examples, seed, avoid=avoid, told=_told)
     # The rule itself stays: the other process has it, and its text is decoded where it is needed.
     return {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "rule"}
 
