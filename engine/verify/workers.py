@@ -75,9 +75,7 @@ def verify_in_processes(
             # One of the rules at work ended its process, and with it the others: they go on alone.
             suspects = [number for number in left if number >= at and number not in settled][:jobs]
             with ThreadPoolExecutor(jobs) as threads:
-                alone = [
-                    threads.submit(_alone, chosen[number], files, digest, examples, seed) for number in suspects
-                ]
+                alone = [threads.submit(_alone, chosen[number], files, digest, examples, seed) for number in suspects]
             settled.update(zip(suspects, (future.result() for future in alone), strict=True))
 
 
