@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import SettingsError
 from engine.runtime.modes import RunOptions, unable
 from engine.runtime.runtime_cache import RuntimeCache, runtime_cache
-from engine.tensorrt import capabilities, load
+from engine.tensorrt import load
 
 UNDISTURBED = threading.RLock()
 """Held by who records a CUDA graph, of which there may be one at a time in a process, and by who may make a context:
@@ -47,7 +47,7 @@ class ContextMaker:
         self._config: Any = None
         strategies = trt.ExecutionContextAllocationStrategy
         self._strategy = strategies.USER_MANAGED if self._shares else strategies.STATIC
-        if hasattr(engine, "create_runtime_config") and (options.needs_runtime_config or capabilities().rtx):
+        if options.needs_runtime_config:
             self._config = config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(self._strategy)
             if hasattr(config, "cuda_graph_strategy"):
@@ -60,10 +60,6 @@ class ContextMaker:
                 self.cache = runtime_cache(config, options.runtime_cache_path, device)
                 if not config.set_runtime_cache(self.cache.cache):
                     raise unable("runtime_cache_path", options.runtime_cache_path, "it does not take the cache")
-            elif hasattr(config, "create_runtime_cache"):
-                # Of this engine alone: its second context then takes a tenth of the time.  TensorRT does not hold it.
-                self._kernels = config.create_runtime_cache()
-                config.set_runtime_cache(self._kernels)
 
     def make(self) -> Any:
         """A new context; None where TensorRT cannot make one.  `UNDISTURBED` has to be held."""

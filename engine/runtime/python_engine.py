@@ -31,10 +31,10 @@ _VARIANTS = 4
 _SMALL = 64 << 20
 """Bytes of workspace up to which a context more is no matter."""
 
-_WORN = 1024
+_WORN = 4096
 """How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host memory for every
 run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for 48), and frees it with the context.  A
-new one takes it 4 to 10 ms, with the kernels in its cache."""
+new one takes it 40 to 60 ms."""
 
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -243,10 +243,12 @@ class TRTEngine:
     def _taken(self, stream: int, plan: BindPlan) -> Lane:
         """A lane on which the plan is bound."""
         lane = self._pool.take(stream, plan)
-        if lane.rebound >= _WORN and self._wears and not lane.retired:
-            self._pool.discard(lane)
-            del lane
-            return_free_memory()
+        # Only where no other context is at work: what TensorRT does then is not known to be safe beside one.
+        if lane.rebound >= _WORN and self._wears and not lane.retired and len(self._pool) == 1:
+            with UNDISTURBED:
+                self._pool.discard(lane)
+                del lane
+                return_free_memory()
             lane = self._pool.take(stream, plan)
         if lane.plan is not plan:
             try:

@@ -193,6 +193,11 @@ void LanePool::discard(Lane* lane) {
     --count_;
     extra_ -= lane->extra ? 1 : 0;
   }
+  {
+    Undisturbed undisturbed;
+    std::lock_guard<std::mutex> one(creating_);
+    gone.reset();
+  }
   given_.notify_one();
 }
 

@@ -149,7 +149,7 @@ void LoadedEngine::apply_options() {
   }
   abi::destroy(config_);
   config_ = nullptr;
-  if (library_.layout->rtx) {
+  if (options_.configured()) {
     config_ = abi::call<void*>(engine_, slots.create_config);
     if (config_ == nullptr) {
       throw Failure(FailureKind::Load, "TensorRT makes no runtime configuration", listener.errors());
@@ -160,12 +160,7 @@ void LoadedEngine::apply_options() {
         abi::call<bool, int32_t>(config_, settings.set_graph_strategy, options_.whole_graph_capture ? 1 : 0);
     abi::call<void, int32_t>(config_, settings.set_specialization, options_.kernel_specialization);
     cache_.reset();
-    if (options_.runtime_cache_key.empty()) {
-      cache_ = RuntimeCache::of_engine(config_, *library_.layout);
-      if (cache_ != nullptr) {
-        abi::call<bool, void*>(config_, settings.set_cache, cache_->object());
-      }
-    } else {
+    if (!options_.runtime_cache_key.empty()) {
       cache_ = RuntimeCache::shared(options_.runtime_cache_key, config_, *library_.layout, options_.runtime_cache);
       options_.runtime_cache.clear();
       accepted = accepted && cache_ != nullptr && abi::call<bool, void*>(config_, settings.set_cache, cache_->object());

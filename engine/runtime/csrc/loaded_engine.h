@@ -71,10 +71,8 @@ class LoadedEngine {
   // The lanes that CUDA graphs captured since this was asked last, and their return when a graph is gone.
   std::vector<Lane*> take_captured() { return pool_->take_captured(); }
   void release_captured(Lane* lane) { pool_->release_captured(lane); }
-  // The runtime cache that is kept between processes; null where none is.
-  std::shared_ptr<RuntimeCache> runtime_cache() const {
-    return options_.runtime_cache_key.empty() ? nullptr : cache_;
-  }
+  // The runtime cache; null where none is used.
+  std::shared_ptr<RuntimeCache> const& runtime_cache() const { return cache_; }
   // Queues what was bound last on the current stream `calls` times more and nothing else; returns
   // host nanoseconds per call.  For measurements.
   double time_enqueue(int64_t calls);

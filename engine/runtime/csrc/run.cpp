@@ -28,8 +28,8 @@ constexpr int64_t kSmall = int64_t{64} << 20;
 
 // How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host
 // memory for every run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for
-// 48), and frees it with the context.  A new one takes it 4 to 10 ms, with the kernels in its cache.
-constexpr int kWorn = 1024;
+// 48), and frees it with the context.  A new one takes it 40 to 60 ms.
+constexpr int kWorn = 4096;
 
 // Gives a lane back; after a failure with nothing taken as set.
 class LaneHolder {
@@ -109,7 +109,8 @@ Results LoadedEngine::run_here(Input const* inputs, size_t count) {
   if (holder.lane == nullptr) {
     holder.lane = capturing ? pool_->take_for_capture(stream, handle, plan) : pool_->take(stream, handle);
   }
-  if (holder.lane->rebound >= kWorn && library_.layout->rtx && !capturing) {
+  // Only where no other context is at work: what TensorRT does then is not known to be safe beside one.
+  if (holder.lane->rebound >= kWorn && library_.layout->rtx && !capturing && pool_->size() == 1) {
     pool_->discard(std::exchange(holder.lane, nullptr));
     return_free_memory();
     holder.lane = pool_->take(stream, handle);

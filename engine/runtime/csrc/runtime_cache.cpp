@@ -13,18 +13,15 @@ std::shared_ptr<RuntimeCache> RuntimeCache::shared(
   std::lock_guard<std::mutex> lock(mutex);
   std::shared_ptr<RuntimeCache>& cache = (*caches)[key];
   if (cache == nullptr) {
-    cache = of_engine(config, layout);
-    if (cache != nullptr && !contents.empty()) {
-      cache->refused_ = !abi::call<bool, void const*, size_t>(
-          cache->object_, layout.cache.deserialize, contents.data(), contents.size());
+    void* object = abi::call<void*>(config, layout.config.create_cache);
+    if (object == nullptr) {
+      return nullptr;
     }
+    cache.reset(new RuntimeCache(object, layout));
+    cache->refused_ = !contents.empty() &&
+        !abi::call<bool, void const*, size_t>(object, layout.cache.deserialize, contents.data(), contents.size());
   }
   return cache;
-}
-
-std::shared_ptr<RuntimeCache> RuntimeCache::of_engine(void* config, abi::Layout const& layout) {
-  void* object = abi::call<void*>(config, layout.config.create_cache);
-  return std::shared_ptr<RuntimeCache>(object == nullptr ? nullptr : new RuntimeCache(object, layout));
 }
 
 RuntimeCache::~RuntimeCache() { abi::destroy(object_); }

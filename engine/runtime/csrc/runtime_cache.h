@@ -17,9 +17,6 @@ class RuntimeCache {
   static std::shared_ptr<RuntimeCache> shared(
       std::string const& key, void* config, abi::Layout const& layout, std::string const& contents);
 
-  // A cache of one engine: its second context then takes a tenth of the time.  Null where TensorRT makes none.
-  static std::shared_ptr<RuntimeCache> of_engine(void* config, abi::Layout const& layout);
-
   ~RuntimeCache();
   RuntimeCache(RuntimeCache const&) = delete;
   RuntimeCache& operator=(RuntimeCache const&) = delete;
