@@ -84,7 +84,8 @@ def test_a_sequence_of_any_length(name):
 def test_a_network_does_not_grow_with_the_sequence():
     model = nn.GRU(4, 5).eval()
     layers = []
-    for time in (4, 200):
+    # A short one may have constants where a long one has them filled.
+    for time in (200, 1000):
         compiled = engine.compile(model, [torch.randn(time, 2, 4)], min_block_size=1, runtime="interpreter")
         layers.append(sum(segment.layers for segment in compiled.report.segments))
     assert layers[0] == layers[1] < 60
