@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +76,17 @@ def schemas(names: Iterable[str]) -> dict[str, str | None]:
     """The schemas of ops, None for those of packages that are not imported."""
     found = {name: find(name) for name in names}
     return {name: None if operator is None else operator.schema for name, operator in found.items()}
+
+
+def imported(texts: Iterable[str]) -> list[str]:
+    """The imported packages whose ops rules may name, in order."""
+    found = set().union(*map(_namespaces, texts))
+    return sorted(name for name in found - OWN if name in sys.modules)
+
+
+@functools.lru_cache(maxsize=256)
+def _namespaces(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\b([a-z]\w*)\.[a-z]", text))
 
 
 def _find(name: str) -> Operator | None:

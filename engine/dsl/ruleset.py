@@ -101,7 +101,9 @@ class RuleSet:
         target = wanted or _installed()
         hosts = host.registered()
         digest = _hash(sources, target)
-        key = cache.key(digest, sources, target, hosts)
+        # Rules for ops of other packages are checked against those ops, where they are there.
+        imported = operators.imported(source.text for source in sources)
+        key = cache.key(_digest(digest, json.dumps(imported)), sources, target, hosts)
         # The same objects again, so that what is compiled from them (tries) serves the next model too.
         known, foreign = _recent.pop((key, frozenset(hosts.items())), (None, {}))
         if known is not None and operators.schemas(foreign) == foreign:
