@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import EngineError
 from engine.verify.findings import Finding
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _START = "spawn"
 _LONGEST_LINE = 4096
 _MOST_CRASHES = 8
+
+_Found: TypeAlias = "dict[str, Any] | None"
+"""What a finding holds but for its rule; None of a rule that is not active in the process that was asked."""
 
 # Of the process that it is in: memory for the line that it runs, shared with the one that started it.
 _current: Any = None
@@ -48,7 +51,7 @@ def verify_in_processes(
         yield from verify(rules, chosen, examples=examples, seed=seed)
         return
 
-    def finding(rule: Rule, found: dict[str, Any] | None) -> Finding:
+    def finding(rule: Rule, found: _Found) -> Finding:
         # None where the rule's op is of a package that only this process has imported.
         return try_rule(rules, rule, examples, seed) if found is None else Finding(rule, **found)
 
@@ -75,7 +78,10 @@ def verify_in_processes(
             # One of the rules at work ended its process, and with it the others: they go on alone.
             suspects = [number for number in left if number >= at and number not in settled][:jobs]
             with ThreadPoolExecutor(jobs) as threads:
-                alone = [threads.submit(_alone, chosen[number], files, digest, examples, seed) for number in suspects]
+                alone = [
+                    threads.submit(_alone, chosen[number], finding, files, digest, examples, seed)
+                    for number in suspects
+                ]
             settled.update(zip(suspects, (future.result() for future in alone), strict=True))
 
 
@@ -84,7 +90,14 @@ def _pool(jobs: int, files: Sequence[str], digest: str, current: Any = None) -> 
     return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(tuple(files), digest, current))
 
 
-def _alone(rule: Rule, files: Sequence[str], digest: str, examples: int, seed: int) -> Finding:
+def _alone(
+    rule: Rule,
+    finding: Callable[[Rule, _Found], Finding],
+    files: Sequence[str],
+    digest: str,
+    examples: int,
+    seed: int,
+) -> Finding:
     """Try a rule in a process of its own; without the lines that end it, should there be any."""
     crashed: list[str] = []
     while True:
@@ -92,8 +105,7 @@ def _alone(rule: Rule, files: Sequence[str], digest: str, examples: int, seed: i
         with _pool(1, files, digest, current) as pool:
             try:
                 found = pool.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
-                assert found is not None, "it was tried before"
-                return Finding(rule, **{**found, "crashed": tuple(crashed)})
+                return finding(rule, found and {**found, "crashed": tuple(crashed)})
             except BrokenProcessPool:
                 line = current.value.decode(errors="replace")  # type: ignore[attr-defined]
         if not line or line in crashed:
@@ -123,7 +135,7 @@ def _contents(rules: RuleSet) -> str:
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in rules.sources)).hexdigest()
 
 
-def _try(kind: str, name: str, examples: int, seed: int, avoid: tuple[str, ...] = ()) -> dict[str, Any] | None:
+def _try(kind: str, name: str, examples: int, seed: int, avoid: tuple[str, ...] = ()) -> _Found:
     assert _rules is not None
     rule = _by_name.get((kind, name))
     if rule is None:
