@@ -21,6 +21,7 @@ from engine.graph.arguments import staged
 from engine.graph.mirror import Mirror
 from engine.graph.subgraph import Subgraph
 from engine.matcher.matcher import Matcher
+from engine.names import unique
 from engine.partitioner import Tile, Tiling, tile
 from engine.rewriter import Trace, fold_constants, lower_all
 from engine.settings import CompilationSettings
@@ -114,7 +115,7 @@ class InnerGraphs:
 
     def _make(self, subgraph: Subgraph, known: Sequence[fx.Node | None], around: Mirror) -> InnerGraph:
         """Import a graph and bring it down to what the ``convert`` rules understand."""
-        name = self._unique(subgraph.name.replace(".", "_"))
+        name = unique(subgraph.name.replace(".", "_"), self._names)
         imported = import_subgraph(subgraph, name, known, around.constants)
         if dtypes := substitutes(self.settings):
             substitute_inside(imported.graph, imported.constants, around.fake_mode, dtypes)
@@ -139,14 +140,6 @@ class InnerGraphs:
             dtype_advice=ADVICE,
             inactive=self.ruleset.inactive,
         )
-
-    def _unique(self, name: str) -> str:
-        candidate, number = name, 1
-        while candidate in self._names:
-            number += 1
-            candidate = f"{name}_{number}"
-        self._names.add(candidate)
-        return candidate
 
 
 def _convertible(matcher: Matcher, context: Context) -> Callable[[fx.Node], bool]:

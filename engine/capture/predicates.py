@@ -14,6 +14,8 @@ import sympy
 from torch.utils._sympy import functions
 from torch.utils._sympy.printers import PythonPrinter
 
+from engine.graph.symbols import COMPARISONS
+
 Sizes: TypeAlias = "Mapping[sympy.Symbol, int]"
 Function: TypeAlias = "Callable[[Sizes], Any]"
 
@@ -36,12 +38,7 @@ _FOLDED: dict[type, Callable[[Any, Any], Any]] = {
 }
 
 _PLAIN: dict[type, Callable[..., Any]] = {
-    sympy.Eq: operator.eq,
-    sympy.Ne: operator.ne,
-    sympy.Lt: operator.lt,
-    sympy.Le: operator.le,
-    sympy.Gt: operator.gt,
-    sympy.Ge: operator.ge,
+    **COMPARISONS,
     sympy.Not: operator.not_,
     sympy.Abs: abs,
     sympy.floor: floor,

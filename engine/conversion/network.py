@@ -19,6 +19,7 @@ from engine.conversion.weights import WeightStore, refits_natively
 from engine.errors import ConversionError
 from engine.graph.mirror import Mirror, Value
 from engine.logger import Logger, capturing_logger
+from engine.names import unique
 from engine.rewriter.pins import Pin
 from engine.rewriter.recipe_encoding import dtype_name, encode
 from engine.runtime.boundary import TensorSpec
@@ -156,7 +157,7 @@ class _Segment:
         profiles: Sequence[Mapping[sympy.Symbol, Sequence[int]]] = (),
     ) -> BuiltNetwork:
         # Names of outputs are fixed, so they are taken before inputs look for theirs.
-        output_names = tuple(self._unique(f"output{index}") for index in range(len(outputs)))
+        output_names = tuple(unique(f"output{index}", self.names) for index in range(len(outputs)))
         input_names = tuple(self._add_input(value, tiles) for value in inputs)
         for tile in tiles:
             self.emitter.emit(tile)
@@ -199,17 +200,9 @@ class _Segment:
     def _spec(self, value: Value) -> TensorSpec:
         return TensorSpec(self.mirror.shape(value), self.mirror.dtype(value))
 
-    def _unique(self, name: str) -> str:
-        candidate, number = name, 1
-        while candidate in self.names:
-            number += 1
-            candidate = f"{name}_{number}"
-        self.names.add(candidate)
-        return candidate
-
     def _add_input(self, value: Value, tiles: Sequence[Tile]) -> str:
         name = value.node.name + (f"_{value.index}" if value.index else "")
-        name, shape = self._unique(name), self.mirror.shape(value)
+        name, shape = unique(name, self.names), self.mirror.shape(value)
         try:
             tensor = self._network_input(name, self.mirror.dtype(value), shape)
         except ConversionError as error:
@@ -230,7 +223,7 @@ class _Segment:
     def _add_scalar(self, expression: sympy.Expr) -> Any:
         """A size that no input tells, as an input of its own; once, whichever graphs ask for it."""
         if expression not in self.scalar_inputs:
-            name = self.scalars[expression] = self._unique(f"sym_{expression}".replace(" ", ""))
+            name = self.scalars[expression] = unique(f"sym_{expression}".replace(" ", ""), self.names)
             self.scalar_inputs[expression] = self._network_input(name, torch.int64, ())
         return self.scalar_inputs[expression]
 

@@ -14,6 +14,7 @@ from engine.conversion.transcript import Transcript
 from engine.conversion.weights import Origin, WeightStore
 from engine.errors import ConversionError
 from engine.logger import Logger, Message
+from engine.names import unique
 from engine.sizes import Int
 from engine.tensorrt import load
 
@@ -95,12 +96,7 @@ class NetworkScope:
 
     def unique(self, name: str) -> str:
         """``name``, with a number when it is taken."""
-        candidate, number = name, 1
-        while candidate in self._taken:
-            number += 1
-            candidate = f"{name}#{number}"
-        self._taken.add(candidate)
-        return candidate
+        return unique(name, self._taken, "#")
 
     def constant(self, tensor: torch.Tensor, name: str, origin: Origin | None = None) -> Any:
         """A constant with the elements of ``tensor``; equal addresses and layouts give one layer.

@@ -21,7 +21,7 @@ from engine.graph.value import Value
 if TYPE_CHECKING:
     from engine.graph.mirror import Mirror
 
-_COMPARISONS: dict[type, Callable[..., Any]] = {
+COMPARISONS: dict[type, Callable[..., Any]] = {
     sympy.Eq: operator.eq,
     sympy.Ne: operator.ne,
     sympy.Lt: operator.lt,
@@ -170,8 +170,8 @@ class SizeNodes:
             return _FOLDS[kind], operands
         if kind in _BINARY:
             return _BINARY[kind], operands
-        if kind in _COMPARISONS:
-            return _COMPARISONS[kind], operands
+        if kind in COMPARISONS:
+            return COMPARISONS[kind], operands
         if isinstance(expression, sympy.Pow):
             return operator.pow, operands
         if isinstance(expression, symbolic.ModularIndexing):
