@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.errors import SettingsError
 from engine.runtime.modes import RunOptions, unable
-from engine.runtime.runtime_cache import RuntimeCache, runtime_cache
-from engine.tensorrt import load
+from engine.runtime.runtime_cache import Configuration, Kernels, cache_file
+from engine.tensorrt import capabilities, load
 
 UNDISTURBED = threading.RLock()
 """Held by who records a CUDA graph, of which there may be one at a time in a process, and by who may make a context:
@@ -29,6 +29,7 @@ class ContextMaker:
 
     Args:
         engine: a ``trt.ICudaEngine``.
+        serialized: the plan that it was loaded from.
         device: CUDA device index.
         profiler: a ``trt.IProfiler`` that hears the time of every layer; the calls then wait for the GPU.
 
@@ -36,47 +37,52 @@ class ContextMaker:
         SettingsError: the installed TensorRT, or this engine, cannot do what an option asks for.
     """
 
-    def __init__(self, engine: Any, device: int, options: RunOptions, profiler: Any = None) -> None:
+    def __init__(self, engine: Any, serialized: bytes, device: int, options: RunOptions, profiler: Any = None) -> None:
         options.check()
-        trt = load()
         self._engine = engine
+        self._options = options
         self._profiler = profiler
-        self._shares = options.share_device_memory
-        self.cache: RuntimeCache | None = None
         self._set_budget(options.weight_streaming_budget)
-        self._config: Any = None
-        strategies = trt.ExecutionContextAllocationStrategy
-        self._strategy = strategies.USER_MANAGED if self._shares else strategies.STATIC
-        if options.needs_runtime_config:
-            self._config = config = engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(self._strategy)
-            if hasattr(config, "cuda_graph_strategy"):
-                config.cuda_graph_strategy = trt.CudaGraphStrategy.__members__[options.cuda_graph_strategy.upper()]
-            if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
-                members = trt.DynamicShapesKernelSpecializationStrategy.__members__
-                chosen = members[options.dynamic_shapes_kernel_specialization_strategy.upper()]
-                config.dynamic_shapes_kernel_specialization_strategy = chosen
-            if options.runtime_cache_path:
-                self.cache = runtime_cache(config, options.runtime_cache_path, device)
-                if not config.set_runtime_cache(self.cache.cache):
-                    raise unable("runtime_cache_path", options.runtime_cache_path, "it does not take the cache")
+        strategies = load().ExecutionContextAllocationStrategy
+        self._strategy = strategies.USER_MANAGED if options.share_device_memory else strategies.STATIC
+        self._kernels: Kernels | None = None
+        if options.needs_runtime_config or capabilities().rtx:
+            folder = options.runtime_cache_path
+            self._kernels = Kernels(cache_file(folder, device, serialized) if folder else None)
 
-    def make(self) -> Any:
-        """A new context; None where TensorRT cannot make one.  `UNDISTURBED` has to be held."""
-        context = self._created()
+    def make(self) -> tuple[Any, Configuration | None]:
+        """A new context, and what has to live as long as it; None where TensorRT cannot make one.
+
+        `UNDISTURBED` has to be held.
+        """
+        configuration = None if self._kernels is None else self._configuration(self._kernels)
+        if configuration is not None:
+            context = self._engine.create_execution_context(configuration.config)
+        elif self._options.share_device_memory:
+            context = self._engine.create_execution_context(self._strategy)
+        else:
+            context = self._engine.create_execution_context()
         if context is not None and self._profiler is not None:
             context.profiler = self._profiler
             context.enqueue_emits_profile = True
-        if context is not None and self.cache is not None:
-            self.cache.save()
-        return context
+        if context is not None and configuration is not None and self._kernels is not None:
+            self._kernels.keep(configuration)
+        return context, configuration
 
-    def _created(self) -> Any:
-        if self._config is not None:
-            return self._engine.create_execution_context(self._config)
-        if self._shares:
-            return self._engine.create_execution_context(self._strategy)
-        return self._engine.create_execution_context()
+    def _configuration(self, kernels: Kernels) -> Configuration:
+        trt, options = load(), self._options
+        made = Configuration(self._engine.create_runtime_config())
+        made.config.set_execution_context_allocation_strategy(self._strategy)
+        if hasattr(made.config, "cuda_graph_strategy"):
+            made.config.cuda_graph_strategy = trt.CudaGraphStrategy.__members__[options.cuda_graph_strategy.upper()]
+        if hasattr(made.config, "dynamic_shapes_kernel_specialization_strategy"):
+            members = trt.DynamicShapesKernelSpecializationStrategy.__members__
+            chosen = members[options.dynamic_shapes_kernel_specialization_strategy.upper()]
+            made.config.dynamic_shapes_kernel_specialization_strategy = chosen
+        kernels.fill(made)
+        if made.cache is not None and not made.config.set_runtime_cache(made.cache):
+            raise unable("runtime_cache_path", options.runtime_cache_path, "it does not take the cache")
+        return made
 
     @property
     def workspace_size(self) -> int:

@@ -7,9 +7,7 @@ import ctypes
 import functools
 import importlib
 import json
-import os
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import filelock
 import torch
 
 from engine.errors import InputError, RecordError, RuntimeUnavailable, SettingsError, TensorRTNotFound
@@ -27,7 +24,7 @@ from engine.runtime.contexts import UNDISTURBED
 from engine.runtime.failures import EngineLoadError, ExecutionError
 from engine.runtime.inputs import Input
 from engine.runtime.modes import RunOptions
-from engine.runtime.runtime_cache import RuntimeCacheFile, target_of
+from engine.runtime.runtime_cache import RuntimeCacheFile, cache_file, warn_of_refusal, write
 from engine.tensorrt import load
 
 _HERE = Path(__file__).resolve().parent
@@ -180,7 +177,9 @@ class CppEngine:
         self.name = name
         self.device = torch.device("cuda", device)
         self.options = options
-        given = _native_options(options, device)
+        self._serialized = serialized
+        file = self._cache_file(options)
+        given = _native_options(options, file)
         with UNDISTURBED:
             self._native = library.native.NativeEngine(
                 serialized,
@@ -200,7 +199,7 @@ class CppEngine:
         self.outputs = [_binding(*each) for each in found_outputs]
         names = [binding.name for binding in self.inputs]
         self.written_inputs = frozenset(names.index(each[-1]) for each in found_outputs if each[-1])
-        self._keep_cache()
+        self._keep_cache(file)
 
     def __call__(self, inputs: Sequence[Input]) -> list[torch.Tensor]:
         """Queue one run on the current stream.
@@ -226,11 +225,12 @@ class CppEngine:
             SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
         """
         options.check()
-        given = _native_options(options, self.device.index)
+        file = self._cache_file(options)
+        given = _native_options(options, file)
         with UNDISTURBED:
             self._native.configure(given)
         self.options = options
-        self._keep_cache()
+        self._keep_cache(file)
 
     def take_captured(self) -> list[int]:
         """The contexts that CUDA graphs captured since this was asked last; for `release_captured`."""
@@ -254,14 +254,17 @@ class CppEngine:
         """Queue the last run of the current stream ``calls`` times more; returns host microseconds per call."""
         return float(self._native.time_enqueue(calls)) / 1000
 
-    def _keep_cache(self) -> None:
+    def _cache_file(self, options: RunOptions) -> RuntimeCacheFile | None:
+        folder = options.runtime_cache_path
+        return cache_file(folder, self.device.index, self._serialized) if folder else None
+
+    def _keep_cache(self, file: RuntimeCacheFile | None) -> None:
         found = self._native.runtime_cache()
-        if found is None:
+        if file is None or found is None:
             return
-        file = _cache_file(self.options.runtime_cache_path, self.device.index)
         if found[1]:
-            warnings.warn(f"TensorRT does not take the runtime cache {file.path}: it is rebuilt", stacklevel=3)
-        _save_cache(weakref.ref(self), file)
+            warn_of_refusal(file)
+        write(file, found[0])
         # Kernels for the shapes of calls are compiled in the background: the last of them are saved at the end.
         atexit.register(_save_cache, weakref.ref(self), file)
 
@@ -283,35 +286,23 @@ def _binding(
     )
 
 
-def _native_options(options: RunOptions, device: int) -> tuple[Any, ...]:
-    key, content = "", b""
-    if options.runtime_cache_path:
-        key = f"{os.path.abspath(options.runtime_cache_path)}#{device}"
-        content = _cache_file(options.runtime_cache_path, device).read() or b""
+def _native_options(options: RunOptions, file: RuntimeCacheFile | None) -> tuple[Any, ...]:
     return (
         options.use_pre_allocated_outputs,
         options.share_device_memory,
         options.cuda_graph_strategy == "whole_graph_capture",
         _SPECIALIZATION.index(options.dynamic_shapes_kernel_specialization_strategy),
         options.weight_streaming_budget,
-        key,
-        content,
+        options.runtime_cache_path,
+        (file.read() if file is not None else None) or b"",
     )
-
-
-def _cache_file(folder: str, device: int) -> RuntimeCacheFile:
-    return RuntimeCacheFile(os.path.abspath(folder), target_of(device))
 
 
 def _save_cache(engine: weakref.ref[CppEngine], file: RuntimeCacheFile) -> None:
     owner = engine()
     found = None if owner is None else owner._native.runtime_cache()
-    if found is None:
-        return
-    try:
-        file.write(found[0])
-    except (OSError, filelock.Timeout) as error:
-        warnings.warn(f"the runtime cache {file.path} was not written: {error}", stacklevel=2)
+    if found is not None:
+        write(file, found[0])
 
 
 def _failure(kind: int, whole: str, text: str, messages: list[str]) -> Exception:

@@ -76,7 +76,6 @@ class GraphCache:
         self._engines = engines
         self._written: frozenset[int] = frozenset()
         self._graphs: OrderedDict[Hashable, RecordedCall] = OrderedDict()
-        self._pools: dict[tuple[int, int], Any] = {}
         self._stream_locks: dict[tuple[int, int], threading.Lock] = {}
         # A device, and the graph that was used last on each of its streams.
         self._last: tuple[int, dict[int, RecordedCall]] = 0, {}
@@ -191,7 +190,6 @@ class GraphCache:
         with self._lock:
             self._last[1].clear()
             self._graphs.clear()
-            self._pools.clear()
             self.refused.clear()
 
     # -------------------------------------------------------------------------------- recording
@@ -272,7 +270,7 @@ class GraphCache:
         self, static: list[Any], side: torch.cuda.Stream, device: int
     ) -> tuple[torch.cuda.CUDAGraph, list[Any], list[Callable[[], None]]]:
         graph = torch.cuda.CUDAGraph()
-        pool = self._pools.setdefault((device, _raw_stream(device)), torch.cuda.graph_pool_handle())
+        pool = self._pool(device)
         givers = [engine for engine in self._engines() if hasattr(engine, "take_captured")]
         for engine in givers:
             engine.take_captured()  # what others captured
@@ -299,6 +297,17 @@ class GraphCache:
                     release()
                 raise _NotRecordedError(_first_line(error)) from error
         return graph, outputs, _releases(lanes, givers)
+
+    def _pool(self, device: int) -> Any:
+        """The memory of the current stream's graphs.
+
+        Their last graph takes it along: PyTorch does not record into the memory of graphs that are gone.
+        """
+        stream = _raw_stream(device)
+        for graph in self._graphs.values():
+            if (graph.device, graph.stream) == (device, stream):
+                return graph.graph.pool()
+        return torch.cuda.graph_pool_handle()
 
     def _refuse(self, key: Hashable, reason: str) -> None:
         if len(self.refused) >= 1024:

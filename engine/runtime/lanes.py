@@ -15,6 +15,7 @@ from engine.runtime.bindings import Binding, Shape
 from engine.runtime.contexts import UNDISTURBED
 from engine.runtime.failures import ExecutionError
 from engine.runtime.output_allocator import OutputAllocator
+from engine.runtime.runtime_cache import Configuration
 from engine.runtime.workspace import Workspace, scratch, workspace_of
 
 _PATIENCE = 64
@@ -54,6 +55,7 @@ class Lane:
     """An execution context, the stream whose work it last joined, and what is set on it.
 
     Attributes:
+        configuration: what the context was made with, and needs.
         home: the list in which it lies while it is idle.
         kept: outputs that are used again at every call, and the plan that they are for.
         workspace: the shared workspace that its engine runs with; None where the context has its own.
@@ -67,6 +69,7 @@ class Lane:
         "addresses",
         "allocators",
         "bound_at",
+        "configuration",
         "context",
         "execute",
         "extra",
@@ -86,8 +89,9 @@ class Lane:
         "workspace",
     )
 
-    def __init__(self, context: Any, outputs: int) -> None:
+    def __init__(self, context: Any, outputs: int, configuration: Configuration | None = None) -> None:
         self.context = context
+        self.configuration = configuration
         self.execute: Callable[[int], bool] = context.execute_async_v3
         self.set_address: Callable[[str, int], bool] = context.set_tensor_address
         self.home: list[Lane] = []

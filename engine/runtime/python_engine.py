@@ -19,6 +19,7 @@ from engine.runtime.lanes import BindPlan, Lane, LanePool, set_workspace
 from engine.runtime.modes import RunOptions
 from engine.runtime.outputs import OutputMaker
 from engine.runtime.planner import Planner
+from engine.runtime.runtime_cache import Configuration
 from engine.runtime.workspace import workspace_of
 from engine.tensorrt import capabilities, load
 
@@ -31,10 +32,10 @@ _VARIANTS = 4
 _SMALL = 64 << 20
 """Bytes of workspace up to which a context more is no matter."""
 
-_WORN = 4096
+_WORN = 1024
 """How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host memory for every
 run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for 48), and frees it with the context.  A
-new one takes it 40 to 60 ms."""
+new one takes it 4 to 10 ms, with the kernels in its cache."""
 
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -88,8 +89,9 @@ class TRTEngine:
             self._engine = self._runtime.deserialize_cuda_engine(serialized)
             if self._engine is None:
                 raise EngineLoadError(f"{self._called()} does not load", error_texts(messages), layer_names)
-            self._maker = ContextMaker(self._engine, device, options)
-            context = self._maker.make()
+            self._serialized = serialized
+            self._maker = ContextMaker(self._engine, serialized, device, options)
+            context, configuration = self._maker.make()
             if context is None:
                 raise EngineLoadError(
                     f"TensorRT loads {self._called()} and cannot prepare it to run", error_texts(messages), layer_names
@@ -124,16 +126,16 @@ class TRTEngine:
         self._is_capturing: Callable[[], bool] = torch._C._cuda_isCurrentStreamCapturing
         self._wears = capabilities().rtx
         self._plans_lock = threading.Lock()
-        self._start(context)
+        self._start(context, configuration)
 
-    def _start(self, context: Any) -> None:
+    def _start(self, context: Any, configuration: Configuration | None) -> None:
         """Begin with a first context, no plans, and the options as they are now."""
         self._workspace_size = self._maker.workspace_size
         small = self.options.share_device_memory or self._workspace_size <= _SMALL
         self._keeps_outputs = self.options.use_pre_allocated_outputs
         self._plans: dict[Hashable, BindPlan] = {}
         self._pool = LanePool(self._new_lane, self._index, self._limit, _VARIANTS if small else 1)
-        self._pool.add(self._lane(context))
+        self._pool.add(self._lane(context, configuration))
 
     def configure(self, options: RunOptions, profiler: Any = None) -> None:
         """Run differently from now on; calls that are under way end as they began.
@@ -157,8 +159,8 @@ class TRTEngine:
                 self._plans = {}
             before = self.options, self._maker
             try:
-                self._maker = ContextMaker(self._engine, self._index, options, profiler)
-                context = self._maker.make()
+                self._maker = ContextMaker(self._engine, self._serialized, self._index, options, profiler)
+                context, configuration = self._maker.make()
                 if context is None:
                     raise ExecutionError(
                         f"TensorRT cannot make a context for {self._called()}" + quoted(error_texts(messages))
@@ -167,10 +169,10 @@ class TRTEngine:
             except BaseException:
                 self.options, self._maker = before
                 if not len(self._pool):
-                    self._maker = ContextMaker(self._engine, self._index, self.options)
-                    self._start(self._maker.make())
+                    self._maker = ContextMaker(self._engine, self._serialized, self._index, self.options)
+                    self._start(*self._maker.make())
                 raise
-            self._start(context)
+            self._start(context, configuration)
 
     @property
     def trt_engine(self) -> Any:
@@ -243,8 +245,7 @@ class TRTEngine:
     def _taken(self, stream: int, plan: BindPlan) -> Lane:
         """A lane on which the plan is bound."""
         lane = self._pool.take(stream, plan)
-        # Only where no other context is at work: what TensorRT does then is not known to be safe beside one.
-        if lane.rebound >= _WORN and self._wears and not lane.retired and len(self._pool) == 1:
+        if lane.rebound >= _WORN and self._wears and not lane.retired:
             with UNDISTURBED:
                 self._pool.discard(lane)
                 del lane
@@ -375,16 +376,16 @@ class TRTEngine:
 
     def _new_lane(self) -> Lane:
         with self._logger.gather() as messages:
-            context = self._maker.make()
+            context, configuration = self._maker.make()
             if context is None:
                 raise ExecutionError(
                     f"TensorRT cannot make {len(self._pool) + 1} execution contexts for {self._called()}"
                     + quoted(error_texts(messages))
                 )
-        return self._lane(context)
+        return self._lane(context, configuration)
 
-    def _lane(self, context: Any) -> Lane:
-        lane = Lane(context, len(self.outputs))
+    def _lane(self, context: Any, configuration: Configuration | None) -> Lane:
+        lane = Lane(context, len(self.outputs), configuration)
         for i, binding in enumerate(self.outputs):
             if binding.host:
                 lane.host_outputs[i] = memory = torch.zeros(binding.shape, dtype=binding.dtype)

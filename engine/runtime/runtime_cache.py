@@ -8,8 +8,8 @@ import json
 import os
 import re
 import tempfile
-import threading
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _WAIT = 30.0
 
 
 class RuntimeCacheFile:
-    """One file of compiled kernels: for one TensorRT version and one kind of GPU.
+    """One file of compiled kernels: for one engine, TensorRT version and kind of GPU.
 
     The file holds what it is for and a checksum; one that is damaged, or for something else, is ignored with a
     warning and written anew.  Writers take turns by a lock file, and the file is replaced as a whole, so a reader
@@ -32,7 +32,7 @@ class RuntimeCacheFile:
 
     Args:
         folder: where the file lies; made if it is missing.
-        target: what compiled kernels depend on; by default `target_of` the current GPU.
+        target: what compiled kernels depend on.
     """
 
     def __init__(self, folder: str | os.PathLike[str], target: dict[str, str]) -> None:
@@ -103,51 +103,94 @@ class RuntimeCacheFile:
         return content
 
 
-def target_of(device: int) -> dict[str, str]:
-    """What kernels compiled on a CUDA device depend on: TensorRT, the GPU, and the CUDA of PyTorch."""
+def cache_file(folder: str, device: int, plan: bytes) -> RuntimeCacheFile:
+    """The file of one engine: for its plan, the TensorRT that is loaded, and a CUDA device."""
     trt = load()
     major, minor = torch.cuda.get_device_capability(device)
-    return {
+    target = {
         "tensorrt": f"{trt.__name__} {trt.__version__}",
         "gpu": torch.cuda.get_device_name(device),
         "capability": f"sm{major}{minor}",
+        "engine": hashlib.sha256(plan).hexdigest()[:16],
     }
+    return RuntimeCacheFile(os.path.abspath(folder), target)
 
 
-class RuntimeCache:
-    """A ``trt.IRuntimeCache`` that engines share, and the file that it is kept in."""
-
-    def __init__(self, config: Any, file: RuntimeCacheFile) -> None:
-        self.cache = config.create_runtime_cache()
-        self.file = file
-        content = file.read()
-        if content is not None and not self.cache.deserialize(content):
-            warnings.warn(f"TensorRT does not take the runtime cache {file.path}: it is rebuilt", stacklevel=2)
-            self.cache.reset()
-
-    def save(self) -> bool:
-        """Write what was compiled since; a folder that cannot be written is a warning. Returns whether it wrote."""
-        try:
-            return self.file.write(bytes(self.cache.serialize()))
-        except (OSError, filelock.Timeout) as error:
-            warnings.warn(f"the runtime cache {self.file.path} was not written: {error}", stacklevel=2)
-            return False
+def write(file: RuntimeCacheFile, content: bytes) -> None:
+    """Write what was compiled; a folder that cannot be written is a warning."""
+    try:
+        file.write(content)
+    except (OSError, filelock.Timeout) as error:
+        warnings.warn(f"the runtime cache {file.path} was not written: {error}", stacklevel=2)
 
 
-_LOCK = threading.Lock()
-_CACHES: dict[tuple[str, int], RuntimeCache] = {}
+def warn_of_refusal(file: RuntimeCacheFile) -> None:
+    """Say that TensorRT does not take what a file holds."""
+    warnings.warn(f"TensorRT does not take the runtime cache {file.path}: it is rebuilt", stacklevel=2)
 
 
-def runtime_cache(config: Any, folder: str, device: int) -> RuntimeCache:
-    """The cache of this process for a folder and a CUDA device, read from its file when it is first asked for."""
-    key = (os.path.abspath(folder), device)
-    with _LOCK:
-        found = _CACHES.get(key)
-        if found is None:
-            found = _CACHES[key] = RuntimeCache(config, RuntimeCacheFile(key[0], target_of(device)))
+class Configuration:
+    """A ``trt.IRuntimeConfig`` of one context and its ``trt.IRuntimeCache``, None where TensorRT has none.
+
+    They live as long as the context: TensorRT does not keep the cache.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.cache = config.create_runtime_cache() if hasattr(config, "create_runtime_cache") else None
+
+    def kernels(self) -> bytes:
+        """What the context compiled until now, and what it was given."""
+        return b"" if self.cache is None else bytes(self.cache.serialize())
+
+
+class Kernels:
+    """What the contexts of one engine compiled, so that further ones take a tenth of the time to make.
+
+    Each context has a cache of its own, which begins with what the first one compiled: with one that contexts share,
+    TensorRT-RTX 1.6.1 crashes when they run in several threads.
+
+    Args:
+        file: where they are kept between processes; None for this process alone.
+    """
+
+    def __init__(self, file: RuntimeCacheFile | None) -> None:
+        self._file = file
+        self._content = None if file is None else file.read()
+        self._kept = False
+        self._made: weakref.WeakSet[Configuration] = weakref.WeakSet()
+        if file is not None:
             # Kernels for the shapes of calls are compiled in the background: the last of them are saved at the end.
-            atexit.register(found.save)
-        return found
+            atexit.register(_save_all, weakref.ref(self))
+
+    def fill(self, configuration: Configuration) -> None:
+        """Give a context that is to be made what is compiled already."""
+        cache = configuration.cache
+        if cache is not None and self._content and not cache.deserialize(self._content):
+            if self._file is not None:
+                warn_of_refusal(self._file)
+            self._content = None
+            cache.reset()
+
+    def keep(self, made: Configuration) -> None:
+        """Note that of a context, after it was made."""
+        self._made.add(made)
+        if not self._kept:
+            self._kept = True
+            self._content = made.kernels()
+            if self._file is not None:
+                write(self._file, self._content)
+
+    def save(self) -> None:
+        """Write the largest collection of a context."""
+        if self._file is not None and self._made:
+            write(self._file, max((each.kernels() for each in self._made), key=len))
 
 
-__all__ = ["RuntimeCache", "RuntimeCacheFile", "runtime_cache", "target_of"]
+def _save_all(kernels: weakref.ref[Kernels]) -> None:
+    found = kernels()
+    if found is not None:
+        found.save()
+
+
+__all__ = ["Configuration", "Kernels", "RuntimeCacheFile", "cache_file", "warn_of_refusal", "write"]

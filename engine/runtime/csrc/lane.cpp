@@ -8,9 +8,20 @@
 #include "undisturbed.h"
 
 namespace engine_runtime {
+namespace {
 
-Lane::Lane(void* context, size_t inputs, size_t outputs)
-    : context(context), input_addresses(inputs, nullptr), output_addresses(outputs, nullptr) {}
+// How many calls have to find contexts set up for other shapes before one more is made, if contexts for all of their
+// shapes are few enough to be kept.  A context costs memory, and time to make; setting one up for another shape costs
+// some microseconds a call.
+constexpr int kPatience = 64;
+
+}  // namespace
+
+Lane::Lane(void* context, std::unique_ptr<Configuration> configuration, size_t inputs, size_t outputs)
+    : context(context),
+      configuration(std::move(configuration)),
+      input_addresses(inputs, nullptr),
+      output_addresses(outputs, nullptr) {}
 
 // The context goes before the allocators that it may still point to, and after its work.
 Lane::~Lane() {
@@ -106,6 +117,18 @@ Lane* LanePool::take(c10::Stream const& stream, void* handle) {
   lane->stream = stream;
   lane->stream_handle = handle;
   return lane;
+}
+
+bool LanePool::take_turns(void* handle, PlanPointer const& plan, size_t most) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto& [plans, calls] = missed_[handle];
+  plans.insert(plan);
+  if (++calls <= kPatience) {
+    return false;
+  }
+  bool const few = plans.size() <= most;
+  missed_.erase(handle);
+  return few;
 }
 
 Lane* LanePool::take_extra(c10::Stream const& stream, void* handle, size_t most) {
@@ -250,6 +273,18 @@ bool LanePool::captured() const {
 size_t LanePool::size() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return count_;
+}
+
+std::string LanePool::kernels() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::string largest;
+  for (auto const& lane : lanes_) {
+    std::string found = lane->configuration == nullptr ? std::string() : lane->configuration->kernels();
+    if (found.size() > largest.size()) {
+      largest = std::move(found);
+    }
+  }
+  return largest;
 }
 
 }  // namespace engine_runtime

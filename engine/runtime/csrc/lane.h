@@ -11,17 +11,20 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
+#include "configuration.h"
 #include "output_allocator.h"
 #include "plan.h"
 
 namespace engine_runtime {
 
 struct Lane {
-  Lane(void* context, size_t inputs, size_t outputs);
+  Lane(void* context, std::unique_ptr<Configuration> configuration, size_t inputs, size_t outputs);
   ~Lane();
   Lane(Lane const&) = delete;
   Lane& operator=(Lane const&) = delete;
@@ -30,6 +33,7 @@ struct Lane {
   void forget();
 
   void* context;
+  std::unique_ptr<Configuration> configuration;  // null where TensorRT has none
   PlanPointer plan;  // what is bound; null where nothing is
   int profile = -1;
   std::vector<void const*> input_addresses;
@@ -66,6 +70,10 @@ class LanePool {
   // A lane for a stream; may create one, or wait until one is given back.
   Lane* take(c10::Stream const& stream, void* handle);
 
+  // Counts a call that finds the lanes of its stream set up for other shapes; true where the last ones were of at most
+  // `most` shapes, so that each may have a lane of its own.
+  bool take_turns(void* handle, PlanPointer const& plan, size_t most);
+
   // One more lane for a stream on which fewer than `most` are; null where there may be no more.
   Lane* take_extra(c10::Stream const& stream, void* handle, size_t most);
 
@@ -94,6 +102,9 @@ class LanePool {
   // Lanes without those.
   size_t size() const;
 
+  // The largest of their collections of compiled kernels; empty where there are none.
+  std::string kernels() const;
+
  private:
   Lane* claim(std::function<bool(Lane const&)> const& fits);
   Lane* made(c10::Stream const& stream, void* handle, bool extra);
@@ -107,6 +118,8 @@ class LanePool {
   std::vector<Lane*> idle_;
   std::vector<std::unique_ptr<Lane>> captured_;
   std::vector<Lane*> newly_captured_;
+  // For each stream, the plans of the calls that found its lanes set up for others, and how many calls.
+  std::map<void*, std::pair<std::set<PlanPointer>, int>> missed_;
   // Lanes that exist or are being made, without the captured ones; the extra ones among them.
   size_t count_ = 0;
   size_t extra_ = 0;

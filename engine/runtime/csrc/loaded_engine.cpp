@@ -77,7 +77,6 @@ LoadedEngine::LoadedEngine(
     pool_->add(make_lane());
   } catch (...) {
     pool_.reset();
-    abi::destroy(config_);
     abi::destroy(engine_);
     throw;
   }
@@ -86,7 +85,6 @@ LoadedEngine::LoadedEngine(
 LoadedEngine::~LoadedEngine() {
   // Contexts go before the engine, and the engine before the scratch memory.
   pool_.reset();
-  abi::destroy(config_);
   abi::destroy(engine_);
 }
 
@@ -141,34 +139,15 @@ void LoadedEngine::apply_options() {
           listener.errors());
     }
   }
-  if (options_.configured() && !library_.layout->rtx) {
+  if (options_.needs_rtx() && !library_.layout->rtx) {
     throw Failure(
         FailureKind::Settings,
         "a CUDA graph strategy, kernel specialization strategy or runtime cache is part of TensorRT-RTX, and " +
             library_.path + " is TensorRT");
   }
-  abi::destroy(config_);
-  config_ = nullptr;
-  if (options_.configured()) {
-    config_ = abi::call<void*>(engine_, slots.create_config);
-    if (config_ == nullptr) {
-      throw Failure(FailureKind::Load, "TensorRT makes no runtime configuration", listener.errors());
-    }
-    auto strategy = options_.share_device_memory ? abi::MemoryStrategy::UserManaged : abi::MemoryStrategy::Static;
-    abi::call<void, abi::MemoryStrategy>(config_, settings.set_memory_strategy, strategy);
-    bool accepted =
-        abi::call<bool, int32_t>(config_, settings.set_graph_strategy, options_.whole_graph_capture ? 1 : 0);
-    abi::call<void, int32_t>(config_, settings.set_specialization, options_.kernel_specialization);
-    cache_.reset();
-    if (!options_.runtime_cache_key.empty()) {
-      cache_ = RuntimeCache::shared(options_.runtime_cache_key, config_, *library_.layout, options_.runtime_cache);
-      options_.runtime_cache.clear();
-      accepted = accepted && cache_ != nullptr && abi::call<bool, void*>(config_, settings.set_cache, cache_->object());
-    }
-    if (!accepted) {
-      throw Failure(FailureKind::Load, "TensorRT refuses the runtime options of " + called(), listener.errors());
-    }
-  }
+  kernels_ = std::move(options_.runtime_cache);
+  options_.runtime_cache.clear();
+  compiled_ = refused_ = false;
   memory_size_ = abi::call<int64_t>(engine_, slots.memory_size);
 }
 
@@ -177,7 +156,7 @@ void LoadedEngine::configure(Options options) {
   bool const same = options.share_device_memory == options_.share_device_memory &&
       options.whole_graph_capture == options_.whole_graph_capture &&
       options.kernel_specialization == options_.kernel_specialization &&
-      options.streaming_budget == options_.streaming_budget && options.runtime_cache_key == options_.runtime_cache_key &&
+      options.streaming_budget == options_.streaming_budget && options.runtime_cache_folder == options_.runtime_cache_folder &&
       options.pre_allocated_outputs == options_.pre_allocated_outputs;
   if (same) {
     return;
@@ -204,8 +183,10 @@ std::unique_ptr<Lane> LoadedEngine::make_lane() {
   abi::EngineSlots const& slots = library_.layout->engine;
   Listener listener;
   void* context = nullptr;
-  if (config_ != nullptr) {
-    context = abi::call<void*, void*>(engine_, slots.create_context_with_config, config_);
+  std::unique_ptr<Configuration> configuration;
+  if (library_.layout->rtx) {
+    configuration = std::make_unique<Configuration>(engine_, *library_.layout, options_, kernels_);
+    context = abi::call<void*, void*>(engine_, slots.create_context_with_config, configuration->object());
   } else {
     auto strategy = options_.share_device_memory ? abi::MemoryStrategy::UserManaged : abi::MemoryStrategy::Static;
     context = abi::call<void*, abi::MemoryStrategy>(engine_, slots.create_context, strategy);
@@ -221,7 +202,12 @@ std::unique_ptr<Lane> LoadedEngine::make_lane() {
         "TensorRT cannot make " + std::to_string(made) + " execution contexts for " + called(),
         listener.errors());
   }
-  auto lane = std::make_unique<Lane>(context, inputs_.size(), outputs_.size());
+  if (configuration != nullptr && !compiled_) {
+    compiled_ = true;
+    refused_ = configuration->refused();
+    kernels_ = configuration->kernels();
+  }
+  auto lane = std::make_unique<Lane>(context, std::move(configuration), inputs_.size(), outputs_.size());
   for (size_t i = 0; i < outputs_.size(); ++i) {
     if (outputs_[i].host) {
       at::Tensor memory = at::empty(outputs_[i].shape, at::TensorOptions().dtype(outputs_[i].dtype));

@@ -14,7 +14,6 @@
 #include "library.h"
 #include "options.h"
 #include "plan.h"
-#include "runtime_cache.h"
 
 namespace engine_runtime {
 
@@ -71,8 +70,10 @@ class LoadedEngine {
   // The lanes that CUDA graphs captured since this was asked last, and their return when a graph is gone.
   std::vector<Lane*> take_captured() { return pool_->take_captured(); }
   void release_captured(Lane* lane) { pool_->release_captured(lane); }
-  // The runtime cache; null where none is used.
-  std::shared_ptr<RuntimeCache> const& runtime_cache() const { return cache_; }
+  // Whether compiled kernels are kept between processes, whether TensorRT refused those that were, and those to keep.
+  bool keeps_kernels() const { return !options_.runtime_cache_folder.empty(); }
+  bool kernels_refused() const { return refused_; }
+  std::string kernels() const { return pool_->kernels(); }
   // Queues what was bound last on the current stream `calls` times more and nothing else; returns
   // host nanoseconds per call.  For measurements.
   double time_enqueue(int64_t calls);
@@ -111,8 +112,10 @@ class LoadedEngine {
   bool allocate_outputs_;
   Options options_;
   void* engine_ = nullptr;  // ICudaEngine
-  void* config_ = nullptr;  // IRuntimeConfig; null where contexts need none
-  std::shared_ptr<RuntimeCache> cache_;
+  // What the first context compiled, so that further ones take a tenth of the time to make.
+  std::string kernels_;
+  bool compiled_ = false;
+  bool refused_ = false;
   std::vector<Binding> inputs_;
   std::vector<Binding> outputs_;
   std::vector<int> aliases_;  // per output: the input whose memory it is, or -1

@@ -13,11 +13,13 @@ struct Options {
   bool whole_graph_capture = false;           // TensorRT-RTX's own CUDA graphs
   int32_t kernel_specialization = 0;          // lazy, eager, none
   std::optional<int64_t> streaming_budget;    // bytes of weights on the GPU
-  std::string runtime_cache_key;              // engines of one key share a cache; empty for none
-  std::string runtime_cache;                  // what a new cache is filled with, possibly nothing
+  std::string runtime_cache_folder;           // where compiled kernels are kept; empty for nowhere
+  std::string runtime_cache;                  // what was kept there, possibly nothing
 
-  // Whether contexts need a runtime configuration.
-  bool configured() const { return whole_graph_capture || kernel_specialization != 0 || !runtime_cache_key.empty(); }
+  // Whether something is asked for that only TensorRT-RTX can do.
+  bool needs_rtx() const {
+    return whole_graph_capture || kernel_specialization != 0 || !runtime_cache_folder.empty();
+  }
 };
 
 }  // namespace engine_runtime

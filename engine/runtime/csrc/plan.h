@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/SmallVector.h>
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -37,8 +36,6 @@ struct BindPlan {
   std::vector<OutputPlan> outputs;
   bool plain = true;     // every output is a fresh tensor on the GPU whose shape is known
   bool computes = true;  // some output has, or may have, an element
-  // How often a call found a lane that was set up for another plan.
-  mutable std::atomic<int> misses{0};
 };
 
 using PlanPointer = std::shared_ptr<BindPlan const>;

@@ -234,20 +234,19 @@ PyObject* configure(PyObject* self, PyObject* options) {
 
 PyObject* runtime_cache(PyObject* self, PyObject*) {
   return guarded([&]() -> PyObject* {
-    std::shared_ptr<RuntimeCache> const cache = engine_of(self).runtime_cache();
-    if (cache == nullptr) {
+    if (!engine_of(self).keeps_kernels()) {
       Py_RETURN_NONE;
     }
     std::string contents;
     {
       WithoutGil released;
-      contents = cache->serialize();
+      contents = engine_of(self).kernels();
     }
     return Py_BuildValue(
         "(y#O)",
         contents.data(),
         static_cast<Py_ssize_t>(contents.size()),
-        cache->refused() ? Py_True : Py_False);
+        engine_of(self).kernels_refused() ? Py_True : Py_False);
   });
 }
 

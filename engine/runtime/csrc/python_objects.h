@@ -219,8 +219,8 @@ inline Options options_of(PyObject* object) {
   int capture = 0;
   int specialization = 0;
   PyObject* budget = nullptr;
-  char const* key = nullptr;
-  Py_ssize_t key_size = 0;
+  char const* folder = nullptr;
+  Py_ssize_t folder_size = 0;
   char const* cache = nullptr;
   Py_ssize_t cache_size = 0;
   if (!PyArg_ParseTuple(
@@ -231,8 +231,8 @@ inline Options options_of(PyObject* object) {
           &capture,
           &specialization,
           &budget,
-          &key,
-          &key_size,
+          &folder,
+          &folder_size,
           &cache,
           &cache_size)) {
     throw Raised();
@@ -248,7 +248,7 @@ inline Options options_of(PyObject* object) {
       throw Raised();
     }
   }
-  options.runtime_cache_key.assign(key, static_cast<size_t>(key_size));
+  options.runtime_cache_folder.assign(folder, static_cast<size_t>(folder_size));
   options.runtime_cache.assign(cache, static_cast<size_t>(cache_size));
   return options;
 }
