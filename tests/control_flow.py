@@ -114,6 +114,62 @@ def _fibonacci(x: Tensor) -> Any:
     )
 
 
+def _swapped(x: Tensor) -> Any:
+    """States that become each other, and one that follows another a trip later."""
+    return while_loop(
+        lambda i, a, b, c: i < 5,
+        lambda i, a, b, c: (i + 1, b.clone(), a.clone(), a * 0.5),
+        (torch.tensor(0, device=x.device), x, x + 1, x * 2),
+    )[1:]
+
+
+def _halved(x: Tensor) -> Any:
+    """A state that becomes what another one was, which changes itself."""
+    return while_loop(
+        lambda i, a, b: i < 5, lambda i, a, b: (i + 1, b.clone(), b * 0.5), (torch.tensor(0, device=x.device), x, x + 1)
+    )[1:]
+
+
+def _lagging(x: Tensor) -> Any:
+    """Each row is given two rows later."""
+
+    def step(states: Any, row: Tensor) -> Any:
+        return [row.clone(), states[0].clone()], states[1].clone()
+
+    return scan(step, [x[0] * 0, x[0] * 0], x, dim=0)
+
+
+def _alone(x: Tensor) -> Any:
+    """Nothing but a counter decides, and nothing from outside is read."""
+    layer = while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 0.5), (torch.tensor(0, device=x.device), x))
+    return layer[1] + layer[0]
+
+
+def _attending(x: Tensor) -> Any:
+    """Attention, for which there is no layer inside a loop."""
+
+    def body(i: Tensor, y: Tensor) -> Any:
+        return i + 1, torch.nn.functional.scaled_dot_product_attention(y, y.sin(), y)
+
+    return while_loop(lambda i, y: i < 2, body, (torch.tensor(0, device=x.device), x[None, None]))[1]
+
+
+def _seen_twice(x: Tensor) -> Any:
+    """Sides that attend with the same query."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return torch.cond(x.sum() > 0, lambda y: attend(y, y.sin(), y), lambda y: attend(y, y, y), (x[None, None],))
+
+
+def _pooled(x: Tensor) -> Any:
+    """A convolution and a pool on one side."""
+    weight = torch.ones(2, 1, 3, device=x.device) * 0.3
+
+    def then(y: Tensor) -> Tensor:
+        return torch.nn.functional.max_pool1d(torch.nn.functional.conv1d(y[:, None], weight, padding=1), 2)
+
+    return torch.cond(x.sum() > 0, then, lambda y: y[:, None, :2].expand(-1, 2, -1) * 2, (x,))
+
+
 def _flagged(x: Tensor) -> Any:
     def body(going: Tensor, y: Tensor) -> Any:
         return (y + 1).sum() < 40, y + 1
@@ -133,7 +189,8 @@ def _choice_in_a_loop(x: Tensor) -> Any:
     mean = x.mean(0)
 
     def body(i: Tensor, y: Tensor) -> Any:
-        z = torch.cond(y.sum() > 0, lambda a: a - mean, lambda a: a + 2 * i, (y,))
+        # Not 0, which is what the sum of the first side is but for rounding.
+        z = torch.cond(y.sum() > 0.5, lambda a: a - mean, lambda a: a + 2 * i, (y,))
         return i + 1, z
 
     return while_loop(lambda i, y: i < 5, body, (torch.tensor(0, device=x.device), x))[1]
@@ -198,11 +255,18 @@ CASES = {
     "counted": Case(lambda: Call(_counted)),
     "counted_by_number": Case(lambda: Call(_counted_by_number)),
     "fibonacci": Case(lambda: Call(_fibonacci)),
+    "swapped": Case(lambda: Call(_swapped)),
+    "halved": Case(lambda: Call(_halved)),
+    "alone": Case(lambda: Call(_alone)),
+    "attending": Case(lambda: Call(_attending)),
+    "seen_twice": Case(lambda: Call(_seen_twice)),
+    "pooled": Case(lambda: Call(_pooled)),
     "flagged": Case(lambda: Call(_flagged)),
     "loops": Case(lambda: Call(_loops)),
     "choice_in_a_loop": Case(lambda: Call(_choice_in_a_loop)),
     "loop_in_a_choice": Case(lambda: Call(_loop_in_a_choice)),
     "choice_per_row": Case(lambda: Call(_choice_per_row)),
+    "lagging": Case(lambda: Call(_lagging)),
     "running": Case(lambda: Call(_running)),
     "rows_that_carry_nothing": Case(lambda: Call(_rows_that_carry_nothing)),
     "cell": Case(Cell),

@@ -55,10 +55,15 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a rule that matched structurally does not apply."""
+    """Why a rule that matched structurally does not apply.
+
+    Attributes:
+        guarded: all of its guards held: it is meant for this, and could not be carried out.
+    """
 
     reason: str
     span: Span | None = None
+    guarded: bool = False
 
     def __bool__(self) -> bool:
         return False
@@ -105,6 +110,7 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
     env = Env({name: _abstract(value, context) for name, value in match.bindings.items()}, context)
     env.names.update(rule.family)
     env.names["result"] = _result(match.roots[0], context)
+    guarded = False
     try:
         for step in rule.steps:
             if isinstance(step, tree.Guard):
@@ -113,10 +119,11 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
                 env.names[step.target.name] = _Lazy(step.value, Env(env.names, context))
             elif not bind(step.target, evaluate(step.value, env), env.names):
                 raise Failed(f"{describe(evaluate(step.value, env))} does not fit its names", step.span)
+        guarded = True
         emitted = evaluate(rule.emit, env)
         outputs = _align(emitted, rule, match, context)
     except Failed as failed:
-        return Failure(failed.reason, failed.span)
+        return Failure(failed.reason, failed.span, guarded)
     return Plan(outputs, calls_of(outputs))
 
 

@@ -117,6 +117,7 @@ def _best(
     mirror = context.mirror
     refused: str | None = None
     failures: list[str] = []
+    unmeant: list[str] = []
     for match in matcher.matches(node):
         refusal = refusals.get((node.name, match.rule.id))
         if refusal is not None:
@@ -126,7 +127,8 @@ def _best(
             continue
         plan = apply(match.rule, match, context)
         if isinstance(plan, Failure):
-            failures.append(f"{match.rule.id} ({match.rule.where}) does not apply: {plan.reason}")
+            reason = f"{match.rule.id} ({match.rule.where}) does not apply: {plan.reason}"
+            (failures if plan.guarded else unmeant).append(reason)
             continue
         missing = [i for i, output in enumerate(plan.outputs) if output is None and not mirror.unused(Value(node, i))]
         if missing:
@@ -137,7 +139,7 @@ def _best(
             failures.append(f"output {numbers[0].index} of it is a number and is used, and engines give tensors")
             continue
         return Tile(node, match.rule, plan, match.nodes), None
-    return None, refused or next(iter(failures), None)
+    return None, refused or next(iter([*failures, *unmeant]), None)
 
 
 def _is_number(mirror: Mirror, value: Value) -> bool:
