@@ -55,7 +55,8 @@ def _messages(built: BuiltNetwork) -> str:
 
 
 def _mentions(text: str, name: str) -> bool:
-    return re.search(re.escape(name) + r"(?![\w#])", text) is not None
+    # A tensor without a name is called after its layer.
+    return re.search(re.escape(name) + r"(?:_output(?:_\d+)?)?(?![\w#])", text) is not None
 
 
 def builder_config(builder: Any, settings: Any) -> Any:
