@@ -201,7 +201,7 @@ def _show(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)} {[round(v, 5) for v in values]}"
 
 
-def _examine_layer(index: int, build_only: bool) -> dict[str, Any]:
+def examine_layer(index: int, build_only: bool = False) -> dict[str, Any]:
     from tests.interpreter.cases import CASES
 
     return examine(CASES[index], build_only)
@@ -279,7 +279,7 @@ def main() -> int:
 
     options = arguments(__doc__)
     cases = {index: case.name for index, case in enumerate(CASES) if options.only in case.name}
-    return compare(cases, functools.partial(_examine_layer, build_only=options.build_only), options)
+    return compare(cases, functools.partial(examine_layer, build_only=options.build_only), options)
 
 
 def arguments(about: str | None) -> argparse.Namespace:

@@ -17,7 +17,8 @@ _REFUSALS = json.loads(Path(__file__).with_name("refusals.json").read_text())
 
 @pytest.mark.gpu
 def test_agreement() -> None:
-    outcomes = agreement.run(list(range(len(CASES))), 8, False, time.monotonic() + 1200)
+    cases = {index: case.name for index, case in enumerate(CASES)}
+    outcomes = agreement.run(cases, agreement.examine_layer, 8, time.monotonic() + 1200)
     assert len(outcomes) == len(CASES)
     wrong = [o for o in outcomes if o["status"] in ("disagreed", "failed", "crashed")]
     recorded = _REFUSALS.get(f"{load().__name__} {load().__version__}")
