@@ -298,3 +298,19 @@ def test_quantized_model_is_one_engine(per_channel, zero):
     assert used.get("quantization.quantized_and_back", 0) == (2 if zero else 0)
     for size in (1, 8):
         assert_agrees(compiled, module, torch.randn(size, 8, 10, 10), tolerance=1e-4)
+
+
+class TwoMemories(nn.Module):
+    """One query for two sets of keys and values, as IP-Adapter has it."""
+
+    def forward(self, q, k, v):
+        attend = nn.functional.scaled_dot_product_attention
+        return attend(q, k, v) + attend(q, k.sin(), v * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_attention_layers_that_share_a_query(dtype):
+    inputs = [torch.randn(2, 3, length, 16, dtype=dtype) for length in (5, 7, 7)]
+    compiled = engine.compile(TwoMemories(), inputs, require_full_compilation=True, runtime="interpreter")
+    assert layer_kinds(compiled)["ATTENTION"] == 2
+    assert_agrees(compiled, TwoMemories(), *inputs, tolerance=1e-5 if dtype == torch.float32 else 2e-2)

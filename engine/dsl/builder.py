@@ -13,6 +13,7 @@ from lark import Token
 
 from engine.dsl import tree
 from engine.dsl.expression_builder import BadItem, Branch, ExpressionBuilder
+from engine.errors import Span
 
 
 class Builder(ExpressionBuilder):
@@ -86,9 +87,17 @@ class Builder(ExpressionBuilder):
 
     def _guard(self, branch: Branch) -> tree.Guard:
         first, second = branch.children
+        span = self.span(branch)
         if second is None:
-            return tree.Guard(self.span(branch), self.expr(first))
-        return tree.Guard(self.span(branch), self.expr(second), self._as_target(self.expr(first), first))
+            return tree.Guard(span, self.expr(first), text=self._written(span))
+        return tree.Guard(span, self.expr(second), self._as_target(self.expr(first), first), self._written(span))
+
+    def _written(self, span: Span) -> str:
+        """The text of a stretch of the file, on one line."""
+        lines = list(self.lines[span.line - 1 : span.end_line])
+        lines[-1] = lines[-1][: span.end_column - 1]
+        lines[0] = lines[0][span.column - 1 :]
+        return " ".join(" ".join(lines).split())
 
     def _as_target(self, expr: tree.Expr, branch: Branch) -> tree.Target:
         if isinstance(expr, tree.Name | tree.Upper):

@@ -291,10 +291,14 @@ class Let(Node):
 
 @dataclass(frozen=True, slots=True)
 class Guard(Node):
-    """``when test``, or ``when target := value`` (fails if the value is ``none`` or the target does not fit)."""
+    """``when test``, or ``when target := value`` (fails if the value is ``none`` or the target does not fit).
+
+    ``text`` is how it is written, for the report of why a rule does not apply.
+    """
 
     value: Expr
     target: Target | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

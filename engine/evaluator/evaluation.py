@@ -163,15 +163,15 @@ def _check_guard(guard: tree.Guard, env: Env) -> None:
     value = evaluate(guard.value, env)
     if guard.target is not None:
         if value is None or not bind(guard.target, value, env.names):
-            raise Failed(f"{describe(value)} does not fit the guard", guard.span)
+            raise Failed(f"{describe(value)} does not fit `{guard.text}`", guard.span)
         return
     if isinstance(value, sympy.Basic):
         settled = env.context.sizes.decide(value)
         if settled is None:
-            raise Failed(f"undecided when compiling: {value}", guard.span)
+            raise Failed(f"`{guard.text}` is not known when compiling: {value}", guard.span)
         value = settled
     if not value:
-        raise Failed("the guard is false", guard.span)
+        raise Failed(f"`{guard.text}` is false", guard.span)
 
 
 def bind(target: tree.Target, value: Any, names: dict[str, Any]) -> bool:

@@ -280,11 +280,10 @@ class GraphCache:
             try:
                 outputs = list(self._run(static))
             except BaseException as error:
-                with contextlib.suppress(RuntimeError):
+                try:
                     graph.capture_end()
-                # A capture that was broken is not ended in the allocator's books.
-                with contextlib.suppress(RuntimeError, AttributeError):
-                    torch._C._cuda_endAllocateToPool(device, pool)
+                except RuntimeError:
+                    _close_books(device, pool)
                 for release in _releases(lanes, givers):
                     release()
                 if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | ExecutionError):
@@ -293,6 +292,7 @@ class GraphCache:
             try:
                 graph.capture_end()
             except RuntimeError as error:
+                _close_books(device, pool)
                 for release in _releases(lanes, givers):
                     release()
                 raise _NotRecordedError(_first_line(error)) from error
@@ -372,6 +372,14 @@ def _own_cublas_workspaces() -> Iterator[None]:
         yield
     finally:
         clear()
+
+
+def _close_books(device: int, pool: Any) -> None:
+    """Let PyTorch allocate, and draw random numbers, after a capture broke: it takes both for recorded still."""
+    with contextlib.suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(device, pool)
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def _first_line(error: BaseException) -> str:

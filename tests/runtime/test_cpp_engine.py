@@ -319,7 +319,7 @@ def test_captured_in_a_cuda_graph(engine: CppEngine) -> None:
     engine((x, y))
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = engine((x, y))
     # Other work with the engine must not disturb the graph.
     engine(xy(64))
@@ -360,7 +360,7 @@ def test_capture_without_a_run_before_says_so(engine: CppEngine) -> None:
     x, y = xy()
     with (
         pytest.raises(ExecutionError, match="run it with inputs of the same shapes"),
-        torch.cuda.graph(torch.cuda.CUDAGraph()),
+        torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"),
     ):
         engine((x, y))
     torch.cuda.synchronize()

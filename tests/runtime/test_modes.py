@@ -230,7 +230,7 @@ def test_graphs_inside_somebody_elses_capture(module: TorchTensorRTModule) -> No
         module.run_engine((x, y))
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = module(x, y)
         x.copy_(torch.randn(8, 4))
         graph.replay()
@@ -263,7 +263,11 @@ def test_what_cannot_be_recorded_runs_without_a_graph(affine: Built) -> None:
         close(graphs([x])[0], expected)
     assert len(graphs.refused) == 1
     close(module(x), expected)
-    # The device is as it was: something else can be recorded.
+    # The device is as it was: random numbers can be drawn, and something else be recorded.
+    torch.manual_seed(3)
+    drawn = torch.randn(5, device="cuda")
+    torch.manual_seed(3)
+    assert torch.equal(torch.randn(5, device="cuda"), drawn)
     with enable_cudagraphs(module):
         close(module(x), expected)
         assert len(module.cuda_graphs) == 1

@@ -292,7 +292,7 @@ def test_captured_in_a_cuda_graph(module: TorchTensorRTModule) -> None:
     module(x, y)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = module(x, y)
     # Other work with the module must not disturb the graph.
     module(torch.randn(64, 4, device="cuda"), y)
@@ -307,7 +307,8 @@ def test_capture_without_a_run_before_says_so(module: TorchTensorRTModule) -> No
     module.load()
     with (
         pytest.raises(ExecutionError, match="run it with inputs of the same shapes"),
-        torch.cuda.graph(torch.cuda.CUDAGraph()),
+        # Other threads of the process, TensorRT's among them, may go on.
+        torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"),
     ):
         module(x, y)
     torch.cuda.synchronize()
