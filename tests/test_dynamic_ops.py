@@ -53,7 +53,8 @@ def test_every_op_has_a_case():
     assert sorted({*WITHOUT_A_CASE} & reached) == []
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cases", _slices())
-def test_ops_take_any_size(cases, mode):
-    assert faults(cases, mode) == {}
+def test_ops_take_any_size(cases, mode, device):
+    assert faults(cases, mode, device) == {}

@@ -16,18 +16,27 @@ from engine.errors import CaptureError, InputError
 from engine.report import Report
 from tests.dynamic.case import MODES, SIZES, USUAL, Calls, Case, points
 
+# TensorRT-RTX multiplies float32 matrices in TF32.
+TOLERANCE = {"cpu": 1e-4, "cuda": 3e-3}
 
-def faults(cases: Mapping[str, Case], mode: str) -> dict[str, str]:
-    """What is wrong with cases in a mode, by name; those without a dynamic size in it are left out."""
+
+def faults(cases: Mapping[str, Case], mode: str, device: str = "cpu") -> dict[str, str]:
+    """What is wrong with cases in a mode, by name; those without a dynamic size in it are left out.
+
+    Args:
+        device: where the engines run, ``cpu`` by the interpreter; on a GPU only cases that are whole in one.
+    """
     fit = [name for name, each in cases.items() if any(size in MODES[mode] for o in each.operands for size in o.shape)]
     found: dict[str, str] = {}
+    if device != "cpu":
+        fit = [name for name in fit if not cases[name].outside and mode not in cases[name].fixed]
     for name in fit:
         if mode in cases[name].fixed:
             wrong = _captured_after_all(cases[name], mode)
             if wrong:
                 found[name] = wrong
     free = [name for name in fit if mode not in cases[name].fixed]
-    _together({name: cases[name] for name in free}, mode, found)
+    _together({name: cases[name] for name in free}, mode, device, found)
     return found
 
 
@@ -50,22 +59,22 @@ def _inputs(model: Calls) -> list[torch.Tensor]:
     return model.tensors({name: values[USUAL] for name, values in SIZES.items()})
 
 
-def _together(cases: Mapping[str, Case], mode: str, found: dict[str, str]) -> None:
+def _together(cases: Mapping[str, Case], mode: str, device: str, found: dict[str, str]) -> None:
     """Judge cases in one engine; an error is looked for by halves."""
     if not cases:
         return
     try:
-        _judge(cases, mode, found)
+        _judge(cases, mode, device, found)
     except Exception as error:
         if len(cases) == 1:
             found[next(iter(cases))] = f"{type(error).__name__}: {error}"
             return
         names = list(cases)
         for half in (names[: len(names) // 2], names[len(names) // 2 :]):
-            _together({name: cases[name] for name in half}, mode, found)
+            _together({name: cases[name] for name in half}, mode, device, found)
 
 
-def _judge(cases: Mapping[str, Case], mode: str, found: dict[str, str]) -> None:
+def _judge(cases: Mapping[str, Case], mode: str, device: str, found: dict[str, str]) -> None:
     model = Calls(list(cases.values())).eval()
     settings = engine.CompilationSettings.from_kwargs(min_block_size=1)
     with warnings.catch_warnings():
@@ -75,7 +84,7 @@ def _judge(cases: Mapping[str, Case], mode: str, found: dict[str, str]) -> None:
         reached = [{_name(node) for node in part} for part in parts(captured.graph, counts)]
         compilation = Compilation.lowered(captured, load_rules(()), settings, Report("calls"))
         compilation.place()
-        compiled = compilation.build("interpreter")
+        compiled = compilation.build("interpreter" if device == "cpu" else "auto")
     reasons = {fallback.node: f"{fallback.op}: {fallback.reason}" for fallback in compiled.report.fallbacks}
     for (name, each), ops, nodes in zip(cases.items(), reached, parts(compilation.mirror.graph, counts), strict=True):
         missing = [op for op in each.ops if op not in ops]
@@ -89,9 +98,9 @@ def _judge(cases: Mapping[str, Case], mode: str, found: dict[str, str]) -> None:
     for sizes in points(mode):
         tensors = model.tensors(sizes)
         with torch.no_grad():
-            wanted, got = model(*tensors), compiled(*tensors)
+            wanted, got = model(*tensors), compiled(*(tensor.to(device) for tensor in tensors))
         for (name, each), want, have in zip(cases.items(), wanted, got, strict=True):
-            text = _difference(want, have, each.unwritten)
+            text = _difference(want, have, each.unwritten, TOLERANCE[device])
             if text is not None:
                 found.setdefault(name, f"at {sizes}: {text}")
 
@@ -117,7 +126,7 @@ def parts(graph: fx.Graph, counts: Sequence[int]) -> list[list[fx.Node]]:
     return found
 
 
-def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool) -> str | None:
+def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool, tolerance: float) -> str | None:
     for index, (want, have) in enumerate(zip(wanted, found, strict=True)):
         if not isinstance(want, torch.Tensor):
             if want != have:
@@ -126,7 +135,9 @@ def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool) ->
         if unwritten:
             want, have = torch.zeros_like(want), torch.zeros_like(have)
         try:
-            torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4, equal_nan=True, check_stride=False)
+            torch.testing.assert_close(
+                have.cpu(), want, rtol=tolerance, atol=tolerance, equal_nan=True, check_stride=False
+            )
         except AssertionError as error:
             return f"result {index}: {' '.join(str(error).split())}"
     return None
