@@ -25,12 +25,6 @@ RUNTIMES = [
 TOLERANCE = {"cpu": 1e-4, "cuda": 3e-3}
 
 
-@pytest.fixture(autouse=True)
-def dynamo():
-    """What Dynamo learned from one export of a function it holds against the sizes of the next."""
-    torch._dynamo.reset()
-
-
 def _inputs(rows, device):
     """Inputs on which conditions go either way."""
     yield torch.rand(rows, 4, device=device)
@@ -63,6 +57,15 @@ def test_it_takes_any_number_of_rows(name, runtime, device):
     for rows in (2, 5, 9):
         for x in _inputs(rows, device):
             assert_agrees(compiled, model, x, tolerance=TOLERANCE[device])
+
+
+@pytest.mark.parametrize("name", ["deep", "counted", "running"])
+def test_sizes_of_one_compilation_are_not_held_against_the_next(name):
+    model = CASES[name].model().eval()
+    rows, columns = Dim("rows", min=2, max=9), Dim("columns", min=2, max=9)
+    for dims in ({0: rows}, {0: rows, 1: columns}):
+        report = engine.coverage(model, [torch.randn(6, 4)], dynamic_shapes=[dims], min_block_size=1)
+        assert [segment.backend for segment in report.segments] == ["tensorrt"]
 
 
 # ------------------------------------------------------------------------------------ what stays in PyTorch, and why

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import reset_code
 from torch.export import ExportedProgram
 from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 from torch.export.graph_signature import InputKind
@@ -109,11 +112,27 @@ def _try_loosened(
 def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *, strict: bool) -> ExportedProgram:
     """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
     branches.clear()
+    _forget_control_flow()
     with torch.no_grad(), whole_recurrence(), observed_branches(branches):
         program = torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )
     return decomposed(program)
+
+
+def _forget_control_flow() -> None:
+    """Let PyTorch trace ``torch.cond`` and its kin anew.
+
+    It does so with ``torch.compile``, which would hold the sizes of an earlier export against those of this one.
+    """
+    frames = sys.modules.get("torch._dynamo.convert_frame")
+    if frames is None:
+        return
+    with frames.compile_lock:
+        for reference in [*frames.input_codes.seen, *frames.output_codes.seen]:
+            code = reference()
+            if code is not None and Path(code.co_filename).parent.name == "_higher_order_ops":
+                reset_code(code)
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
