@@ -29,6 +29,7 @@ from engine.errors import EngineError
 from engine.graph.arguments import map_values, split
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
+from engine.graph.recurrence import is_recurrent
 from engine.graph.subgraph import Subgraph
 from engine.observers import RewriteEvent, observed
 from engine.rewriter.change import Change, disagreement, replace, text
@@ -89,40 +90,9 @@ def _table() -> dict[OpOverload, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions
 
     table: dict[OpOverload, Callable[..., Any]] = dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
-    # PyTorch's own pick the fused kernel of the device that the example happened to be on.
+    # PyTorch's own picks the fused kernel of the device that the example happened to be on.
     table[torch.ops.aten.scaled_dot_product_attention.default] = _attention
-    table[torch.ops.aten.lstm.input] = _lstm
     return table
-
-
-def _lstm(
-    input: torch.Tensor,
-    hx: Sequence[torch.Tensor],
-    params: Sequence[torch.Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    from torch._decomp import decompositions
-
-    weights = decompositions.gather_params(params, has_biases, hx[0].size(2) != hx[1].size(2))
-    output, states = decompositions._rnn_helper(
-        input,
-        list(zip(hx[0], hx[1], strict=True)),
-        weights,
-        has_biases,
-        num_layers,
-        dropout,
-        train,
-        bidirectional,
-        batch_first,
-        decompositions.one_layer_lstm,
-    )
-    hidden, cell = zip(*states, strict=True)
-    return output, torch.stack(hidden, 0), torch.stack(cell, 0)
 
 
 def _attention(
@@ -190,6 +160,9 @@ def expand(mirror: Mirror, node: fx.Node) -> Change:
         raise Undecomposable("only functional ops are decomposed")
     if isinstance(op, OpOverload) and op._schema.is_mutable:
         raise Undecomposable("only functional ops are decomposed")
+    if is_recurrent(op):
+        # 128 steps of a GRU took 102 s to compile; PyTorch runs them at once.
+        raise Undecomposable(f"PyTorch would take {op} apart step by step")
     function = _decomposition(op)
     if function is None:
         raise Undecomposable(f"PyTorch has no decomposition of {op}")
