@@ -115,14 +115,20 @@ class Image(nn.Module):
         return (y.sigmoid() * 255).to(torch.uint8).permute(0, 2, 3, 1), x + 200, x.amax((1, 2)), (x > 100).sum()
 
 
-def test_images_of_bytes_are_whole():
+@pytest.mark.parametrize(
+    ("runtime", "device"),
+    [("interpreter", "cpu"), pytest.param("python", "cuda", marks=pytest.mark.gpu)],
+    ids=["interpreter", "python"],
+)
+def test_images_of_bytes_are_whole(runtime, device):
     def images(batch, height):
-        return torch.randint(0, 256, (batch, height, 20, 3), dtype=torch.uint8)
+        return torch.randint(0, 256, (batch, height, 20, 3), dtype=torch.uint8, device=device)
 
-    model = Image().eval()
+    model = Image().eval().to(device)
     shapes = ({0: Dim("batch", min=2, max=8), 1: Dim("height", min=16, max=64)},)
-    whole = {"min_block_size": 1, "require_full_compilation": True, "runtime": "interpreter"}
-    compiled = engine.compile(model, [images(2, 20)], dynamic_shapes=shapes, **whole)
+    compiled = engine.compile(
+        model, [images(2, 20)], dynamic_shapes=shapes, require_full_compilation=True, runtime=runtime
+    )
     for batch, height in ((2, 16), (3, 20), (8, 64)):
         x = images(batch, height)
         (picture, *others), (wanted, *rest) = compiled(x), model(x)
