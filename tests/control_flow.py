@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.map import map as mapped
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
 
@@ -233,6 +234,18 @@ def _rows_that_carry_nothing(x: Tensor) -> Any:
     return scan(lambda c, row: (c.clone(), row["a"] * row["b"] + c), x.sum(), rows, dim=0)[1]
 
 
+class Mapped(nn.Module):
+    """Rows that know nothing of each other, weights, and a tensor that every row is computed with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        rows = {"a": x, "b": (x * 10).int()}
+        return mapped(lambda row, mean: (self.linear(row["a"]).tanh() * mean, row["b"] + 1), rows, x.mean(0))
+
+
 class Case(NamedTuple):
     """A model of one input with four columns.
 
@@ -271,6 +284,7 @@ CASES = {
     "lagging": Case(lambda: Call(_lagging)),
     "running": Case(lambda: Call(_running)),
     "rows_that_carry_nothing": Case(lambda: Call(_rows_that_carry_nothing)),
+    "mapped": Case(Mapped),
     "cell": Case(Cell),
     "cell_backwards": Case(lambda: Cell(reverse=True)),
     "cell_along_columns": Case(lambda: Cell(dim=1), rows=4, dynamic=False),

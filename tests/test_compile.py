@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim
 
 import engine
-from engine.errors import SettingsError
+from engine.errors import CoverageError, SettingsError
 from tests.comparison import assert_agrees
 from tests.models import CACHED, ZOO
 
@@ -312,6 +312,26 @@ def test_float64_runs_in_pytorch_or_truncated():
     assert len(truncated.report.segments) >= 1
     assert any(segment.backend == "tensorrt" for segment in truncated.report.segments)
     assert_agrees(truncated, model, x, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "setting"), [(torch.float64, "truncate_double"), (torch.int16, "widen_int16")], ids=str
+)
+def test_casts_that_a_setting_asks_for_leave_a_model_whole(dtype, setting):
+    class Small(nn.Module):
+        def forward(self, x):
+            return x * 2 + x.amax(), x > 0
+
+    x = torch.arange(-3, 3).to(dtype)
+    compiled = engine.compile(Small(), [x], require_full_compilation=True, **{setting: True})
+    assert [segment.backend for segment in compiled.report.segments] == ["torch", "tensorrt", "torch"]
+    assert {fallback.op for fallback in compiled.report.fallbacks} == {"aten._to_copy.default"}
+    assert all("where values enter or leave" in fallback.reason for fallback in compiled.report.fallbacks)
+    assert_agrees(compiled, Small(), x)
+    # One engine by default as well: there is nothing else that PyTorch computes.
+    assert len(engine.coverage(Small(), [x], **{setting: True}).segments) == 3
+    with pytest.raises(CoverageError, match=f"{setting}=True"):
+        engine.compile(Small(), [x], require_full_compilation=True)
 
 
 # ------------------------------------------------------------------------------------ what stays as it was

@@ -19,6 +19,9 @@ Dtypes = Mapping[torch.dtype, torch.dtype]
 ADVICE = {torch.float64: "truncate_double=True uses float32", torch.int16: "widen_int16=True uses int32"}
 """What to do about values of a dtype that TensorRT does not have."""
 
+CROSSING = "crossing"
+"""Key in the meta of casts that substitution put where values enter or leave: what they are there for."""
+
 
 def substitutes(settings: CompilationSettings) -> Dtypes:
     """Dtype of the model -> dtype to compute in."""
@@ -34,7 +37,7 @@ def substitute(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTe
     """Give the values of a canonical graph other dtypes, in place; whether there were any to change.
 
     Inputs are cast where they enter and outputs cast back where they leave, so the graph is called as
-    before.  Graphs inside its ops are another matter (:func:`substitute_inside`).
+    before; these casts stay in PyTorch.  Graphs inside its ops are another matter (:func:`substitute_inside`).
     """
     outputs = _output(graph)
     known = {node: _dtype(node) for node in graph.nodes if _dtype(node) in dtypes}
@@ -42,7 +45,7 @@ def substitute(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTe
     body = next((node for node in graph.nodes if node.op != "placeholder"), outputs)
     for node in list(graph.nodes):
         if node.op == "placeholder" and node in known:
-            cast = _cast(graph, node, dtypes[known[node]], body, mode)
+            cast = _cast(graph, node, dtypes[known[node]], known[node], body, mode)
             node.replace_all_uses_with(cast, delete_user_cb=lambda user, cast=cast: user not in (cast, outputs))
             changed = True
         elif node.op == "get_attr" and node in known:
@@ -55,7 +58,7 @@ def substitute(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTe
         # An input that is returned as it came keeps its precision.
         if result not in known or result.op == "placeholder":
             return result
-        return _cast(graph, result, known[result], outputs, mode)
+        return _cast(graph, result, known[result], known[result], outputs, mode)
 
     outputs.args = (tuple(restored(result) for result in outputs.args[0]),)  # type: ignore[union-attr]
     return changed
@@ -82,13 +85,18 @@ def _dtype(node: fx.Node) -> Any:
     return getattr(node.meta.get("val"), "dtype", None)
 
 
-def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype, before: fx.Node, mode: FakeTensorMode) -> fx.Node:
+def _cast(
+    graph: fx.Graph, node: fx.Node, dtype: torch.dtype, lacking: torch.dtype, before: fx.Node, mode: FakeTensorMode
+) -> fx.Node:
+    """A cast to ``dtype`` at the boundary, for the sake of ``lacking``, which TensorRT does not have."""
     op = torch.ops.aten._to_copy.default
     args, kwargs = canonical_arguments(op, (node,), {"dtype": dtype})
     with graph.inserting_before(before):
         cast = graph.call_function(op, args, kwargs)
     with mode:
         cast.meta = {**node.meta, "val": node.meta["val"].to(dtype)}
+    if lacking in ADVICE:
+        cast.meta[CROSSING] = f"a cast where values enter or leave; {ADVICE[lacking]}"
     return cast
 
 

@@ -43,11 +43,19 @@ def parameters(target: OpOverload) -> tuple[tuple[str, bool, bool, Any], ...]:
 
 @cache
 def graph_parameters(target: HigherOrderOperator) -> tuple[tuple[str, bool, bool, Any], ...]:
-    """Like :func:`parameters`, of an op that runs graphs: it has no schema, but a Python signature."""
+    """Like :func:`parameters`, of an op that runs graphs: it has no schema, but a Python signature.
+
+    Where the op passes on whatever it is called with, that of its eager implementation.
+    """
+    eager = target.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
+    signatures = [inspect.signature(function) for function in (target, eager) if function is not None]
+    named = [
+        [p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        for signature in signatures
+    ]
     return tuple(
         (p.name, p.kind is p.KEYWORD_ONLY, p.default is not p.empty, None if p.default is p.empty else p.default)
-        for p in inspect.signature(target).parameters.values()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        for p in next(filter(None, named), [])
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from engine.capture.substitution import CROSSING
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner.tile import Tile
 from engine.partitioner.tiling import Tiling
@@ -55,7 +56,8 @@ class Partition:
 def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partition:
     """Grow segments from a tiling; segments under ``min_block_size`` tiles go to PyTorch.
 
-    A graph that is covered whole is one engine however small it is: it has no boundary to pay for.
+    A graph that is covered whole, but for casts that a setting asked for, is one engine however small it is: it has no
+    boundary to pay for.
     """
     reasons = dict(tiling.reasons)
     tiles = dict(tiling.tiles)
@@ -63,7 +65,7 @@ def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partiti
         phases = _phases(mirror, tiles, reasons)
         counts = {phase: sum(tiles[node].size for node in nodes) for phase, nodes in phases.items() if phase % 2}
         small = [phase for phase, count in counts.items() if count < min_block_size]
-        if not reasons or not small:
+        if not small or all(CROSSING in node.meta for node in reasons):
             break
         for phase in small:
             for node in phases[phase]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from engine.capture.substitution import CROSSING
 from engine.conversion.dtypes import representable
 from engine.dsl.rule import Rule
 from engine.evaluator import Context, Failure, apply
@@ -81,7 +82,7 @@ def tile(
             needed.update(mirror.value(operand).node for operand in node.all_input_nodes)
         if node not in needed or not computes(mirror, node):
             continue
-        reason = excluded(node)
+        reason = excluded(node) or node.meta.get(CROSSING)
         chosen = None
         if reason is None:
             reason = _foreign(mirror, mirror.outputs(node), dtype_advice or {})

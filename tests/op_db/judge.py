@@ -12,10 +12,11 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 import engine
+from engine.capture.substitution import CROSSING
 from engine.errors import CaptureError
 from tests.op_db.agreement import but_for_nan, disagreement
 from tests.op_db.operands import LookedAt, Operands, results_of
-from tests.op_db.outcome import CONSTANT, PASSED, Outcome, plain
+from tests.op_db.outcome import BETWEEN_CASTS, CONSTANT, PASSED, Outcome, plain
 from tests.op_db.samples import Batch, Call
 
 # Layers of an engine, about, and calls at most.  A build of TensorRT's takes more than twice as long for twice the
@@ -145,7 +146,8 @@ class _Run:
 
     def _outcome(self, index: int, leaves: list[Any], nodes: list[fx.Node], reasons: dict[str, str]) -> Outcome:
         wrong = disagreement(self.wanted[index], leaves, self.calls[index])
-        outside = [reasons[node.name] for node in nodes if node.name in reasons]
+        casts = {node for node in nodes if CROSSING in node.meta}
+        outside = [reasons[node.name] for node in nodes if node.name in reasons and node not in casts]
         drawn = next((node for node in nodes if node.name in reasons and _draws(node)), None)
         if drawn is not None:
             return self._drawn(index, leaves, drawn)
@@ -155,7 +157,9 @@ class _Run:
             return Outcome("failed", plain(wrong))
         if outside:
             return Outcome("in PyTorch", outside[0])
-        return PASSED if any(node.op == "call_function" for node in nodes) else CONSTANT
+        if not any(node.op == "call_function" and node not in casts for node in nodes):
+            return CONSTANT
+        return BETWEEN_CASTS if casts else PASSED
 
     def _drawn(self, index: int, leaves: list[Any], node: fx.Node) -> Outcome:
         """Of random numbers only shapes and dtypes can be compared."""
