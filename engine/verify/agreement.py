@@ -30,6 +30,7 @@ from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
 from engine.verify.instance import Inapplicable, Instance, execute, instance
 from engine.verify.values import (
+    HALF,
     SPECIAL_DRAWS,
     Circumstances,
     Difference,
@@ -197,7 +198,8 @@ class _Trial:
                         if tier == "normal":
                             raise
                         continue  # PyTorch refuses such values, of which the rule need not know
-                    exact = self.made.run_exactly(inputs) if tier == "exact" else None
+                    wanted = tier == "exact" or tier == "normal" and any(output.dtype in HALF for output in expected)
+                    exact = self.made.run_exactly(inputs) if wanted else None
                     self.samples.append(_Sample(tier, sizes, inputs, expected, exact))
 
     def replace(self, rules: RuleSet, engine: bool) -> int:
@@ -235,6 +237,7 @@ class _Trial:
         given = Circumstances.of(
             sample.inputs,
             zeros=sample.tier == "special" and (self.elementwise or "signed_zero" in rule.relax),
+            plain=sample.tier == "exact",
             halves=self.rounds and sample.tier == "exact",
             meeting=not self.elementwise,
         )

@@ -28,7 +28,7 @@ class Finding:
         tried: per stage, variations drawn.
         agreed: per stage, those that are instances and on which both sides agreed.
         refused: per stage, those whose network TensorRT refused: they run in PyTorch.
-        refusal: what TensorRT said first.
+        refusal: what TensorRT said first, and ``refusal_line`` the test line on which it did.
         wrong: an instance on which the rule is wrong, as a test line, shrunk; empty if none was found.
         error: what is wrong there.
         crashed: lines on which PyTorch or TensorRT ended the process; they are taken for no instances.
@@ -42,6 +42,7 @@ class Finding:
     agreed: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     refused: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     refusal: str = ""
+    refusal_line: str = ""
     wrong: str = ""
     error: str = ""
     crashed: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ class Finding:
             "agreed": dict(self.agreed),
             "refused": dict(self.refused),
             "refusal": self.refusal,
+            "refusal_line": self.refusal_line,
             "wrong": self.wrong,
             "error": self.error,
             "crashed": list(self.crashed),

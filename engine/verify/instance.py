@@ -106,7 +106,7 @@ class Instance:
         """
         try:
             return execute(self.mirror, inputs)
-        except (RuntimeError, IndexError) as error:
+        except Exception as error:  # ops written in Python refuse arguments by an assertion, or a division by zero
             raise Inapplicable(f"PyTorch refuses the left side: {error}") from error
 
 
@@ -398,7 +398,8 @@ class _Synthesis:
         else:
             unused = _wanted_unused(self.rule)
             wanted = [index for index, name in enumerate(pattern.outputs) if name not in unused]
-        return [Value(node, index) for index in wanted]
+        # A number that a loop carries is no tensor to compare.
+        return [Value(node, index) for index in wanted if not isinstance(fakes[index], int | torch.SymInt)]
 
     def _node(self, value: Value) -> fx.Node:
         fakes = value.node.meta["val"]

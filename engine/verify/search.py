@@ -16,7 +16,7 @@ import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase, given
 
-from engine.dsl import tree
+from engine.dsl import operators, tree
 from engine.dsl.rule import Bind, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
 from engine.evaluator.calls import resolve
@@ -165,7 +165,8 @@ class _Search:
             return "no instance"
         except (ConversionError, BuildError) as error:
             finding.refused[self.stage] += 1
-            finding.refusal = finding.refusal or str(error).strip()
+            if not finding.refusal:
+                finding.refusal, finding.refusal_line = str(error).strip(), text
             return "refused"
         except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
             return _told(error)
@@ -175,7 +176,9 @@ class _Search:
 
 
 def _optional(pattern: OpMatch) -> Iterator[str]:
-    """Names that a pattern binds to arguments which the schema lets be none."""
+    """Names that a pattern binds to arguments which the schema lets be none; ops that take graphs have no schema."""
+    if operators.is_higher_order(pattern.op):
+        return
     schema = resolve(pattern.op)[1]._schema.arguments
     for position, argument in pattern.arguments:
         if isinstance(argument, OpMatch):
