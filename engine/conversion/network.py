@@ -12,7 +12,7 @@ import torch
 from engine.conversion.dtypes import tensorrt_dtype
 from engine.conversion.emitter import Emitter, TileRefused
 from engine.conversion.profile import ProfileRanges, optimization_profile
-from engine.conversion.scope import NetworkScope, Refused, quote
+from engine.conversion.scope import Mismatch, NetworkScope, Refused, quote
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.transcript import Transcript
 from engine.conversion.weights import WeightStore, refits_natively
@@ -247,7 +247,7 @@ class _Segment:
     def _mark_output(self, value: Value, name: str) -> None:
         tensor, dtype = self.emitter.tensor(value), self.mirror.dtype(value)
         if tensor.dtype != tensorrt_dtype(dtype):
-            raise Refused(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
+            raise Mismatch(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
         # A binding needs a tensor of its own.
         if tensor.is_network_input or tensor.is_network_output or self.mirror.is_const(value):
             tensor = self.scope.add("add_identity", (tensor,), f"outputs/{name}").get_output(0)
