@@ -266,7 +266,7 @@ _ELEMENTWISE_LAYERS = (
 _MOVES = (
     *("_to_copy", "_unsafe_view", "alias", "cat", "clone", "constant_pad_nd", "contiguous", "copy", "detach"),
     *("expand", "flip", "getitem", "lift_fresh_copy", "movedim", "permute", "reshape", "roll", "select", "slice"),
-    *("split", "squeeze", "stack", "t", "to", "transpose", "unbind", "unsqueeze", "view"),
+    *("split", "squeeze", "stack", "sym_size", "t", "to", "transpose", "unbind", "unsqueeze", "view"),
     *("arange", "full", "full_like", "ones", "ones_like", "scalar_tensor", "zeros", "zeros_like"),
 )
 

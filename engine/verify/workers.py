@@ -7,6 +7,8 @@ import hashlib
 import importlib
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -126,6 +128,7 @@ def _start(files: Sequence[str], modules: Sequence[str], digest: str, current: A
 
     global _rules, _current
     _current = current
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     for module in modules:
@@ -134,6 +137,14 @@ def _start(files: Sequence[str], modules: Sequence[str], digest: str, current: A
     if _contents(_rules) != digest:
         raise EngineError("the rules changed while they were verified; start again")
     _by_name.update({(rule.kind, rule.id): rule for rule in _rules.rules})
+
+
+def _end_with_parent() -> None:
+    # A pool whose owner is killed waits for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _contents(rules: RuleSet) -> str:
