@@ -230,7 +230,10 @@ class _Segment:
     def _network_input(self, name: str, dtype: torch.dtype, shape: Sequence[Int]) -> Any:
         dims = tuple(size if isinstance(size, int) else -1 for size in shape)
         with self.logger.gather() as messages:
-            tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
+            try:
+                tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
+            except TypeError as error:  # the bindings take no more dims than a network may have
+                raise ConversionError(f"TensorRT takes no input {name} of {len(dims)} dims") from error
         self.scope.transcript.input(tensor)
         if tensor is None:
             raise ConversionError(f"TensorRT refused the input {name}: {quote(messages)}")
