@@ -168,7 +168,7 @@ def verify_command(
     own = tuple(str(path.resolve()) for path in files)
     chosen = [
         rule
-        for rule in sorted(ruleset.rules, key=lambda rule: (rule.id.partition("[")[0], rule.kind, rule.rank))
+        for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
         if (not own or str(Path(rule.span.file).resolve()).startswith(own)) and (not names or rule.id.startswith(names))
     ]
     if not chosen:

@@ -75,24 +75,35 @@ def maximum(*values: Int) -> Int:
     return max(values) if is_known(values) else normal(Max(*values))  # type: ignore[type-var]
 
 
-def _without_extremes(expression: sympy.Basic) -> sympy.Basic:
-    """An expression whose ``Min(s, s - 1)`` and the like are the one that they always are."""
+_Ranges: TypeAlias = "Mapping[sympy.Symbol, ValueRanges[sympy.Expr]]"
+
+
+def _without_extremes(expression: sympy.Basic, ranges: _Ranges) -> sympy.Basic:
+    """An expression whose ``Min(s, s - 1)``, ``Min(s, 9)`` and the like are the one that they always are."""
     if not expression.has(Max, Min):
         return expression
     for kind, sign in ((Min, 1), (Max, -1)):
-        expression = expression.replace(kind, lambda *values, kind=kind, sign=sign: _extreme(kind, values, sign))
+        expression = expression.replace(
+            kind, lambda *values, kind=kind, sign=sign: _extreme(kind, values, sign, ranges)
+        )
     return expression
 
 
-def _extreme(kind: type, values: Sequence[sympy.Expr], sign: int) -> sympy.Expr:
+def _extreme(kind: type, values: Sequence[sympy.Expr], sign: int, ranges: _Ranges) -> sympy.Expr:
     """The least (``sign`` 1) or greatest (-1) of sizes, without those that another one is never behind."""
     kept: list[sympy.Expr] = []
     for value in values:
-        distances = [sympy.expand(value - other) for other in kept]
-        if any(distance.is_Integer and sign * distance >= 0 for distance in distances):
+        distances = [sign * sympy.expand(value - other) for other in kept]
+        if any(_never_below(distance, 0, ranges) for distance in distances):
             continue
-        kept = [o for o, d in zip(kept, distances, strict=True) if not (d.is_Integer and sign * d < 0)] + [value]
+        kept = [o for o, d in zip(kept, distances, strict=True) if not _never_below(-d, 1, ranges)] + [value]
     return kept[0] if len(kept) == 1 else kind(*kept)
+
+
+def _never_below(size: sympy.Expr, low: int, ranges: _Ranges) -> bool:
+    if size.is_Integer:
+        return bool(size >= low)
+    return bool(bound_sympy(size, ranges).lower >= low)  # type: ignore[arg-type]
 
 
 def without_ite(value: sympy.Basic) -> sympy.Basic:
@@ -149,7 +160,7 @@ class Sizes:
 
     def _decide(self, relation: sympy.Basic) -> bool | None:
         relation = without_ite(relation)
-        relation = _without_extremes(relation)
+        relation = _without_extremes(relation, self._ranges)
         if relation is sympy.true or relation is sympy.false:
             return bool(relation)
         if self.shape_env is not None:

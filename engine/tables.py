@@ -260,22 +260,35 @@ def render_finding(finding: Finding, file: TextIO) -> None:
     """Print what a search for wrong instances of one rule found, if that is anything."""
     console = _console(file)
     if finding.wrong:
-        console.print(f"{finding.rule.where}: {finding.rule.id} is wrong; paste this line to keep it tested:")
+        if finding.own_line:
+            console.print(f"{finding.own_line}: {finding.rule.id} is wrong on its own line:", soft_wrap=True)
+        else:
+            what = f"{finding.rule.id} is wrong; paste this line to keep it tested:"
+            console.print(f"{finding.rule.where}: {what}", soft_wrap=True)
         console.print(f"  {finding.wrong}", soft_wrap=True)
         for line in finding.error.splitlines():
             console.print(f"    {line}", soft_wrap=True)
     elif not finding.testable:
-        console.print(
-            f"{finding.rule.where}: {finding.rule.id} is hardly tested: {sum(finding.agreed.values())} of "
-            f"{sum(finding.tried.values())} variations of its test lines are instances; it needs lines that vary more",
-            soft_wrap=True,
-        )
+        console.print(f"{finding.rule.where}: {finding.rule.id} {_why_hardly_tested(finding)}", soft_wrap=True)
     for line in finding.crashed:
-        console.print(f"{finding.rule.id}: PyTorch or TensorRT ended the process on `{line}`", soft_wrap=True)
+        what = f"PyTorch or TensorRT ended the process on `{line}`"
+        console.print(f"{finding.rule.where}: {finding.rule.id}: {what}", soft_wrap=True)
     refused = sum(finding.refused.values())
     if refused:
         first = finding.refusal.splitlines()[0]
-        console.print(f"{finding.rule.id}: TensorRT refused {refused} network(s): {first}", soft_wrap=True)
+        what = f"TensorRT refused {refused} network(s), of `{finding.refusal_line}` first: {first}"
+        console.print(f"{finding.rule.where}: {finding.rule.id}: {what}", soft_wrap=True)
+
+
+def _why_hardly_tested(finding: Finding) -> str:
+    if all(test.rejects for test in finding.rule.tests):
+        return "has no test line to vary; add one, such as `test x: f32[2, 3]`"
+    if finding.unfit:
+        return f"has no test line that describes an instance of it: {finding.unfit}"
+    return (
+        f"is hardly tested: {sum(finding.agreed.values())} of {sum(finding.tried.values())} variations of its test "
+        "lines are instances; it needs lines that vary more"
+    )
 
 
 def render_summary(summary: Summary, file: TextIO) -> None:

@@ -200,3 +200,19 @@ def test_dtypes_that_tensorrt_does_not_have_stay_in_pytorch(dtype):
     name = str(dtype).removeprefix("torch.")
     assert all(f"TensorRT has no {name} tensors" in f.reason for f in compiled.report.fallbacks)
     assert_agrees(compiled, model, x)
+
+
+class NineDims(nn.Module):
+    """One dim more than a network may have."""
+
+    def forward(self, x):
+        return torch.relu(x), torch.relu(x.reshape(2, 12))
+
+
+def test_an_input_of_nine_dims_stays_in_torch():
+    model, x = NineDims(), torch.randn(2, 3, 1, 1, 1, 1, 1, 1, 4)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter")
+    assert any(segment.backend == "tensorrt" for segment in compiled.report.segments)
+    refused = {fallback.node: fallback.reason for fallback in compiled.report.fallbacks}
+    assert "TensorRT takes no input x of 9 dims" in refused["relu"]
+    assert_agrees(compiled, model, x)

@@ -16,7 +16,7 @@ from torch import fx
 from engine.conversion.constants import WrittenConstants
 from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
 from engine.conversion.flow import FlowEmission
-from engine.conversion.scope import NetworkScope, Refused, mismatch
+from engine.conversion.scope import Mismatch, NetworkScope, Refused, mismatch
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.weights import Origin
 from engine.dsl import tree
@@ -236,13 +236,13 @@ class Emitter:
         """Compare what was promised with what TensorRT infers.
 
         Raises:
-            Refused: they differ.
+            Mismatch: they differ.
         """
         if dtype is not None and tensorrt_dtype(dtype) != data_type:
             found = torch_dtype(data_type) or data_type
-            raise Refused(f"TensorRT gives {found}, {who} says {dtype}")
+            raise Mismatch(f"TensorRT gives {found}, {who} says {dtype}")
         if shape is not None and mismatch(shape, got, self._agrees):
-            raise Refused(f"TensorRT gives shape {list(got)}, {who} says [{', '.join(map(str, shape))}]")
+            raise Mismatch(f"TensorRT gives shape {list(got)}, {who} says [{', '.join(map(str, shape))}]")
 
     def _agrees(self, wanted: Int, got: int) -> bool:
         return self._mirror.sizes.compare("==", wanted, got) is not False

@@ -12,7 +12,7 @@ import torch
 from engine.conversion.dtypes import tensorrt_dtype
 from engine.conversion.emitter import Emitter, TileRefused
 from engine.conversion.profile import ProfileRanges, optimization_profile
-from engine.conversion.scope import NetworkScope, Refused, quote
+from engine.conversion.scope import Mismatch, NetworkScope, Refused, quote
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.transcript import Transcript
 from engine.conversion.weights import WeightStore, refits_natively
@@ -230,7 +230,10 @@ class _Segment:
     def _network_input(self, name: str, dtype: torch.dtype, shape: Sequence[Int]) -> Any:
         dims = tuple(size if isinstance(size, int) else -1 for size in shape)
         with self.logger.gather() as messages:
-            tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
+            try:
+                tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
+            except TypeError as error:  # the bindings take no more dims than a network may have
+                raise ConversionError(f"TensorRT takes no input {name} of {len(dims)} dims") from error
         self.scope.transcript.input(tensor)
         if tensor is None:
             raise ConversionError(f"TensorRT refused the input {name}: {quote(messages)}")
@@ -247,7 +250,7 @@ class _Segment:
     def _mark_output(self, value: Value, name: str) -> None:
         tensor, dtype = self.emitter.tensor(value), self.mirror.dtype(value)
         if tensor.dtype != tensorrt_dtype(dtype):
-            raise Refused(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
+            raise Mismatch(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
         # A binding needs a tensor of its own.
         if tensor.is_network_input or tensor.is_network_output or self.mirror.is_const(value):
             tensor = self.scope.add("add_identity", (tensor,), f"outputs/{name}").get_output(0)

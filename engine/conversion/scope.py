@@ -26,6 +26,10 @@ class Refused(Exception):
     """TensorRT did not take a layer; the text is TensorRT's own."""
 
 
+class Mismatch(Refused):
+    """TensorRT infers another shape or dtype than a rule or the declaration of a layer promised."""
+
+
 class NetworkScope:
     """An ``INetworkDefinition`` with its logger, its weights and the names given so far.
 
@@ -156,4 +160,4 @@ def mismatch(expected: Sequence[Int], got: Sequence[int], agrees: Callable[[Int,
     return any(size != -1 and not agrees(wanted, size) for wanted, size in zip(expected, got, strict=True))
 
 
-__all__ = ["ConversionError", "NetworkScope", "Refused", "mismatch", "quote"]
+__all__ = ["ConversionError", "Mismatch", "NetworkScope", "Refused", "mismatch", "quote"]

@@ -122,6 +122,8 @@ class Builder(ExpressionBuilder):
         span = self.span(branch)
         if branch.data == "none":
             return tree.Literal(span, None)
+        if branch.data == "integer":
+            return tree.Literal(span, int(branch.children[0]))
         if branch.data == "list_spec":
             return tree.ListSpec(span, tuple(self._spec(item) for item in branch.children if item is not None))
         modifier, dtype, shape, below = branch.children

@@ -196,6 +196,8 @@ class _Checker:
     def _check_test(self, test: tree.Test, resolver: PatternResolver, checker: ExpressionChecker) -> None:
         seen: set[str] = set()
         dims: set[str] = set()
+        ranged = (item for item in tree.walk(test) if isinstance(item, tree.Dim) and item.range)
+        sizes = {dim.name: "int" for dim in ranged if dim.name is not None}
         word = "reject" if test.rejects else "test"
         for binding in test.bindings:
             if binding.name not in resolver.bound:
@@ -213,7 +215,7 @@ class _Checker:
             elif resolver.bound.get(binding.name) == "graph":
                 self._check_graph(binding.value)
             else:
-                checker.sort(binding.value, {})
+                checker.sort(binding.value, dict(sizes))
 
     def _check_graph(self, value: tree.Expr) -> None:
         """Check what a test line gives for a graph: a macro of ops."""

@@ -65,6 +65,8 @@ class RuleSet:
     ) -> RuleSet:
         """Load rules files; a directory stands for all ``.rules`` files under it.
 
+        Files that are built in stay built in, so that a tool can be pointed at one of them.
+
         Args:
             builtin: with the built-in rules; the files' own rules win over them.
             capabilities: of the TensorRT to convert for; None: the installed one, and if there is none, no rule
@@ -74,8 +76,10 @@ class RuleSet:
             RuleError: with every mistake in every file.
             FileNotFoundError: a path does not exist.
         """
-        sources = [*(builtin_sources() if builtin else ()), *read_sources(paths, level=1)]
-        return cls._of(sources, capabilities)
+        sources = builtin_sources() if builtin else []
+        known = {Path(source.path).resolve() for source in sources}
+        own = [source for source in read_sources(paths, level=1) if Path(source.path).resolve() not in known]
+        return cls._of([*sources, *own], capabilities)
 
     @classmethod
     def from_text(

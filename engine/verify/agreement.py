@@ -44,6 +44,9 @@ from engine.verify.values import (
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
 
+# Elements that an error shows.
+_MOST_SHOWN = 24
+
 _Run = Callable[[Sequence[torch.Tensor], Mapping[Any, int]], list[torch.Tensor]]
 
 
@@ -197,7 +200,7 @@ class _Trial:
                         if tier == "normal":
                             raise
                         continue  # PyTorch refuses such values, of which the rule need not know
-                    exact = self.made.run_exactly(inputs) if tier == "exact" else None
+                    exact = None if tier == "special" else self.made.run_exactly(inputs)
                     self.samples.append(_Sample(tier, sizes, inputs, expected, exact))
 
     def replace(self, rules: RuleSet, engine: bool) -> int:
@@ -235,6 +238,7 @@ class _Trial:
         given = Circumstances.of(
             sample.inputs,
             zeros=sample.tier == "special" and (self.elementwise or "signed_zero" in rule.relax),
+            plain=sample.tier == "exact",
             halves=self.rounds and sample.tier == "exact",
             meeting=not self.elementwise,
         )
@@ -246,24 +250,32 @@ class _Trial:
             try:
                 words = excuses(left, right, exact=exact, given=given, relax=rule.relax)
             except Difference as difference:
-                raise Disagreement(f"{where}: {difference}{_operands(sample.inputs)}") from difference
+                shown = _sides(left, right) + self._operands(sample)
+                raise Disagreement(f"{where}: {difference}{shown}") from difference
             missing = sorted(words - set(rule.relax) - {"reassociation?"})
             if missing:
-                shown = f"PyTorch gives {_shown(left)}, the rule {_shown(right)}{_operands(sample.inputs)}"
-                raise Disagreement(f"{where}: the sides differ in what only `relax {missing[0]}` allows: {shown}")
+                allowed = f"the sides differ in what only `relax {missing[0]}` allows"
+                raise Disagreement(f"{where}: {allowed}{_sides(left, right)}{self._operands(sample)}")
             self.needed |= {word.removesuffix("?") for word in words}
+
+    def _operands(self, sample: _Sample) -> str:
+        """The operands, where they are few enough to read."""
+        if not sample.inputs or sum(tensor.numel() for tensor in sample.inputs) > _MOST_SHOWN:
+            return ""
+        named = zip(self.made.specs, sample.inputs, strict=True)
+        return "\nfor " + ", ".join(f"{node.name} = {_shown(tensor)}" for node, tensor in named)
+
+
+def _sides(left: torch.Tensor, right: torch.Tensor) -> str:
+    """What both sides give, where that is little enough to read."""
+    if left.numel() > _MOST_SHOWN or left.shape != right.shape:
+        return ""
+    return f"\nPyTorch gives {_shown(left)}\nthe rule {_shown(right)}"
 
 
 def _shown(tensor: torch.Tensor) -> str:
     elements = tensor.flatten().tolist()
-    return str(elements[:12])[:-1] + (", ..]" if len(elements) > 12 else "]")
-
-
-def _operands(inputs: Sequence[torch.Tensor]) -> str:
-    """The operands, where they are few enough to read."""
-    if not inputs or sum(tensor.numel() for tensor in inputs) > 24:
-        return ""
-    return "\nfor " + "; ".join(_shown(tensor) for tensor in inputs)
+    return f"[{', '.join(f'{item:.6g}' if isinstance(item, float) else str(item) for item in elements)}]"
 
 
 def _is_elementwise(graph: fx.Graph) -> bool:

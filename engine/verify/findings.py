@@ -10,6 +10,7 @@ from engine.dsl.names import PHASES
 from engine.dsl.rule import Rule
 from engine.verify import branches
 from engine.verify.branches import Branch, Reached, base
+from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
 from engine.verify.values import unneeded
 
@@ -28,9 +29,10 @@ class Finding:
         tried: per stage, variations drawn.
         agreed: per stage, those that are instances and on which both sides agreed.
         refused: per stage, those whose network TensorRT refused: they run in PyTorch.
-        refusal: what TensorRT said first.
+        refusal: what TensorRT said first, and ``refusal_line`` the test line on which it did.
         wrong: an instance on which the rule is wrong, as a test line, shrunk; empty if none was found.
         error: what is wrong there.
+        unfit: why the first of the rule's own lines describes no instance, if none of them does.
         crashed: lines on which PyTorch or TensorRT ended the process; they are taken for no instances.
         needed: words of ``relax`` without which some instance would be wrong.
         reached: what the rule's own lines reach.
@@ -42,8 +44,10 @@ class Finding:
     agreed: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     refused: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     refusal: str = ""
+    refusal_line: str = ""
     wrong: str = ""
     error: str = ""
+    unfit: str = ""
     crashed: tuple[str, ...] = ()
     needed: set[str] = field(default_factory=set)
     reached: Reached = field(default_factory=Reached)
@@ -53,6 +57,12 @@ class Finding:
     def accepted(self) -> float:
         """Share of the draws that were instances of the rule, in the best stage: some rules want sizes to be known."""
         return max((self.agreed[stage] + self.refused[stage]) / max(self.tried[stage], 1) for stage in STAGES)
+
+    @property
+    def own_line(self) -> str:
+        """Where the rule itself has the line on which it is wrong; empty if the line was found by the search."""
+        own = (test for test in self.rule.tests if not test.rejects and written(test) == self.wrong)
+        return next((f"{test.span.file}:{test.span.line}" for test in own), "")
 
     @property
     def testable(self) -> bool:
@@ -80,8 +90,10 @@ class Finding:
             "agreed": dict(self.agreed),
             "refused": dict(self.refused),
             "refusal": self.refusal,
+            "refusal_line": self.refusal_line,
             "wrong": self.wrong,
             "error": self.error,
+            "unfit": self.unfit,
             "crashed": list(self.crashed),
             "relaxed": sorted(self.needed),
             "seconds": round(self.seconds, 3),

@@ -106,7 +106,7 @@ class Instance:
         """
         try:
             return execute(self.mirror, inputs)
-        except (RuntimeError, IndexError) as error:
+        except Exception as error:  # ops written in Python refuse arguments by an assertion, or a division by zero
             raise Inapplicable(f"PyTorch refuses the left side: {error}") from error
 
 
@@ -243,9 +243,26 @@ class _Synthesis:
             return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
         if isinstance(value, tree.Name) and value.name in self.macros:
             return function(self.macros[value.name], self.macros, self.mode, self.shape_env)
+        if self._is_size(value):
+            return self._size(value.name)
+        if isinstance(value, tree.ListOf) and any(map(self._is_size, value.items)):
+            return [self._binding(name, item) for item in value.items]
         context = Context(None, {}, {})  # type: ignore[arg-type]
         evaluated = evaluate(value, Env(dict(self.sizes), context))
         return self._written_out(name, evaluated) if isinstance(evaluated, ConstantTensor) else evaluated
+
+    def _is_size(self, value: Any) -> bool:
+        return isinstance(value, tree.Name | tree.Upper) and value.name in self.sizes
+
+    def _size(self, name: str) -> fx.Node:
+        """A size that the op is given as a number, as models compute it from a tensor."""
+        for placeholder, spec in self.specs.items():
+            for axis, dim in enumerate(spec.dims):
+                if dim.name == name:
+                    node = self.graph.call_function(torch.ops.aten.sym_size.int, (placeholder, axis))
+                    node.meta["val"] = self.sizes[name]
+                    return node
+        raise Inapplicable(f"no tensor in front has the size {name}")
 
     def _written_out(self, name: str, tensor: ConstantTensor) -> fx.Node:
         """A constant from ``tensor([0, 2], i64)`` and the like, where values matter."""
@@ -367,7 +384,8 @@ class _Synthesis:
                 return argument.default_value
             raise Inapplicable(f"the test line does not say what `{pattern.name}` is")
         value = self.bound[pattern.name]
-        if isinstance(value, torch.Tensor) or (isinstance(value, fx.Node) and not _takes_tensors(argument)):
+        tensor = isinstance(value, fx.Node) and not isinstance(value.meta["val"], torch.SymInt)
+        if isinstance(value, torch.Tensor) or (tensor and not _takes_tensors(argument)):
             raise Inapplicable(f"`{argument.name}` is no tensor")
         if value is None and not str(argument.real_type).startswith("Optional"):
             raise Inapplicable(f"`{argument.name}` is given")
@@ -398,7 +416,8 @@ class _Synthesis:
         else:
             unused = _wanted_unused(self.rule)
             wanted = [index for index, name in enumerate(pattern.outputs) if name not in unused]
-        return [Value(node, index) for index in wanted]
+        # A number that a loop carries is no tensor to compare.
+        return [Value(node, index) for index in wanted if not isinstance(fakes[index], int | torch.SymInt)]
 
     def _node(self, value: Value) -> fx.Node:
         fakes = value.node.meta["val"]

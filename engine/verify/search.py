@@ -16,7 +16,8 @@ import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase, given
 
-from engine.dsl import tree
+from engine.conversion.scope import Mismatch
+from engine.dsl import operators, tree
 from engine.dsl.rule import Bind, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
 from engine.evaluator.calls import resolve
@@ -63,30 +64,36 @@ def try_rule(
     """
     started = time.monotonic()
     finding = Finding(rule)
-    lines = [test for test in rule.tests if not test.rejects and _describes(rule, test, rules)]
-    _own_lines(finding, lines, rules)
+    unfit = [(test, _unfit(rule, test, rules, told)) for test in rule.tests if not test.rejects]
+    lines = [test for test, reason in unfit if reason is None]
+    if unfit and not lines:
+        finding.unfit = str(unfit[0][1])
+    _own_lines(finding, lines, rules, told)
+    marked = any(isinstance(item, tree.Dim) and item.range for line in lines for item in tree.walk(line))
     for stage in STAGES if lines else ():
-        if not finding.wrong:
+        if not finding.wrong and (marked or stage != "marked"):
             _Search(finding, stage, rules, seed, avoid, told).run(lines, examples)
     finding.reached = reached(rule, rules)
     finding.seconds = time.monotonic() - started
     return finding
 
 
-def _describes(rule: Rule, test: tree.Test, rules: RuleSet) -> bool:
-    """Whether a line describes an instance of this member of a family."""
+def _unfit(rule: Rule, test: tree.Test, rules: RuleSet, told: Callable[[str], None]) -> str | None:
+    """Why a line describes no instance of this member of a family, None if it does."""
+    told(written(test))
     try:
         made = instance(rule, test, macros=rules.macros)
         for sizes in made.sizes():
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
-    except Inapplicable:
-        return False
-    return True
+    except Inapplicable as error:
+        return str(error).strip()
+    return None
 
 
-def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet) -> None:
+def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet, told: Callable[[str], None]) -> None:
     """Run the lines as they are, in every plain form of the pattern."""
     for line in lines:
+        told(written(line))
         for form in range(len(expand(finding.rule))):
             try:
                 finding.needed |= check(finding.rule, line, rules, form=form).needed
@@ -164,8 +171,11 @@ class _Search:
         except (Inapplicable, NotApplied):
             return "no instance"
         except (ConversionError, BuildError) as error:
+            if isinstance(error.__cause__, Mismatch):
+                return _told(error)
             finding.refused[self.stage] += 1
-            finding.refusal = finding.refusal or str(error).strip()
+            if not finding.refusal:
+                finding.refusal, finding.refusal_line = str(error).strip(), text
             return "refused"
         except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
             return _told(error)
@@ -175,7 +185,9 @@ class _Search:
 
 
 def _optional(pattern: OpMatch) -> Iterator[str]:
-    """Names that a pattern binds to arguments which the schema lets be none."""
+    """Names that a pattern binds to arguments which the schema lets be none; ops that take graphs have no schema."""
+    if operators.is_higher_order(pattern.op):
+        return
     schema = resolve(pattern.op)[1]._schema.arguments
     for position, argument in pattern.arguments:
         if isinstance(argument, OpMatch):

@@ -159,6 +159,8 @@ class _Change:
             def known(item: Any) -> Any:
                 if isinstance(item, tree.Dim) and item.name in sizes:
                     return tree.Dim(item.span, size=sizes[item.name])
+                if isinstance(item, tree.Name | tree.Upper) and item.name in sizes:
+                    return tree.Literal(item.span, sizes[item.name])
                 return item
 
             self.line = _map(self.line, known)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import EngineError
 from engine.verify.findings import Finding
+from engine.verify.line import written
 from engine.verify.search import try_rule, verify
 
 if TYPE_CHECKING:
@@ -51,18 +55,27 @@ def verify_in_processes(
         yield from verify(rules, chosen, examples=examples, seed=seed)
         return
 
+    def pool(jobs: int, current: Any = None) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context(_START)
+        initial = (tuple(files), modules, digest, current)
+        return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=initial)
+
     def finding(rule: Rule, found: _Found) -> Finding:
         # None where the rule's op is of a package that only this process has imported.
         return try_rule(rules, rule, examples, seed) if found is None else Finding(rule, **found)
 
     digest = _contents(rules)
+    # Importing them registers the host functions.
+    modules = tuple(sorted({function.__module__ for function in rules.hosts.values()}))
     settled: dict[int, Finding] = {}
     at = 0
     while at < len(chosen):
         left = [number for number in range(at, len(chosen)) if number not in settled]
-        with _pool(jobs, files, digest) as pool:
+        if _contents(rules) != digest:
+            raise EngineError("the rules changed while they were verified; start again")
+        with pool(jobs) as workers:
             futures = {
-                number: pool.submit(_try, chosen[number].kind, chosen[number].id, examples, seed) for number in left
+                number: workers.submit(_try, chosen[number].kind, chosen[number].id, examples, seed) for number in left
             }
             try:
                 while at < len(chosen):
@@ -70,7 +83,7 @@ def verify_in_processes(
                     yield known if known is not None else finding(chosen[at], futures[at].result())
                     at += 1
             except BrokenProcessPool:
-                pool.shutdown(cancel_futures=True)
+                workers.shutdown(cancel_futures=True)
         if at < len(chosen):
             for number, future in futures.items():
                 if number >= at and future.done() and not future.cancelled() and future.exception() is None:
@@ -78,23 +91,14 @@ def verify_in_processes(
             # One of the rules at work ended its process, and with it the others: they go on alone.
             suspects = [number for number in left if number >= at and number not in settled][:jobs]
             with ThreadPoolExecutor(jobs) as threads:
-                alone = [
-                    threads.submit(_alone, chosen[number], finding, files, digest, examples, seed)
-                    for number in suspects
-                ]
+                alone = [threads.submit(_alone, chosen[number], finding, pool, examples, seed) for number in suspects]
             settled.update(zip(suspects, (future.result() for future in alone), strict=True))
-
-
-def _pool(jobs: int, files: Sequence[str], digest: str, current: Any = None) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context(_START)
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(tuple(files), digest, current))
 
 
 def _alone(
     rule: Rule,
     finding: Callable[[Rule, _Found], Finding],
-    files: Sequence[str],
-    digest: str,
+    pool: Callable[[int, Any], ProcessPoolExecutor],
     examples: int,
     seed: int,
 ) -> Finding:
@@ -102,32 +106,45 @@ def _alone(
     crashed: list[str] = []
     while True:
         current = multiprocessing.get_context(_START).Array("c", _LONGEST_LINE)
-        with _pool(1, files, digest, current) as pool:
+        with pool(1, current) as worker:
             try:
-                found = pool.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
+                found = worker.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
                 return finding(rule, found and {**found, "crashed": tuple(crashed)})
             except BrokenProcessPool:
                 line = current.value.decode(errors="replace")  # type: ignore[attr-defined]
-        if not line or line in crashed:
-            return Finding(rule, wrong=line or "a line of its own", error="ends the process that runs it")
+        if not line:
+            raise EngineError(f"{rule.where}: {rule.id}: the process to try it in ended at its start; see above")
+        if line in crashed or line in map(written, rule.tests):
+            return Finding(rule, wrong=line, error="ends the process that runs it")
         crashed.append(line)
         if len(crashed) == _MOST_CRASHES:
             return Finding(rule, crashed=tuple(crashed))
 
 
-def _start(files: Sequence[str], digest: str, current: Any) -> None:
+def _start(files: Sequence[str], modules: Sequence[str], digest: str, current: Any) -> None:
     import torch
 
     from engine.dsl.ruleset import RuleSet
 
     global _rules, _current
     _current = current
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
+    for module in modules:
+        importlib.import_module(module)
     _rules = RuleSet.load(*files)
     if _contents(_rules) != digest:
         raise EngineError("the rules changed while they were verified; start again")
     _by_name.update({(rule.kind, rule.id): rule for rule in _rules.rules})
+
+
+def _end_with_parent() -> None:
+    # A pool whose owner is killed waits for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _contents(rules: RuleSet) -> str:

@@ -1,10 +1,13 @@
 """``engine rules verify``: it finds what is wrong with wrong rules, and nothing wrong with right ones."""
 
+import importlib
+import io
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from syrupy.assertion import SnapshotAssertion
 
 from engine.cli import cli
 from engine.dsl.parser import parse
@@ -12,13 +15,17 @@ from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import evaluation
 from engine.evaluator.visits import recording
+from engine.tables import render_finding
 from engine.verify.agreement import Disagreement, NotApplied, check
 from engine.verify.findings import Finding, Summary
 from engine.verify.line import written
 from engine.verify.search import verify
 from engine.verify.workers import verify_in_processes
+from tests.summaries import portable
 
 WRONG = Path(__file__).parent / "wrong" / "wrong.rules"
+CARELESS = WRONG.with_name("careless.rules")
+ENDING = WRONG.with_name("ending.rules")
 VALUES = WRONG.with_name("values.rules")
 NAMES = ("sum_without_factor", "sum_of_four", "cube_of_absolute", "last_row")
 
@@ -152,6 +159,34 @@ def test_processes_find_the_same_in_the_same_order(wrong: RuleSet) -> None:
     for first, second in zip(alone, together, strict=True):
         assert {**first.as_dict(), "seconds": 0} == {**second.as_dict(), "seconds": 0}
         assert first.reached == second.reached
+
+
+def test_a_process_that_ends_takes_nothing_with_it() -> None:
+    importlib.import_module("tests.rules.wrong.ending")
+    rules = RuleSet.load(ENDING)
+    chosen = [found(rules, name) for name in ("ends_elsewhere", "ends_itself", "goes_on")]
+    elsewhere, itself, other = verify_in_processes(rules, chosen, [str(ENDING)], examples=8, seed=0, jobs=2)
+    assert elsewhere.fine
+    assert elsewhere.crashed
+    assert all(line.startswith(("test x: f32[2", "test x: f32[4", "test x: f32[8")) for line in elsewhere.crashed)
+    assert (itself.wrong, itself.error) == ("test x: f32[3]", "ends the process that runs it")
+    assert itself.own_line.startswith(f"{ENDING}:")
+    (alone,) = verify(rules, chosen[2:], examples=8)
+    assert {**other.as_dict(), "seconds": 0} == {**alone.as_dict(), "seconds": 0}
+
+
+def test_what_is_said_of_careless_rules(snapshot: SnapshotAssertion) -> None:
+    rules = RuleSet.load(CARELESS)
+    told = io.StringIO()
+    for name in ("no_lines", "refused_line", "wrong_constant", "wrong_dtype", "wrong_guard"):
+        render_finding(tried(rules, name, examples=1), told)
+    assert portable(told.getvalue()) == snapshot
+
+
+def test_a_built_in_file_is_no_file_of_a_user() -> None:
+    rules = RuleSet.load()
+    file = next(rule.span.file for rule in rules.rules if rule.id == "activation.relu")
+    assert RuleSet.load(file) == rules
 
 
 def test_the_command(tmp_path: Path) -> None:
