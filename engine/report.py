@@ -62,14 +62,16 @@ class SegmentReport:
 class Timings:
     """Seconds per phase, in order of execution; phases that run several times add up.
 
-    ``model`` is what observers of phases are told.
+    A phase inside another one counts by itself.  ``model`` is what observers of phases are told.
     """
 
     phases: dict[str, float] = field(default_factory=dict)
     model: str = ""
+    _inside: float = 0.0
 
-    # What torch.export and TensorRT take, and loading the engine onto a GPU, is not ours to shorten.
-    FOREIGN = frozenset({"export", "build", "load"})
+    # What torch.export and TensorRT take, loading the engine onto a GPU, and a run of the model in PyTorch, is not
+    # ours to shorten.
+    FOREIGN = frozenset({"export", "trial", "build", "load"})
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -78,11 +80,14 @@ class Timings:
         if listener is not None:
             listener(name)
         with observed("phase", PhaseEvent, name, self.model):
+            before, self._inside = self._inside, 0.0
             start = time.perf_counter()
             try:
                 yield
             finally:
-                self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+                spent = time.perf_counter() - start
+                self.phases[name] = self.phases.get(name, 0.0) + spent - self._inside
+                self._inside = before + spent
 
     @property
     def total(self) -> float:
@@ -91,7 +96,7 @@ class Timings:
 
     @property
     def own(self) -> float:
-        """Everything but ``torch.export``, TensorRT's own build and the trial load, in seconds."""
+        """Everything but ``FOREIGN`` phases, in seconds."""
         return sum(seconds for name, seconds in self.phases.items() if name not in self.FOREIGN)
 
 

@@ -51,7 +51,8 @@ def capture(
         args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
         dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
         settings: of the compilation; ``truncate_double`` and ``widen_int16`` are seen to here.
-        timings: what torch.export takes is added as ``export``, the rest as ``import``.
+        timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
+            rest as ``import``.
 
     Raises:
         CaptureError: torch.export cannot take the model, or the model keeps state.
@@ -71,7 +72,7 @@ def _capture(
         with timings.phase("export"):
             program = decomposed(model)
         with timings.phase("import"), collector_held_back():
-            return _captured_program(program, None, _class_name(model), original=model)
+            return _captured_program(program, None, _class_name(model), timings, original=model)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
@@ -86,7 +87,7 @@ def _capture(
     with timings.phase("export"):
         program, branches, notes = export(model, examples)
     with timings.phase("import"), collector_held_back():
-        return _captured_program(program, examples, type(model).__name__, model, branches, notes)
+        return _captured_program(program, examples, type(model).__name__, timings, model, branches, notes)
 
 
 # ------------------------------------------------------------------------------------ results
@@ -96,6 +97,7 @@ def _captured_program(
     program: ExportedProgram,
     examples: Examples | None,
     name: str,
+    timings: Timings,
     model: nn.Module | None = None,
     branches: Sequence[Branch] = (),
     notes: Sequence[str] = (),
@@ -133,7 +135,7 @@ def _captured_program(
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
     )
-    _settle_guards(captured, guards, model, leaves, wishes, notes)
+    _settle_guards(captured, guards, model, leaves, wishes, notes, timings)
     captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
     captured.notes = tuple(notes)
     return captured
@@ -146,6 +148,7 @@ def _settle_guards(
     leaves: list[Any] | None,
     wishes: Mapping[tuple[int, int], Wish],
     notes: list[str],
+    timings: Timings,
 ) -> None:
     """Keep the guards that calls are to be held against, and narrow ranges to where the others hold.
 
@@ -157,7 +160,8 @@ def _settle_guards(
         assert model is not None
         assert leaves is not None
         if (symbol, size) not in tried:
-            tried[symbol, size] = difference(model, captured, leaves, {symbol: size})
+            with timings.phase("trial"):
+                tried[symbol, size] = difference(model, captured, leaves, {symbol: size})
         return tried[symbol, size]
 
     settled = settle(guards, captured.ranges, None if model is None or leaves is None else trial)
@@ -198,7 +202,7 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
     )
-    _settle_guards(captured, guards, None, None, {}, notes)
+    _settle_guards(captured, guards, None, None, {}, notes, Timings())
     captured.notes = tuple(notes)
     return captured
 
