@@ -67,7 +67,7 @@ class Timings:
 
     phases: dict[str, float] = field(default_factory=dict)
     model: str = ""
-    _inside: float = 0.0
+    _inside: float = field(default=0.0, repr=False, compare=False)
 
     # What torch.export and TensorRT take, loading the engine onto a GPU, and a run of the model in PyTorch, is not
     # ours to shorten.
