@@ -12,7 +12,7 @@ from torch.export import Dim
 import engine
 from engine.conversion import Blueprint, emit_network
 from engine.errors import CoverageError
-from tests.comparison import assert_agrees
+from tests.comparison import TOLERANCE, assert_agrees
 from tests.control_flow import CASES, Call, Cell, Gated
 from tests.summaries import networks_text, start
 
@@ -20,9 +20,6 @@ RUNTIMES = [
     pytest.param("interpreter", "cpu", id="interpreter"),
     pytest.param("python", "cuda", id="python", marks=pytest.mark.gpu),
 ]
-
-# TensorRT-RTX multiplies float32 matrices in TF32.
-TOLERANCE = {"cpu": 1e-4, "cuda": 3e-3}
 
 
 def _inputs(rows, device):

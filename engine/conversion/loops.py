@@ -16,6 +16,7 @@ Tensors = Callable[[AbstractTensor], Any]
 """The network tensor of an abstract one."""
 
 
+# Layers that make no new elements, and that TensorRT may take out.
 _MOVES = frozenset({"trt.identity", "trt.shuffle", "trt.slice", "trt.squeeze", "trt.unsqueeze"})
 
 

@@ -36,6 +36,7 @@ def _result(x: torch.Tensor, hidden: torch.Tensor, bidirectional: bool) -> torch
     return x.new_empty((*x.shape[:-1], hidden.shape[-1] * (2 if bidirectional else 1)))
 
 
+# Data about PyTorch: its ops whose Python kernels take a sequence apart.
 _KERNELS: dict[torch._ops.OpOverload, Callable[..., Any]] = {
     torch.ops.aten.lstm.input: _lstm,
     torch.ops.aten.gru.input: _one_state,

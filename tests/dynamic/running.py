@@ -14,10 +14,8 @@ from engine.capture import capture
 from engine.compiler import Compilation, load_rules
 from engine.errors import CaptureError, InputError
 from engine.report import Report
+from tests.comparison import TOLERANCE
 from tests.dynamic.case import MODES, SIZES, USUAL, Calls, Case, points
-
-# TensorRT-RTX multiplies float32 matrices in TF32.
-TOLERANCE = {"cpu": 1e-4, "cuda": 3e-3}
 
 
 def faults(cases: Mapping[str, Case], mode: str, device: str = "cpu") -> dict[str, str]:

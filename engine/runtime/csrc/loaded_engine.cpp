@@ -119,7 +119,6 @@ void LoadedEngine::load(void const* plan, size_t size, std::vector<std::string> 
 
 void LoadedEngine::apply_options() {
   abi::EngineSlots const& slots = library_.layout->engine;
-  abi::ConfigSlots const& settings = library_.layout->config;
   Listener listener;
   int64_t const streamable = abi::call<int64_t>(engine_, slots.streamable_weights);
   if (options_.streaming_budget.has_value() && streamable == 0) {
@@ -156,7 +155,8 @@ void LoadedEngine::configure(Options options) {
   bool const same = options.share_device_memory == options_.share_device_memory &&
       options.whole_graph_capture == options_.whole_graph_capture &&
       options.kernel_specialization == options_.kernel_specialization &&
-      options.streaming_budget == options_.streaming_budget && options.runtime_cache_folder == options_.runtime_cache_folder &&
+      options.streaming_budget == options_.streaming_budget &&
+      options.runtime_cache_folder == options_.runtime_cache_folder &&
       options.pre_allocated_outputs == options_.pre_allocated_outputs;
   if (same) {
     return;
