@@ -77,7 +77,8 @@ class ContextMaker:
             made.config.cuda_graph_strategy = trt.CudaGraphStrategy.__members__[options.cuda_graph_strategy.upper()]
         if hasattr(made.config, "dynamic_shapes_kernel_specialization_strategy"):
             members = trt.DynamicShapesKernelSpecializationStrategy.__members__
-            chosen = members[options.dynamic_shapes_kernel_specialization_strategy.upper()]
+            strategy = options.dynamic_shapes_kernel_specialization_strategy if capabilities().specializes else "none"
+            chosen = members[strategy.upper()]
             made.config.dynamic_shapes_kernel_specialization_strategy = chosen
         kernels.fill(made)
         if made.cache is not None and not made.config.set_runtime_cache(made.cache):

@@ -25,6 +25,7 @@ from engine.runtime.failures import EngineLoadError, ExecutionError
 from engine.runtime.inputs import Input
 from engine.runtime.modes import RunOptions
 from engine.runtime.runtime_cache import RuntimeCacheFile, cache_file, warn_of_refusal, write
+from engine.runtime.second_runtime import refuse_second_runtime
 from engine.tensorrt import load
 
 _HERE = Path(__file__).resolve().parent
@@ -103,7 +104,12 @@ def _load() -> Library:
     native.set_failure_factory(_failure)
     native.set_log(_begin, _finish, _recent)
     native.set_undisturbed(UNDISTURBED)
-    return Library(_LIBRARY, native, registration().decode())
+    # Programs and packages that PyTorch loads call the op without any module of this package.
+    native.set_library_finder(cpp_problem)
+    not_registered = registration().decode()
+    if not not_registered:
+        refuse_second_runtime()
+    return Library(_LIBRARY, native, not_registered)
 
 
 @functools.cache

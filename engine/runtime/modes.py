@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.errors import SettingsError
-from engine.tensorrt import load
+from engine.tensorrt import capabilities, load
 
 if TYPE_CHECKING:
     from engine.settings import CompilationSettings
@@ -23,6 +23,8 @@ class RunOptions:
             a CUDA graph of its own for each shape.
         dynamic_shapes_kernel_specialization_strategy: when TensorRT-RTX compiles kernels for the very shapes
             of a call: ``"lazy"`` (meanwhile, in the background), ``"eager"`` (before the call runs), ``"none"``.
+            Where such kernels are known to be wrong (RTX 1.4), ``"lazy"`` runs those for all shapes as ``"none"`` does,
+            and ``"eager"`` is an error.
         runtime_cache_path: folder in which TensorRT-RTX keeps the kernels that it compiled; ``""``: nowhere.
         weight_streaming_budget: most bytes of weights to keep on the GPU, of an engine that was built with
             ``enable_weight_streaming``; None: all of them.
@@ -79,6 +81,12 @@ class RunOptions:
             value = getattr(self, name)
             if value != getattr(default, name) and not hasattr(config, member):
                 raise unable(name, value, "only TensorRT-RTX has it")
+        if self.dynamic_shapes_kernel_specialization_strategy == "eager" and not capabilities().specializes:
+            raise unable(
+                "dynamic_shapes_kernel_specialization_strategy",
+                "eager",
+                "of a linear layer its kernels for one shape add the bias to the first row only",
+            )
         if self.weight_streaming_budget is not None and not hasattr(trt.ICudaEngine, "weight_streaming_budget_v2"):
             raise unable("weight_streaming_budget", self.weight_streaming_budget, "it has no weight streaming")
         if self.share_device_memory and not hasattr(trt.IExecutionContext, "set_device_memory"):
@@ -92,7 +100,7 @@ def graph_options(options: RunOptions) -> RunOptions:
     """
     config = getattr(load(), "IRuntimeConfig", None)
     lazy = options.dynamic_shapes_kernel_specialization_strategy == "lazy"
-    if lazy and hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+    if lazy and hasattr(config, "dynamic_shapes_kernel_specialization_strategy") and capabilities().specializes:
         return options.replace(dynamic_shapes_kernel_specialization_strategy="eager")
     return options
 

@@ -8,7 +8,7 @@ from engine.dsl.host import host
 from engine.dsl.needs import parse_version
 from engine.dsl.ruleset import RuleSet
 from engine.errors import RuleError, SettingsError
-from engine.tensorrt import Capabilities
+from engine.tensorrt import Capabilities, capabilities
 
 RTX = Capabilities((11, 1), True, frozenset({"activation"}))
 TENSORRT = Capabilities((10, 10), False, frozenset({"activation", "attention", "plugin"}))
@@ -32,6 +32,14 @@ def test_builtin_rules_load():
     assert loaded.rules
     assert not [rule for rule in loaded.rules if rule.level]
     assert {rule.kind for rule in loaded.phase("simplify", "lower")} <= {"simplify", "lower"}
+
+
+@pytest.mark.parametrize(("version", "rtx"), [((10, 9), False), ((10, 16), True), ((11, 1), False), ((11, 2), True)])
+def test_builtin_rules_load_for_every_tensorrt(version, rtx):
+    # Rules that only another release needs are ordered and checked as well.
+    here = capabilities()
+    loaded = RuleSet.load(capabilities=Capabilities(version, rtx, here.features))
+    assert any(rule.id == "convolution.conv_transpose3d_uneven" for rule in loaded.rules) == (rtx and version < (11, 0))
 
 
 def test_importing_it_is_cheap():

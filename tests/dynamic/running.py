@@ -96,11 +96,21 @@ def _judge(cases: Mapping[str, Case], mode: str, device: str, found: dict[str, s
     for sizes in points(mode):
         tensors = model.tensors(sizes)
         with torch.no_grad():
-            wanted, got = model(*tensors), compiled(*(tensor.to(device) for tensor in tensors))
+            wanted, got = model(*tensors), _called(compiled, tensors, counts, device)
         for (name, each), want, have in zip(cases.items(), wanted, got, strict=True):
             text = _difference(want, have, each.unwritten, TOLERANCE[device])
             if text is not None:
                 found.setdefault(name, f"at {sizes}: {text}")
+
+
+def _called(
+    compiled: engine.CompiledModule, tensors: Sequence[torch.Tensor], counts: Sequence[int], device: str
+) -> list[list[Any]]:
+    """The leaves of each result. The model was captured on a CPU: on a GPU its engine is called by itself."""
+    if device == "cpu":
+        return compiled(*tensors)  # type: ignore[no-any-return]
+    leaves = iter(compiled.graph_module.to(device)(*(tensor.to(device) for tensor in tensors)))
+    return [[next(leaves) for _ in range(count)] for count in counts]
 
 
 def _name(node: fx.Node) -> str:
@@ -132,9 +142,12 @@ def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool, to
             continue
         if unwritten:
             want, have = torch.zeros_like(want), torch.zeros_like(have)
+        # In TF32 a sum of products is as exact as its largest terms are.
+        finite = want[want.isfinite()].double().abs() if want.is_floating_point() else torch.zeros(0)
+        scale = max(1.0, float(finite.max())) if finite.numel() and tolerance > 1e-3 else 1.0
         try:
             torch.testing.assert_close(
-                have.cpu(), want, rtol=tolerance, atol=tolerance, equal_nan=True, check_stride=False
+                have.cpu(), want, rtol=tolerance, atol=tolerance * scale, equal_nan=True, check_stride=False
             )
         except AssertionError as error:
             return f"result {index}: {' '.join(str(error).split())}"

@@ -152,6 +152,26 @@ def test_exported_program(modules, tmp_path):
         assert equal(flat(program(x)), flat(modules["python"](x, scale=2.5)))
 
 
+def test_an_exported_program_in_a_process_that_loaded_nothing(modules, tmp_path):
+    require("cpp")
+    engine.save(modules["cpp"], tmp_path / "x.pt2", format="exported_program")
+    x = torch.randn(3, 8, device="cuda")
+    torch.save((x, flat(modules["python"](x, scale=2.5))), tmp_path / "x.pt")
+    code = """
+        import sys, torch
+        from engine.runtime.cpp_engine import load_library
+        from tests.files.models import equal
+        load_library()
+        x, expected = torch.load(sys.argv[2])
+        found = torch.export.load(sys.argv[1]).module()(x)
+        found = [leaf for leaf in torch.utils._pytree.tree_leaves(found) if leaf is not None]
+        assert equal(found, expected), (found, expected)
+    """
+    program = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.pt2"), str(tmp_path / "x.pt")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.skipif(TorchVersion(torch.__version__) < "2.12", reason="PyTorch 2.11 crashes as it loads the package")
 def test_aot_inductor(modules, tmp_path):
     require("cpp")

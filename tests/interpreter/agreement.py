@@ -28,6 +28,8 @@ from engine.interpreter.dtypes import TORCH_DTYPES
 from engine.tensorrt import load
 from tests.interpreter.case import LayerCase, Net, logger
 
+_SPECIALIZATION = "of TensorRT-RTX: a first call runs kernels of all shapes, unless this is eager"
+
 STATUSES = ("agreed", "disagreed", "refused", "failed", "crashed", "unsupported")
 
 
@@ -71,8 +73,22 @@ def _configure(case: LayerCase, net: Net) -> Any:
     return config
 
 
-def execute(plan: Any, case: LayerCase) -> list[Tensor]:
+def _context(engine: Any, specialization: str) -> Any:
+    trt = load()
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    strategies = trt.DynamicShapesKernelSpecializationStrategy.__members__
+    config.dynamic_shapes_kernel_specialization_strategy = strategies[specialization.upper()]
+    return engine.create_execution_context(config)
+
+
+def execute(plan: Any, case: LayerCase, specialization: str = "lazy") -> list[Tensor]:
     """Run an engine on the GPU; outputs come back on the CPU, in the order the network marked them.
+
+    Args:
+        specialization: which kernels of TensorRT-RTX run, of those that serve all shapes (``"lazy"``, in a first call)
+            and those that it compiles for the shapes of the call (``"eager"``).
 
     Raises:
         RefusedError: the engine was built and does not load, or gives no execution context.
@@ -83,7 +99,7 @@ def execute(plan: Any, case: LayerCase) -> list[Tensor]:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise RefusedError("the engine does not load: " + "; ".join(logger().messages[:2]))
-    context = engine.create_execution_context()
+    context = _context(engine, specialization)
     if context is None:
         raise RefusedError("no execution context: " + "; ".join(logger().messages[:2]))
     held: list[Tensor] = []
@@ -165,7 +181,7 @@ def _allocator(trt: Any, dtype: torch.dtype) -> Any:
     return Allocator()
 
 
-def examine(case: LayerCase, build_only: bool = False) -> dict[str, Any]:
+def examine(case: LayerCase, build_only: bool = False, specialization: str = "lazy") -> dict[str, Any]:
     """Build, run and compare one case."""
     result: dict[str, Any] = {"case": case.name, "error": 0.0, "reason": ""}
     if not build_only and case.capability > torch.cuda.get_device_capability()[0]:
@@ -178,7 +194,7 @@ def examine(case: LayerCase, build_only: bool = False) -> dict[str, Any]:
         return result | {"status": "agreed"}
     try:
         logger().messages.clear()
-        wanted = execute(plan, case)
+        wanted = execute(plan, case, specialization)
         actual = Program.from_network(net.network)(*case.inputs.values())
     except RefusedError as error:
         return result | {"status": "refused", "reason": str(error)}
@@ -201,10 +217,10 @@ def _show(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)} {[round(v, 5) for v in values]}"
 
 
-def examine_layer(index: int, build_only: bool = False) -> dict[str, Any]:
+def examine_layer(index: int, build_only: bool = False, specialization: str = "lazy") -> dict[str, Any]:
     from tests.interpreter.cases import CASES
 
-    return examine(CASES[index], build_only)
+    return examine(CASES[index], build_only, specialization)
 
 
 Examine: TypeAlias = "Callable[[int], dict[str, Any]]"
@@ -279,7 +295,8 @@ def main() -> int:
 
     options = arguments(__doc__)
     cases = {index: case.name for index, case in enumerate(CASES) if options.only in case.name}
-    return compare(cases, functools.partial(examine_layer, build_only=options.build_only), options)
+    examine = functools.partial(examine_layer, build_only=options.build_only, specialization=options.specialization)
+    return compare(cases, examine, options)
 
 
 def arguments(about: str | None) -> argparse.Namespace:
@@ -288,6 +305,7 @@ def arguments(about: str | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--build-only", action="store_true", help="build engines and run nothing")
+    parser.add_argument("--specialization", default="lazy", choices=("lazy", "eager", "none"), help=_SPECIALIZATION)
     parser.add_argument("--json", type=Path, help="write every outcome that is not agreement here")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which to stop")
     return parser.parse_args()

@@ -106,6 +106,11 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[index * len(items) // most] for index in range(most)] if most < len(items) else list(items)
 
 
+def spoils(outcome: str) -> bool:
+    """Whether a sample of such an outcome would keep others from being judged in the same engine."""
+    return outcome.startswith("not captured") or "TensorRT refused it" in outcome
+
+
 @functools.cache
 def _reasons() -> tuple[tuple[re.Pattern[str], str], ...]:
     table = tomllib.loads(REASONS.read_text())["reason"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +38,13 @@ def judge(
     rules: engine.RuleSet,
     device: str = "cpu",
     settings: engine.CompilationSettings = SETTINGS,
+    alone: Collection[int] = (),
 ) -> list[Judged]:
-    """What becomes of each call; ``device="cuda"`` runs the engines themselves, not the interpreter."""
+    """What becomes of each call; ``device="cuda"`` runs the engines themselves, not the interpreter.
+
+    Args:
+        alone: numbers of calls that would spoil an engine for others: they would have to be looked for.
+    """
     run = _Run(calls, rules, device, settings)
     fit = []
     for index, call in enumerate(calls):
@@ -58,6 +63,10 @@ def judge(
             fit.append(index)
         else:
             run.judged[index] = Judged(Outcome("not captured", unfit), {})
+    for index in alone:
+        if index in fit:
+            fit.remove(index)
+            run.together([index])
     while fit:
         now, fit = fit[: run.most], fit[run.most :]
         run.together(now)

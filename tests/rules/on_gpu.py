@@ -1,7 +1,8 @@
 """Compare the interpreter with TensorRT, rule by rule: ``python -m tests.rules.on_gpu``.
 
 Every test line of every ``convert`` rule becomes an engine, which runs on the GPU at each of the line's sizes, and the
-interpreter runs the same network.  ``--build-only`` needs no GPU.  Cases are named ``file.rule-line``.
+interpreter runs the same network.  ``--build-only`` needs no GPU.  Cases are named ``file.rule-line``.  A first call of
+TensorRT-RTX runs kernels that serve all shapes; ``--specialization eager`` has it run those that it compiles for each.
 
 TensorRT-RTX multiplies float32 matrices in TF32, whatever it is told.  How much that may matter is measured: the
 interpreter runs once more with the operands of its products rounded so.
@@ -23,17 +24,20 @@ from engine.errors import BuildError, ConversionError
 from engine.interpreter import Program
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.failures import EngineLoadError
+from engine.settings import CompilationSettings
 from engine.verify.agreement import NotApplied, converted
 from engine.verify.instance import Inapplicable
 from tests.interpreter.agreement import arguments, compare
 
 _PRODUCTS = {
+    torch.ops.aten.matmul.default,
     torch.ops.aten.mm.default,
     torch.ops.aten.bmm.default,
     torch.ops.aten.addmm.default,
     torch.ops.aten.baddbmm.default,
     torch.ops.aten.convolution.default,
 }
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 # Another order of sums rounds other intermediate results to TF32.
 _SPREAD = 4
 
@@ -53,7 +57,7 @@ def cases() -> list[tuple[Rule, int]]:
     return [(rule, n) for rule in chosen for n, test in enumerate(rule.tests) if not test.rejects]
 
 
-def examine(index: int, build_only: bool) -> dict[str, Any]:
+def examine(index: int, build_only: bool, specialization: str) -> dict[str, Any]:
     """Build, run and compare one case."""
     rule, number = cases()[index]
     try:
@@ -67,7 +71,8 @@ def examine(index: int, build_only: bool) -> dict[str, Any]:
     if build_only:
         return {"status": "agreed", "error": 0.0, "reason": ""}
     rounded = [_in_tf32(program, inputs) for inputs in samples]
-    module = TorchTensorRTModule(plan, network.input_names, network.output_names)
+    settings = CompilationSettings(dynamic_shapes_kernel_specialization_strategy=specialization)
+    module = TorchTensorRTModule(plan, network.input_names, network.output_names, settings=settings)
     worst, wrong = 0.0, ""
     for inputs, coarse in zip(samples, rounded, strict=True):
         scalars = len(network.scalars)
@@ -89,9 +94,23 @@ class _Tf32(TorchDispatchMode):
     """Products of float32 matrices whose elements keep ten bits after the first."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _ATTENTION:
+            with self:
+                return _attended(*args[:3], **kwargs)
         if func in _PRODUCTS:
             args = tuple(map(_rounded, args))
         return func(*args, **(kwargs or {}))
+
+
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float, attn_mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention as its two products."""
+    scores = query @ key.mT * scale
+    if attn_mask is not None:
+        blocked = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if blocked else scores + attn_mask
+    return torch.softmax(scores, -1) @ value, torch.logsumexp(scores, -1)
 
 
 def _rounded(value: Any) -> Any:
@@ -134,7 +153,8 @@ def main() -> int:
     options = arguments(__doc__)
     names = {index: f"{rule.id}-{number}" for index, (rule, number) in enumerate(cases())}
     chosen = {index: name for index, name in names.items() if options.only in name}
-    return compare(chosen, functools.partial(examine, build_only=options.build_only), options)
+    how = {"build_only": options.build_only, "specialization": options.specialization}
+    return compare(chosen, functools.partial(examine, **how), options)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def test_a_loop_that_makes_no_sense(tmp_path, change, reason):
 
 RECURRENT = {
     "lstm": (nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True), 1),
-    "gru": (nn.GRU(4, 5, bias=False), 0),
+    "gru": (nn.GRU(4, 5), 0),
+    "gru without biases": (nn.GRU(4, 5, bias=False), 0),
     "rnn": (nn.RNN(4, 5, nonlinearity="relu"), 0),
 }
 

@@ -1,6 +1,7 @@
 """Modes without a GPU: settings, what is refused and how, and the parts that need no engine."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from engine.runtime import (
     enable_cudagraphs,
     enable_output_allocator,
     enable_pre_allocated_outputs,
+    modes,
     profiling,
     runtime_config,
     weight_streaming,
@@ -77,9 +79,18 @@ def test_options_follow_settings(tmp_path: Path) -> None:
 @pytest.mark.skipif(not capabilities().rtx, reason="of TensorRT-RTX")
 def test_graphs_want_their_kernels_before() -> None:
     options = RunOptions.of(CompilationSettings(use_cuda_graphs=True))
-    assert options.dynamic_shapes_kernel_specialization_strategy == "eager"
+    wanted = "eager" if capabilities().specializes else "lazy"
+    assert options.dynamic_shapes_kernel_specialization_strategy == wanted
     explicit = CompilationSettings(use_cuda_graphs=True, dynamic_shapes_kernel_specialization_strategy="none")
     assert RunOptions.of(explicit).dynamic_shapes_kernel_specialization_strategy == "none"
+
+
+def test_kernels_that_are_wrong_are_not_asked_for(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes, "capabilities", lambda: dataclasses.replace(capabilities(), specializes=False))
+    graphs = RunOptions.of(CompilationSettings(use_cuda_graphs=True))
+    assert graphs.dynamic_shapes_kernel_specialization_strategy == "lazy"
+    with pytest.raises(SettingsError, match="add the bias to the first row only"):
+        built.module(settings=CompilationSettings(dynamic_shapes_kernel_specialization_strategy="eager"))
 
 
 @pytest.mark.parametrize(

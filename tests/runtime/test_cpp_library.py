@@ -282,6 +282,22 @@ def test_another_runtime_that_registered_first_keeps_the_names(tmp_path: Path) -
     assert "str engine" in text
 
 
+@needs_library
+def test_torch_tensorrt_after_this_library_is_refused(tmp_path: Path) -> None:
+    package = tmp_path / "torch_tensorrt"
+    (package / "lib").mkdir(parents=True)
+    (package / "__init__.py").write_text("print('imported')\n")
+    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    load = "from engine.runtime.cpp_engine import load_library; load_library()\n"
+    then = "try: import torch_tensorrt\nexcept ImportError as error: print(error.name, error)\n"
+    assert run(path + load + then) == "imported", "a build without a C++ library registers nothing"
+    (package / "lib" / "libtorchtrt.so").touch()
+    assert run(path + "import torch_tensorrt\n" + load + then) == "imported"
+    refused = run(path + load + then)
+    assert refused.startswith("torch_tensorrt this process has torch.classes.tensorrt.Engine")
+    assert "import torch_tensorrt before" in refused
+
+
 def test_selection_without_a_gpu_or_library() -> None:
     if load_library() is None:
         with pytest.raises(RuntimeUnavailable, match='runtime="cpp" cannot be used: the C\\+\\+ library'):

@@ -178,10 +178,13 @@ def test_flat_memory(affine: Built) -> None:
 
     turn()
     torch.cuda.synchronize()
-    allocated, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
-    for _ in range(10):
-        turn()
-    torch.cuda.synchronize()
+    allocated, taken = torch.cuda.memory_allocated(), []
+    for _ in range(5):
+        free = torch.cuda.mem_get_info()[0]
+        for _ in range(5):
+            turn()
+        torch.cuda.synchronize()
+        taken.append(free - torch.cuda.mem_get_info()[0])
     assert torch.cuda.memory_allocated() == allocated
-    # TensorRT-RTX compiles kernels for shapes in the background.
-    assert free - torch.cuda.mem_get_info()[0] < 32 << 20
+    # What leaks grows every time; other processes and kernels compiled in the background take memory now and then.
+    assert min(taken) < 1 << 20, taken

@@ -1,8 +1,10 @@
 """Modes on a GPU: CUDA graphs, RTX's own strategies, memory, profiling; and what goes wrong in each."""
 
+import contextlib
 import copy
 import json
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -299,6 +301,34 @@ def test_threads_with_graphs(compiled: tuple[nn.Module, nn.Module], whole: bool)
     assert not errors, errors[0]
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_threads_on_two_gpus(module: TorchTensorRTModule, graphs: bool) -> None:
+    inputs = {
+        device: [(torch.randn(n, 4, device=device), torch.randn(3, device=device)) for n in (1, 3, 8)]
+        for device in ("cuda:0", "cuda:1")
+    }
+    errors: list[BaseException] = []
+
+    def work(device: str) -> None:
+        try:
+            with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)), torch.no_grad():
+                for x, y in inputs[device] * 10:
+                    result = module(x, y)
+                    assert result[0].device == x.device
+                    close(result, affine_reference(x, y))
+        except BaseException as error:
+            errors.append(error)
+
+    with enable_cudagraphs(module) if graphs else contextlib.nullcontext():
+        threads = [threading.Thread(target=work, args=(device,)) for device in (*inputs, *inputs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors, errors[0]
+
+
 # ------------------------------------------------------------------------------------ outputs and memory
 
 
@@ -423,13 +453,31 @@ def test_graphs_of_rtx_beside_the_default_stream(affine: Built, runtime: str) ->
 
 @rtx
 @pytest.mark.parametrize("strategy", ["lazy", "eager", "none"])
-def test_kernel_specialization(affine: Built, strategy: str) -> None:
+@pytest.mark.parametrize("runtime", ["python", "auto"])
+def test_kernel_specialization(affine: Built, strategy: str, runtime: str) -> None:
     settings = CompilationSettings(dynamic_shapes_kernel_specialization_strategy=strategy)
-    module = affine.module(settings=settings, runtime="python")
+    if strategy == "eager" and not capabilities().specializes:
+        with pytest.raises(SettingsError, match="add the bias to the first row only"):
+            affine.module(settings=settings, runtime=runtime)
+        return
+    module = affine.module(settings=settings, runtime=runtime)
     y = torch.randn(3, device="cuda")
     for n in (8, 1, 8):
         x = torch.randn(n, 4, device="cuda")
         close(module(x, y), affine_reference(x, y))
+
+
+@pytest.mark.parametrize("runtime", ["python", "auto"])
+def test_a_bias_reaches_every_row_of_every_call(runtime: str) -> None:
+    # TensorRT-RTX goes over to kernels for the very shapes in the background, which 1.4 gets wrong.
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).cuda().eval()
+    described = engine.Input(min_shape=(1, 8), opt_shape=(4, 8), max_shape=(64, 8))
+    compiled = engine.compile(model, [described], min_block_size=1, runtime=runtime)
+    batches = [torch.randn(n, 8, device="cuda") for n in (2, 5, 64)]
+    for turn in range(5):
+        time.sleep(0.2 * (turn > 0))
+        for x in batches:
+            close(compiled(x), model(x))
 
 
 @rtx

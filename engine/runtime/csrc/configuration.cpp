@@ -20,7 +20,9 @@ Configuration::Configuration(
   abi::call<void, abi::MemoryStrategy>(config_, slots.set_memory_strategy, strategy);
   bool const captures =
       abi::call<bool, int32_t>(config_, slots.set_graph_strategy, options.whole_graph_capture ? 1 : 0);
-  abi::call<void, int32_t>(config_, slots.set_specialization, options.kernel_specialization);
+  constexpr int32_t kNone = 2;
+  abi::call<void, int32_t>(
+      config_, slots.set_specialization, layout.specializes ? options.kernel_specialization : kNone);
   refused_ = !kernels.empty() &&
       !abi::call<bool, void const*, size_t>(cache_, layout.cache.deserialize, kernels.data(), kernels.size());
   if (!captures || !abi::call<bool, void*>(config_, slots.set_cache, cache_)) {

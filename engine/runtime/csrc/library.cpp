@@ -17,6 +17,12 @@ constexpr char const* kNames[] = {"libnvinfer.so.11", "libnvinfer.so.10", "libte
 
 std::mutex mutex;
 Library* opened = nullptr;
+std::function<void()> find;
+
+Library const* already_open() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return opened;
+}
 
 [[noreturn]] void unavailable(std::string const& text) { throw Failure(FailureKind::Unavailable, text); }
 
@@ -81,15 +87,28 @@ Library const& open_library(std::string const& path) {
   return *opened;
 }
 
+void set_library_finder(std::function<void()> finder) {
+  std::lock_guard<std::mutex> lock(mutex);
+  find = std::move(finder);
+}
+
 Library const& library() {
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (opened != nullptr) {
-      return *opened;
-    }
+  if (Library const* found = already_open(); found != nullptr) {
+    return *found;
   }
   if (char const* named = std::getenv("ENGINE_TENSORRT_LIBRARY"); named != nullptr && *named != '\0') {
     return open_library(named);
+  }
+  std::function<void()> finder;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    finder = find;
+  }
+  if (finder) {
+    finder();
+  }
+  if (Library const* found = already_open(); found != nullptr) {
+    return *found;
   }
   for (int flags : {RTLD_NOW | RTLD_NOLOAD, RTLD_NOW | RTLD_LOCAL}) {
     for (char const* name : kNames) {

@@ -1,6 +1,7 @@
 // The TensorRT library of the process.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "abi.h"
@@ -20,8 +21,11 @@ struct Library {
 // Throws Failure (Unavailable): it cannot be opened, is not TensorRT, or has an unknown layout.
 Library const& open_library(std::string const& path);
 
-// The open library; where none is, the one that the environment variable
-// ENGINE_TENSORRT_LIBRARY names, one that is loaded already, or one that the loader finds.
+// The open library; where none is, the one that the environment variable ENGINE_TENSORRT_LIBRARY
+// names, what the finder opens, one that is loaded already, or one that the loader finds.
 Library const& library();
+
+// In a Python process: opens the library of the package that is installed, or does nothing.
+void set_library_finder(std::function<void()> finder);
 
 }  // namespace engine_runtime

@@ -354,6 +354,18 @@ PyObject* set_undisturbed(PyObject*, PyObject* lock) {
   });
 }
 
+PyObject* set_finder(PyObject*, PyObject* finder) {
+  Py_INCREF(finder);  // never freed: an engine may be loaded at any time
+  set_library_finder([finder] {
+    WithGil gil;
+    Object result(PyObject_CallNoArgs(finder));
+    if (!result) {
+      PyErr_WriteUnraisable(finder);
+    }
+  });
+  Py_RETURN_NONE;
+}
+
 // Device indices come from PyTorch, so they are small ints.
 PyObject* wait_for_turn(PyObject*, PyObject* device) {
   int const index = static_cast<int>(PyLong_AsLong(device));
@@ -373,6 +385,7 @@ PyMethodDef module_methods[] = {
     {"take_turn", wait_for_turn, METH_O, "take_turn(device): wait until this thread may queue work on a device."},
     {"give_turn", end_turn, METH_O, "give_turn(device): let others, if this thread does not come back at once."},
     {"set_undisturbed", set_undisturbed, METH_O, "set_undisturbed(lock): held while an execution context is made."},
+    {"set_library_finder", set_finder, METH_O, "finder() opens a TensorRT library where an engine needs one, if it can."},
     {"use_library", use_library, METH_O, "Open the TensorRT library at a path: (path, version number, layout)."},
     {"set_failure_factory", set_failure_factory, METH_O, "factory(kind, whole, text, messages) makes exceptions."},
     {"set_log", set_log, METH_VARARGS, "set_log(begin, finish, recent): where TensorRT's messages are read."},
