@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,8 +39,19 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(engine.__version__, prog_name="engine")
-def cli() -> None:
+@click.option(
+    "--import", "modules", multiple=True, metavar="MODULE",
+    help="A module of yours that registers ops or host functions of rules; may be given several times.",
+)  # fmt: skip
+def cli(modules: tuple[str, ...]) -> None:
     """Compile PyTorch models to TensorRT, by rules."""
+    if modules:
+        sys.path.insert(0, "")  # the current folder, as `python -m` has it
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise engine.EngineError(f"--import {module}: {error}") from error
 
 
 @cli.command("compile")

@@ -157,6 +157,43 @@ def test_rules_check(programs):
     assert ": fine" in run("rules", "check", programs / "fine.rules").stdout
 
 
+HOST = """
+from engine.rules import host
+
+@host("halved_by_a_user")
+def halved_by_a_user(n):
+    return n // 2 if n % 2 == 0 else None
+"""
+HALVED = """
+extern host.halved_by_a_user(n: int) -> int?
+
+simplify twice_halved "x.repeat(n) in two steps."
+  match aten.repeat(aten.repeat(x: f32[_], [2]), [n])
+  let   k = host.halved_by_a_user(n)
+  emit  aten.repeat(x, [4 * k])
+  test  x: f32[3], n = 2
+"""
+
+
+def test_modules_of_the_user_are_imported_first(tmp_path):
+    (tmp_path / "halving.py").write_text(HOST)
+    (tmp_path / "halved.rules").write_text(HALVED)
+    command = [sys.executable, "-m", "engine.cli"]
+    check = ["rules", "check", "halved.rules"]
+    here = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False}
+    without = subprocess.run([*command, *check], **here)
+    assert without.returncode == 1
+    assert "halved_by_a_user" in without.stderr
+    done = subprocess.run([*command, "--import", "halving", *check], **here)
+    assert done.returncode == 0, done.stderr
+    verified = [*command, "--import", "halving", "rules", "verify", "halved.rules", "--examples", "3", "--jobs", "2"]
+    done = subprocess.run(verified, **here)
+    assert "0 rules wrong" in done.stdout, done.stdout + done.stderr
+    missing = subprocess.run([*command, "--import", "no_such_module", *check], **here)
+    assert missing.returncode == 1
+    assert "--import no_such_module: No module named" in missing.stderr
+
+
 def test_rules_check_prints_every_mistake(programs, snapshot):
     result = run("rules", "check", programs / "broken.rules", code=1)
     assert result.stdout == ""

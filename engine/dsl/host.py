@@ -20,7 +20,7 @@ def host(name: str) -> Callable[[F], F]:
     Raises:
         ValueError: ``name`` is not a lower-case identifier.
     """
-    if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
         raise ValueError(f"{name!r} cannot name a host function: use lower-case letters, digits and `_`")
 
     def register(function: F) -> F:
