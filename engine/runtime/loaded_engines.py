@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import RuntimeUnavailable
+from engine.runtime.contexts import UNDISTURBED
 from engine.runtime.modes import RunOptions
 from engine.runtime.python_engine import TRTEngine
 from engine.runtime.selection import Selection
@@ -49,15 +50,17 @@ class LoadedEngines(dict[int, Any]):
         Raises:
             EngineLoadError: TensorRT does not load it.
         """
-        with self._lock:
-            engine = self.get(device)
-            if engine is None:
-                engine = self[device] = self.made(device, self.options, self.selection.runtime)
+        engine = self.get(device)
+        if engine is None:
+            with self._alone():
+                engine = self.get(device)
+                if engine is None:
+                    engine = self[device] = self.made(device, self.options, self.selection.runtime)
         return engine
 
     def configure(self, options: RunOptions) -> None:
         """Run differently from now on; see `TRTEngine.configure`."""
-        with self._lock:
+        with self._alone():
             for device, engine in list(self.items()):
                 try:
                     engine.configure(options)
@@ -69,11 +72,17 @@ class LoadedEngines(dict[int, Any]):
 
     def require_output_allocator(self, required: bool) -> None:
         """Let TensorRT ask for the memory of outputs from now on, or not: the engines are loaded anew."""
-        with self._lock:
+        with self._alone():
             if required != self.requires_output_allocator:
                 self.requires_output_allocator = required
                 for device in list(self):
                     self[device] = self.made(device, self.options, self.selection.runtime)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # In this order: who records a CUDA graph holds the first, and may have to load an engine.
+        with UNDISTURBED, self._lock:
+            yield
 
     @contextmanager
     def profiled(self, device: int, profiler: Any) -> Iterator[None]:
