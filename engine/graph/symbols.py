@@ -242,7 +242,7 @@ class SizeNodes:
         raise EngineError(f"the size {symbol} is not the size of any input, so it cannot be computed")
 
     def _size(self, source: fx.Node, axis: int, fake: Any) -> fx.Node:
-        target = torch.ops.aten.sym_size.int
+        target = torch.ops.aten.sym_size.int  # data about PyTorch: its op for a size
         return self._place(target, (source, axis), fake, [] if source.op == "placeholder" else [source])
 
     def _unbacked_leaf(self, symbol: sympy.Symbol) -> fx.Node | None:

@@ -98,7 +98,7 @@ def _judge(cases: Mapping[str, Case], mode: str, device: str, found: dict[str, s
         with torch.no_grad():
             wanted, got = model(*tensors), _called(compiled, tensors, counts, device)
         for (name, each), want, have in zip(cases.items(), wanted, got, strict=True):
-            text = _difference(want, have, each.unwritten, TOLERANCE[device])
+            text = _difference(want, have, each.unwritten, device)
             if text is not None:
                 found.setdefault(name, f"at {sizes}: {text}")
 
@@ -134,7 +134,7 @@ def parts(graph: fx.Graph, counts: Sequence[int]) -> list[list[fx.Node]]:
     return found
 
 
-def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool, tolerance: float) -> str | None:
+def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool, device: str) -> str | None:
     for index, (want, have) in enumerate(zip(wanted, found, strict=True)):
         if not isinstance(want, torch.Tensor):
             if want != have:
@@ -142,16 +142,19 @@ def _difference(wanted: Sequence[Any], found: Sequence[Any], unwritten: bool, to
             continue
         if unwritten:
             want, have = torch.zeros_like(want), torch.zeros_like(have)
+        near = TOLERANCE[device]
         # In TF32 a sum of products is as exact as its largest terms are.
-        finite = want[want.isfinite()].double().abs() if want.is_floating_point() else torch.zeros(0)
-        scale = max(1.0, float(finite.max())) if finite.numel() and tolerance > 1e-3 else 1.0
+        far = near if device == "cpu" else near * _scale(want)
         try:
-            torch.testing.assert_close(
-                have.cpu(), want, rtol=tolerance, atol=tolerance * scale, equal_nan=True, check_stride=False
-            )
+            torch.testing.assert_close(have.cpu(), want, rtol=near, atol=far, equal_nan=True, check_stride=False)
         except AssertionError as error:
             return f"result {index}: {' '.join(str(error).split())}"
     return None
+
+
+def _scale(tensor: torch.Tensor) -> float:
+    finite = tensor[tensor.isfinite()].double().abs() if tensor.is_floating_point() else tensor.new_zeros(0)
+    return max(1.0, float(finite.max())) if finite.numel() else 1.0
 
 
 __all__ = ["faults"]

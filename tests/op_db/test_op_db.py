@@ -55,19 +55,19 @@ def test_samples_do_as_expected(portion):
     from tests.op_db.judge import judge
     from tests.op_db.samples import calls
 
-    chosen, became = [], []
+    chosen, names, became = [], [], []
     for unit, numbers in portion:
         samples = calls(unit.entry, unit.dtype)
         assert len(samples) == unit.samples, (unit.entry, unit.dtype)
         chosen += [samples[number] for number in numbers]
+        names += [f"{unit.entry} {unit.dtype} {number}" for number in numbers]
         became += [unit.became[number] for number in numbers]
     alone = [index for index, text in enumerate(became) if expected.spoils(text)]
-    judged = iter(judge(chosen, rules(), alone=alone))
+    judged = judge(chosen, rules(), alone=alone)
     wrong = [
-        f"{unit.entry} {unit.dtype} {number}: {text}, not {unit.became[number]}"
-        for unit, numbers in portion
-        for number in numbers
-        if (text := next(judged).outcome.text) != unit.became[number]
+        f"{name}: {found.outcome.text}, not {text}"
+        for name, text, found in zip(names, became, judged, strict=True)
+        if found.outcome.text != text
     ]
     assert wrong == []
 
