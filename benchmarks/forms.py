@@ -3,8 +3,9 @@
     python -m benchmarks.forms [--dtype float16] [--only attention,rotary] [--small]
 
 Every line is one module, compiled once with the fusion and once otherwise: without the rules for it, or, where the
-fusion is a candidate that is not built in (``joined.rules``), with the built-in rules alone.  Without a GPU both are
-built and compared with eager, and not timed.
+fusion is a candidate that is not built in (``joined.rules``), with the built-in rules alone.  Timed are replays of CUDA
+graphs, because the host time of a call is more than what some forms take.  Without a GPU both are built and compared
+with eager, and not timed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 import engine
 from benchmarks.models import _latency
 from engine.rules import RuleSet
+from engine.runtime import enable_cudagraphs
 
 # Linear layers of one input as one product.
 _JOINED = Path(__file__).with_name("joined.rules")
@@ -296,7 +298,11 @@ def _line(form: Form, dtype: torch.dtype, device: str) -> str:
             with torch.no_grad():
                 expected, actual = model(*inputs).float(), compiled(*inputs).float()
                 errors.append(f"{((actual - expected).abs().max() / expected.abs().max()).item():8.1e}")
-                times.append(_latency(_call(compiled, inputs), 100) if device == "cuda" else float("nan"))
+                if device != "cuda":
+                    times.append(float("nan"))
+                    continue
+                with enable_cudagraphs(compiled):
+                    times.append(_latency(_call(compiled, inputs), 100))
         except engine.EngineError as error:
             times.append(float("nan"))
             errors.append(f"{type(error).__name__}: {str(error)[:80]}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import networkx
+import torch
 from torch import fx, nn
 
 from engine.errors import EngineError
+from engine.placement import placed
 from engine.report import Report
 from engine.runtime.whole_graphs import follow_settings, graphs_of_module, has_hooks, is_plain
 
@@ -85,6 +88,29 @@ class CompiledModule(nn.Module):
                 found[name] = inner.nx
                 pending.append(inner)
         return found
+
+    def place(self, device: torch.device) -> None:
+        """Take inputs on another device from now on: what a model did on the device of its inputs is done there.
+
+        `to` does the same, and moves as well what the model keeps on a device of its own.
+        """
+        self._take_inputs_on(device, tensors=True)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModule:
+        super()._apply(fn, recurse)
+        # Which device `to` means shows on a tensor of our own; other functions leave it on the CPU, where no engine is.
+        device = fn(torch.empty(0)).device
+        if device.type == "cuda":
+            self._take_inputs_on(device, tensors=False)
+        return self
+
+    def _take_inputs_on(self, device: torch.device, *, tensors: bool) -> None:
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        arguments = placed(self.graph_module, self._signature.arguments, device, tensors=tensors)
+        self._signature = dataclasses.replace(self._signature, arguments=arguments)
+        if self._graphs is not None:
+            self.set_cuda_graphs(True, self._graphs.size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         """A module with its own graph module; the report and the graph, which nobody changes, are shared."""

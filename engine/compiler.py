@@ -400,6 +400,9 @@ class Compilation:
             self.report.tensorrt = describe_tensorrt() if built else ""
         compiled = CompiledModule(module, self.captured, self.report, self.mirror)
         compiled.weight_plan = weights
+        if built and not _interprets(runtime) and torch.cuda.is_available():
+            # Of a model on the CPU: its engines run on the GPU, and so does what is between them.
+            compiled.place(torch.device("cuda"))
         return compiled
 
 

@@ -216,7 +216,7 @@ class Signature:
         if value.dtype != argument.dtype:
             raise InputError(f"{argument} has dtype {value.dtype}; the model was captured with {argument.dtype}")
         if argument.device is not None and value.device.type != argument.device:
-            raise InputError(f"{argument} is on device {value.device}; the model was captured on {argument.device!r}")
+            raise InputError(f"{argument} is on device {value.device}; the compiled module is on {argument.device!r}")
         assert argument.shape is not None
         if value.dim() != len(argument.shape):
             raise InputError(

@@ -151,6 +151,8 @@ def read_module(path: str | os.PathLike[str], *, runtime: str, device: torch.dev
     module.weight_plan = plan
     for held in engines.values() if device is not None else ():
         held.to(device)
+    if engines:
+        module.place(torch.device("cpu") if runtime == "interpreter" and device is None else where)
     return module
 
 

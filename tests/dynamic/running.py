@@ -96,21 +96,11 @@ def _judge(cases: Mapping[str, Case], mode: str, device: str, found: dict[str, s
     for sizes in points(mode):
         tensors = model.tensors(sizes)
         with torch.no_grad():
-            wanted, got = model(*tensors), _called(compiled, tensors, counts, device)
+            wanted, got = model(*tensors), compiled(*(tensor.to(device) for tensor in tensors))
         for (name, each), want, have in zip(cases.items(), wanted, got, strict=True):
             text = _difference(want, have, each.unwritten, device)
             if text is not None:
                 found.setdefault(name, f"at {sizes}: {text}")
-
-
-def _called(
-    compiled: engine.CompiledModule, tensors: Sequence[torch.Tensor], counts: Sequence[int], device: str
-) -> list[list[Any]]:
-    """The leaves of each result. The model was captured on a CPU: on a GPU its engine is called by itself."""
-    if device == "cpu":
-        return compiled(*tensors)  # type: ignore[no-any-return]
-    leaves = iter(compiled.graph_module.to(device)(*(tensor.to(device) for tensor in tensors)))
-    return [[next(leaves) for _ in range(count)] for count in counts]
 
 
 def _name(node: fx.Node) -> str:
