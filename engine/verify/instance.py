@@ -51,7 +51,7 @@ class Instance:
         mirror: the graph.
         roots: the nodes that the roots of the pattern stand for.
         outputs: values that the graph gives, in order: all outputs of the roots but those that a guard
-            wants unused.
+            wants unused, or as the test line says.
         specs: what the test line says of each input, by placeholder, in order.
         symbols: name of a symbolic dim -> its symbol.
         ranges: symbol -> least and greatest size.
@@ -442,7 +442,8 @@ class _Synthesis:
             wanted = [pattern.output] if single else range(len(fakes))
         else:
             unused = _wanted_unused(self.rule)
-            wanted = [index for index, name in enumerate(pattern.outputs) if name not in unused]
+            read = (self.bound.get(name, name not in unused) for name in pattern.outputs)
+            wanted = [index for index, is_read in enumerate(read) if is_read]
         # A number that a loop carries is no tensor to compare.
         return [Value(node, index) for index in wanted if not isinstance(fakes[index], int | torch.SymInt)]
 
