@@ -442,7 +442,7 @@ class _Synthesis:
             wanted = [pattern.output] if single else range(len(fakes))
         else:
             unused = _wanted_unused(self.rule)
-            read = (self.bound.get(name, name not in unused) for name in pattern.outputs)
+            read = (name is None or self.bound.get(name, name not in unused) for name in pattern.outputs)
             wanted = [index for index, is_read in enumerate(read) if is_read]
         # A number that a loop carries is no tensor to compare.
         return [Value(node, index) for index in wanted if not isinstance(fakes[index], int | torch.SymInt)]
