@@ -65,8 +65,9 @@ def _order(fake: torch.Tensor) -> list[int] | None:
         size = fake.shape[dim]
         if not (statically_known_true(size == 1) or statically_known_true(strides[dim] == expected)):
             return None
-        expected = expected * size
-    whole = fake.untyped_storage().nbytes() == expected * fake.element_size()
+        # As PyTorch counts: strides of tensors without elements are those of tensors with some.
+        expected = expected * torch.sym_max(size, 1)
+    whole = fake.untyped_storage().nbytes() == fake.numel() * fake.element_size()
     return dims if statically_known_true(fake.storage_offset() == 0) and statically_known_true(whole) else None
 
 

@@ -7,7 +7,7 @@ tensors, and constants for those it calls ``const``.  Dims with a range are symb
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from engine.dsl import operators, tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.dtypes import DTYPES
 from engine.errors import EngineError
+from engine.evaluator.builtins import Failed
 from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
 from engine.graph.arguments import graph_parameters
@@ -50,7 +51,7 @@ class Instance:
         mirror: the graph.
         roots: the nodes that the roots of the pattern stand for.
         outputs: values that the graph gives, in order: all outputs of the roots but those that a guard
-            wants unused.
+            wants unused, or as the test line says.
         specs: what the test line says of each input, by placeholder, in order.
         symbols: name of a symbolic dim -> its symbol.
         ranges: symbol -> least and greatest size.
@@ -170,6 +171,13 @@ def _sizes(spec: tree.TensorSpec, named: Mapping[str, Any]) -> list[Any]:
     return [dim.size if dim.name is None else named[dim.name] for dim in spec.dims]
 
 
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
 _GUESSES: dict[str, Any] = {"float": 0.125, "bool": False, "int": 1, "SymInt": 1, "number": 1}
 
 
@@ -243,19 +251,38 @@ class _Synthesis:
             return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
         if isinstance(value, tree.Name) and value.name in self.macros:
             return function(self.macros[value.name], self.macros, self.mode, self.shape_env)
-        if self._is_size(value):
-            return self._size(value.name)
-        if isinstance(value, tree.ListOf) and any(map(self._is_size, value.items)):
+        if isinstance(value, tree.ListOf) and self._has_size(value):
             return [self._binding(name, item) for item in value.items]
+        if self._has_size(value):
+            return self._number(value)
         context = Context(None, {}, {})  # type: ignore[arg-type]
-        evaluated = evaluate(value, Env(dict(self.sizes), context))
+        try:
+            evaluated = evaluate(value, Env(dict(self.sizes), context))
+        except Failed as error:  # the search divides by zero
+            raise Inapplicable(f"the test line does not say what `{name}` is: {error}") from error
         return self._written_out(name, evaluated) if isinstance(evaluated, ConstantTensor) else evaluated
 
-    def _is_size(self, value: Any) -> bool:
-        return isinstance(value, tree.Name | tree.Upper) and value.name in self.sizes
+    def _has_size(self, value: Any) -> bool:
+        return any(isinstance(item, tree.Name | tree.Upper) and item.name in self.sizes for item in tree.walk(value))
+
+    def _number(self, value: Any) -> Any:
+        """A number that is computed from sizes, node by node, as models compute it."""
+        if isinstance(value, tree.Name | tree.Upper):
+            return self._size(value.name)
+        if isinstance(value, tree.Literal):
+            return value.value
+        if not isinstance(value, tree.Binary) or value.operator not in _ARITHMETIC:
+            raise Inapplicable("numbers of a test line are computed from sizes by + - * // %")
+        function = _ARITHMETIC[value.operator]
+        operands = (self._number(value.left), self._number(value.right))
+        if function in (operator.floordiv, operator.mod) and operands[1] == 0:
+            raise Inapplicable("the test line divides by zero")
+        node = self.graph.call_function(function, operands)
+        node.meta["val"] = function(*(item.meta["val"] if isinstance(item, fx.Node) else item for item in operands))
+        return node
 
     def _size(self, name: str) -> fx.Node:
-        """A size that the op is given as a number, as models compute it from a tensor."""
+        """A size that the op is given as a number, as models read it off a tensor."""
         for placeholder, spec in self.specs.items():
             for axis, dim in enumerate(spec.dims):
                 if dim.name == name:
@@ -415,7 +442,8 @@ class _Synthesis:
             wanted = [pattern.output] if single else range(len(fakes))
         else:
             unused = _wanted_unused(self.rule)
-            wanted = [index for index, name in enumerate(pattern.outputs) if name not in unused]
+            read = (name is None or self.bound.get(name, name not in unused) for name in pattern.outputs)
+            wanted = [index for index, is_read in enumerate(read) if is_read]
         # A number that a loop carries is no tensor to compare.
         return [Value(node, index) for index in wanted if not isinstance(fakes[index], int | torch.SymInt)]
 

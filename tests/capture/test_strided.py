@@ -53,3 +53,20 @@ def test_an_input_that_is_a_part_of_its_memory_is_read_in_pytorch():
 def test_a_computed_view_of_a_part_is_refused():
     with pytest.raises(CaptureError, match="reads memory that is not its operand's"):
         engine.compile(Strided(lambda x: (x * 2)[:, 1:], (2, 2), (1, 4)), (X,), runtime="interpreter")
+
+
+def test_an_operand_whose_size_is_read_from_data():
+    """Strides over a size that may be zero are at least those of one element, and are still an order of memory."""
+
+    class Read(nn.Module):
+        def forward(self, x, count):
+            n = count.item()
+            torch._check(n >= 0)
+            torch._check(n <= x.shape[1])
+            rows = (x.flatten()[: 8 * n] * 2).view(2, n, 4)
+            return torch.as_strided(rows, (2, n), (1, 4))
+
+    model, args = Read(), (X, torch.tensor(2))
+    compiled = engine.compile(model, args, min_block_size=1, runtime="interpreter")
+    assert "aten.as_strided_copy.default" not in [fallback.op for fallback in compiled.report.fallbacks]
+    assert torch.equal(compiled(*args), model(*args))

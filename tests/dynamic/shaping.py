@@ -74,8 +74,15 @@ CASES = {
     "roll_by_a_size": case("roll.default", lambda x: x.roll(x.shape[1] // 2, 1), "b t 2"),
     "unfold": case("unfold.default", lambda x: x.unfold(2, 2, 2), "b t 6"),
     "unfold_of_a_dynamic_dim": case("unfold.default", lambda x: x.unfold(1, 3, 2), "b t 2", loose=True),
-    "as_strided": case(
-        "as_strided_copy.default", lambda x: x.as_strided((x.shape[0], 3), (12, 2)), "b 12", outside="no rule converts"
+    "as_strided": case("as_strided_copy.default", lambda x: x.as_strided((x.shape[0], 3), (12, 2)), "b 12"),
+    "as_strided_windows": case(
+        "as_strided_copy.default", lambda x: (x * 2).as_strided((x.shape[0], 5, 4, 3), (36, 6, 3, 1)), "b 12 3"
+    ),
+    "as_strided_frames": case(
+        "as_strided_copy.default",
+        lambda x: (x + 1).as_strided(((x.shape[0] - 2) // 2 + 1, 4), (4, 1)),
+        "t 2",
+        loose=True,
     ),
     "pad": case("pad.default", lambda x: F.pad(x, (1, 2, 0, 1), value=0.5), "b t 4"),
     "pad_by_reflection": case("pad.default", lambda x: F.pad(x, (2, 1), mode="reflect"), "b 2 t"),
