@@ -5,6 +5,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# Workers of xdist share the cores: threads beyond them wait for each other, and burn the others' time meanwhile.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
 import pytest
 import torch
 from syrupy.extensions.amber import AmberSnapshotExtension

@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from engine.capture.branches import Branch, observed_branches
+from engine.capture.composites import remembered_composites
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
@@ -153,7 +154,7 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
         specs_of_inputs = program.graph_signature.input_specs
         call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
-        with torch.no_grad(), whole_recurrence():
+        with torch.no_grad(), whole_recurrence(), remembered_composites():
             made = program.run_decompositions({})
     finally:
         (call.in_spec, call.out_spec), call.forward_arg_names = specs, names
