@@ -2,7 +2,7 @@
 
 Needs a GPU::
 
-    python -m benchmarks.threads [--threads 8] [--calls 10000] [--runtime auto] [--json FILE]
+    python -m benchmarks.threads [--threads 8] [--calls 10000] [--rounds 8] [--runtime auto] [--json FILE]
 
 ``--calls`` is the number of all threads together.  Every result of the checked runs is compared, on the GPU, with
 PyTorch's for the same input; the timed runs do the same calls without the comparison.  Bare runs are what
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import threading
 import time
@@ -173,14 +174,17 @@ class BareReplay:
         return graph, result
 
 
-def rates(work: Work, options: argparse.Namespace) -> tuple[float, float]:
-    """Calls per second of one thread and of all, each the best of three: they are at the mercy of the machine."""
+def rates(work: Work, options: argparse.Namespace) -> tuple[float, float, float]:
+    """Calls per second of one thread and of all, and their ratio: medians of rounds in which the two take turns.
+
+    Cores of a shared machine may be twice as fast as others: one round says little.
+    """
     found = [
         [work.run(threads, options.threads, options.calls, check=False)[0] for threads in (1, options.threads)]
-        for _ in range(3)
+        for _ in range(options.rounds)
     ]
-    one, many = (max(each) for each in zip(*found, strict=True))
-    return one, many
+    one, many = (statistics.median(each) for each in zip(*found, strict=True))
+    return one, many, statistics.median(many / one for one, many in found)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--calls", type=int, default=10000)
     parser.add_argument("--runtime", default="auto", choices=("auto", "python", "cpp"))
+    parser.add_argument("--rounds", type=int, default=8, help="timed rounds to take the median of")
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
@@ -206,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for mode, entered in modes:
         with entered():
             _, wrong = work.run(options.threads, options.threads, options.calls, check=True)
-            one, many = rates(work, options)
-        rows.append({"mode": mode, "one": one, "many": many, "wrong": wrong})
+            one, many, ratio = rates(work, options)
+        rows.append({"mode": mode, "one": one, "many": many, "ratio": ratio, "wrong": wrong})
     bare = Work(None, weights)
     for mode, alone in (
         ("bare run", BareRun(bare, plan)),
@@ -215,14 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("bare, copied", BareReplay(bare, copies=True)),
     ):
         bare.module = alone
-        one, many = rates(bare, options)
-        rows.append({"mode": mode, "one": one, "many": many, "wrong": 0})
+        one, many, ratio = rates(bare, options)
+        rows.append({"mode": mode, "one": one, "many": many, "ratio": ratio, "wrong": 0})
     print(f"{torch.cuda.get_device_name()}, runtime {module.runtime}, {options.threads} threads, {options.calls} calls")
     print(f"{'calls per second':16} {'1 thread':>10} {'all':>10} {'ratio':>6} {'wrong':>8}")
     for row in rows:
-        print(
-            f"{row['mode']:16} {row['one']:10.0f} {row['many']:10.0f} {row['many'] / row['one']:6.2f} {row['wrong']:8d}"
-        )
+        print(f"{row['mode']:16} {row['one']:10.0f} {row['many']:10.0f} {row['ratio']:6.2f} {row['wrong']:8d}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=2)
