@@ -92,6 +92,7 @@ class CompiledModule(nn.Module):
     def place(self, device: torch.device) -> None:
         """Take inputs on another device from now on: what a model did on the device of its inputs is done there.
 
+        A GPU without an index is the one that the model is on, or else the current one.
         `to` does the same, and moves as well what the model keeps on a device of its own.
         """
         self._take_inputs_on(device, tensors=True)
@@ -105,8 +106,6 @@ class CompiledModule(nn.Module):
         return self
 
     def _take_inputs_on(self, device: torch.device, *, tensors: bool) -> None:
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
         arguments = placed(self.graph_module, self._signature.arguments, device, tensors=tensors)
         self._signature = dataclasses.replace(self._signature, arguments=arguments)
         if self._graphs is not None:

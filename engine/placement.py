@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ def placed(
 
     Args:
         arguments: the inputs that the graph was captured with.
-        device: with its index, for ops name devices with one.
+        device: a GPU without an index is the one that the graph is on, or else the current one.
         tensors: whether the graph's constants are still to be moved.
 
     Returns:
@@ -36,6 +36,10 @@ def placed(
     if len(kinds) != 1:
         return tuple(arguments)
     home = kinds.pop()
+    if device.type == "cuda" and device.index is None:
+        if home == "cuda":
+            return tuple(arguments)
+        device = torch.device("cuda", torch.cuda.current_device())
 
     def moved(value: Any) -> Any:
         return device if isinstance(value, torch.device) and value.type == home else value
@@ -53,13 +57,13 @@ def placed(
     return tuple(replace(each, device=device.type) if each.device == home else each for each in arguments)
 
 
-def _named(node: fx.Node) -> Iterator[torch.device]:
+def _named(node: fx.Node) -> list[torch.device]:
     """The devices that are among a node's arguments."""
     found: list[torch.device] = []
     map_aggregate(
         (node.args, node.kwargs), lambda value: found.append(value) if isinstance(value, torch.device) else None
     )
-    yield from found
+    return found
 
 
 __all__ = ["placed"]

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import engine
+from engine.capture.signature import Argument
 from engine.errors import InputError
+from engine.placement import placed
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -54,6 +56,18 @@ def test_all_of_a_graph_is_moved() -> None:
     moved.place(torch.device("cpu"))
     with pytest.raises(InputError, match="input 'x' is on device meta; the compiled module is on 'cpu'"):
         moved(torch.randn(4, 8, device="meta"))
+
+
+def test_a_graph_stays_on_its_gpu_unless_another_is_named() -> None:
+    graph = fx.Graph()
+    made = graph.call_function(torch.ops.aten.arange.default, (3,), {"device": torch.device("cuda", 1)})
+    graph.output((made,))
+    module = fx.GraphModule(nn.Module(), graph)
+    arguments = (Argument("x", "x", shape=(3,), dtype=torch.float32, device="cuda"),)
+    assert placed(module, arguments, torch.device("cuda")) == arguments
+    assert made.kwargs["device"] == torch.device("cuda", 1)
+    assert placed(module, arguments, torch.device("cuda", 0)) == arguments
+    assert made.kwargs["device"] == torch.device("cuda", 0)
 
 
 def test_a_conversion_of_dtypes_is_not_a_move() -> None:

@@ -115,7 +115,7 @@ def read_module(path: str | os.PathLike[str], *, runtime: str, device: torch.dev
     with Reader(path) as reader:
         try:
             manifest = checked_manifest(reader)
-            where = device or (torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu"))
+            where = _where(device, runtime)
             tensors = {
                 index: _read_tensor(reader, index, entry, device, where)
                 for index, entry in enumerate(manifest["tensors"])
@@ -152,8 +152,17 @@ def read_module(path: str | os.PathLike[str], *, runtime: str, device: torch.dev
     for held in engines.values() if device is not None else ():
         held.to(device)
     if engines:
-        module.place(torch.device("cpu") if runtime == "interpreter" and device is None else where)
+        module.place(where)
     return module
+
+
+def _where(device: torch.device | None, runtime: str) -> torch.device:
+    """The device that a module is loaded for, a GPU with its index."""
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() and runtime != "interpreter" else "cpu")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _count(value: Any) -> int:
