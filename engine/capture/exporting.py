@@ -20,6 +20,7 @@ from engine.capture.branches import Branch, observed_branches
 from engine.capture.composites import remembered_composites
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
+from engine.capture.layouts import layouts_by_hint
 from engine.capture.pytrees import register_from_error
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
@@ -114,7 +115,7 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
     """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
     branches.clear()
     _forget_control_flow()
-    with torch.no_grad(), whole_recurrence(), observed_branches(branches):
+    with torch.no_grad(), whole_recurrence(), layouts_by_hint(), observed_branches(branches):
         program = torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )
@@ -154,7 +155,7 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
         specs_of_inputs = program.graph_signature.input_specs
         call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
-        with torch.no_grad(), whole_recurrence(), remembered_composites():
+        with torch.no_grad(), whole_recurrence(), layouts_by_hint(), remembered_composites():
             made = program.run_decompositions({})
     finally:
         (call.in_spec, call.out_spec), call.forward_arg_names = specs, names

@@ -338,3 +338,12 @@ def test_settling():
     assert [str(guard.relation) for guard in settled.missed] == ["Eq(Mod(s, 2), 0)", "(s < 2) | (n > 3*s)"]
     # Nothing is divided by zero, and what has no value does not hold.
     assert not Guard(sympy.Eq(functions.Mod(N, functions.FloorDiv(S, 8)), 0)).holds({S: 3, N: 4})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_the_strides_of_a_result_on_a_gpu_bound_no_size(mode):
+    """PyTorch lays out what has 4, or 16, channels in another way; here they are the batch, as in DETR's masks."""
+    model = Call(lambda x: F.interpolate(x[None], size=(6, 5), mode=mode)[0])
+    captured = capture(model, [torch.randn(20, 4, 4, device="cuda")], dynamic_shapes=[{0: Dim("b", min=1, max=32)}])
+    assert list(captured.ranges.values()) == [Range(1, 20, 32)]
