@@ -251,9 +251,10 @@ class Compilation:
 
     def build(self, runtime: str) -> CompiledModule:
         """Emit and build every engine segment, demoting tiles that TensorRT refuses, and assemble the module."""
-        from engine.conversion import emit_network
+        from engine.conversion import emit_network, for_this_gpu
 
         timings = self.report.timings
+        self.settings = for_this_gpu(self.settings)
         while True:
             built = {}
             try:

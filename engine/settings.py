@@ -82,7 +82,8 @@ class CompilationSettings:
 
     target_compute_capabilities: tuple[str, ...] = ()
     """Compute capabilities to build for (TensorRT-RTX): ``"8.9"`` or ``"SM89"``, or ``"CURRENT"`` for
-    the GPU of this machine.  Empty: TensorRT's default."""
+    the GPU of this machine.  Empty: TensorRT's default, or ``"CURRENT"`` where the GPU of this machine is none of
+    it."""
 
     trial_load: bool | None = None
     """Load each engine after it is built, so that one that builds and cannot run is found now;

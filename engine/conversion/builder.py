@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +13,9 @@ from engine.conversion.scope import quote
 from engine.conversion.weights import refits_natively
 from engine.errors import BuildError, SettingsError
 from engine.tensorrt import capabilities, load
+
+if TYPE_CHECKING:
+    from engine.settings import CompilationSettings
 
 
 class EngineRefused(BuildError):
@@ -130,13 +134,29 @@ def _unable(name: str, value: object, why: str = "it does not take the value") -
     return SettingsError(f"{name}={value!r} cannot be honoured by {trt.__name__} {trt.__version__}: {why}")
 
 
+def for_this_gpu(settings: CompilationSettings) -> CompilationSettings:
+    """Settings whose engines run on the GPU of this machine.
+
+    TensorRT-RTX by itself builds for GPUs that do not include 9.0.  What it builds for them may run there, by kernels
+    of older GPUs, or be refused when it is loaded: "Compatible cubin or ptx module for device target '90' not found",
+    seen with 1.6.1 on an H200 for every group norm.  For ``CURRENT`` it is built.
+    """
+    told = settings.target_compute_capabilities or settings.hardware_compatible
+    if told or not capabilities().rtx or not torch.cuda.is_available():
+        return settings
+    major, minor = torch.cuda.get_device_capability()
+    if f"SM{major}{minor}" in compute_capabilities(settings):
+        return settings
+    return dataclasses.replace(settings, target_compute_capabilities=("CURRENT",))
+
+
 def compute_capabilities(settings: Any) -> tuple[str, ...]:
     """Compute capabilities that engines built with ``settings`` serve, as TensorRT names them (``SM89``)."""
     trt = load()
     if settings.target_compute_capabilities:
         return tuple(settings.target_compute_capabilities)
     if capabilities().rtx:
-        # Without targets TensorRT-RTX serves 8.0 and everything after it.
+        # Without targets TensorRT-RTX serves those from 8.0 on that it knows.
         members = trt.ComputeCapability.__members__.items()
         return tuple(name for name, member in members if int(member) >= 80)
     if not torch.cuda.is_available():
@@ -151,4 +171,4 @@ def describe_tensorrt() -> str:
     return f"{'TensorRT-RTX' if capabilities().rtx else 'TensorRT'} {trt.__version__}"
 
 
-__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "describe_tensorrt"]
+__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "describe_tensorrt", "for_this_gpu"]

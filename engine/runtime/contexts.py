@@ -92,7 +92,8 @@ class ContextMaker:
         return int(self._engine.device_memory_size if size is None else size)
 
     def _set_budget(self, budget: int | None) -> None:
-        if not hasattr(self._engine, "weight_streaming_budget_v2"):
+        # Asked of the class: to read the budget of an engine without weight streaming is an error in TensorRT's log.
+        if not hasattr(type(self._engine), "weight_streaming_budget_v2"):
             return
         streamable = self._engine.streamable_weights_size
         if budget is None:

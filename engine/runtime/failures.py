@@ -15,6 +15,12 @@ _NAMED = (
     re.compile(r"\blayer (?:named? )?[`'\"]([^`'\"]+)[`'\"]", re.IGNORECASE),
 )
 
+# What TensorRT-RTX says of an engine that was built for other GPUs.
+_NO_KERNEL = "Compatible cubin or ptx module for device target"
+_COMPILE_HERE = (
+    "\n  it was built for other GPUs: compile the model where this GPU is, or with it among target_compute_capabilities"
+)
+
 
 class EngineLoadError(BuildError):
     """TensorRT built an engine and then would not load it.
@@ -27,7 +33,8 @@ class EngineLoadError(BuildError):
     def __init__(self, text: str, messages: Sequence[str], layer_names: Collection[str] = ()) -> None:
         self.messages = tuple(messages)
         self.failed_layers = failed_layers(messages, layer_names)
-        super().__init__(text + quoted(messages))
+        elsewhere = any(_NO_KERNEL in message for message in messages)
+        super().__init__(text + quoted(messages) + (_COMPILE_HERE if elsewhere else ""))
 
 
 class ExecutionError(EngineError, RuntimeError):

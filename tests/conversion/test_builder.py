@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.conversion import build, builder_config, compute_capabilities, describe_tensorrt
+import engine
+from engine.conversion import build, builder_config, compute_capabilities, describe_tensorrt, for_this_gpu
 from engine.conversion.builder import EngineRefused
 from engine.errors import SettingsError
 from engine.logger import capturing_logger
@@ -45,6 +46,20 @@ def test_targets_narrow_an_engine() -> None:
     assert [made.get_compute_capability(i).name for i in range(made.num_compute_capabilities)] == ["SM89", "SM80"]
     assert compute_capabilities(CompilationSettings(target_compute_capabilities=("8.9",))) == ("SM89",)
     assert "SM80" in compute_capabilities(CompilationSettings())
+
+
+@rtx_only
+@pytest.mark.gpu
+def test_engines_are_for_the_gpu_of_this_machine() -> None:
+    """TensorRT-RTX by itself does not build for 9.0: there it would not load a group norm."""
+    major, minor = torch.cuda.get_device_capability()
+    told = for_this_gpu(CompilationSettings()).target_compute_capabilities
+    assert told == (() if f"SM{major}{minor}" in compute_capabilities(CompilationSettings()) else ("CURRENT",))
+    assert for_this_gpu(CompilationSettings(hardware_compatible=True)).target_compute_capabilities == ()
+    model, x = torch.nn.GroupNorm(8, 32).cuda().half(), torch.randn(2, 32, 6, 6, device="cuda").half()
+    compiled = engine.compile(model, [x], min_block_size=1)
+    assert compiled.report.coverage == 1.0
+    torch.testing.assert_close(compiled(x), model(x), rtol=5e-3, atol=5e-3)
 
 
 @rtx_only

@@ -36,6 +36,11 @@ def test_an_error_quotes_tensorrt() -> None:
     assert error.failed_layers == ["a", "b"]
 
 
+def test_an_engine_for_other_gpus() -> None:
+    said = "ICudaEngine::createExecutionContext: Compatible cubin or ptx module for device target '90' not found."
+    assert "compile the model where this GPU is" in str(EngineLoadError("the engine does not load", [said]))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="describes machines without a GPU")
 def test_trial_load_needs_a_gpu() -> None:
     with pytest.raises(RuntimeUnavailable, match="only on a machine with a GPU"):
