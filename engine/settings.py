@@ -59,6 +59,10 @@ class CompilationSettings:
     optimization_level: int | None = None
     """TensorRT's builder optimization level, 0 (fastest build) to 5; ``None``: TensorRT's default."""
 
+    opt_shape_profile: bool = False
+    """Build kernels for exactly the optimal shapes as well, in an optimization profile of its own: TensorRT-RTX uses
+    more general ones within a range."""
+
     workspace_size: int = 0
     """Most bytes of scratch memory that one engine may use; 0: as much as the device has."""
 
@@ -82,8 +86,8 @@ class CompilationSettings:
 
     target_compute_capabilities: tuple[str, ...] = ()
     """Compute capabilities to build for (TensorRT-RTX): ``"8.9"`` or ``"SM89"``, or ``"CURRENT"`` for
-    the GPU of this machine.  Empty: TensorRT's default, or ``"CURRENT"`` where the GPU of this machine is none of
-    it."""
+    the GPU of this machine.  Empty: TensorRT's default, or ``"CURRENT"`` where an engine for those does not load
+    here."""
 
     trial_load: bool | None = None
     """Load each engine after it is built, so that one that builds and cannot run is found now;
@@ -290,6 +294,7 @@ _CHECKS = {
     "torch_executed_ops": _executed_ops,
     "require_full_compilation": _flag,
     "optimization_level": _level,
+    "opt_shape_profile": _flag,
     "workspace_size": _count,
     "truncate_double": _flag,
     "widen_int16": _flag,

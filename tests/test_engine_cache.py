@@ -130,6 +130,7 @@ DIFFERENT = {
     "dynamic": lambda: key_of(Difference(), dynamic_shapes=batch(1, 8)),
     "profile": lambda: key_of(Difference(), dynamic_shapes=batch(1, 9)),
     "optimization_level": lambda: key_of(Difference(), optimization_level=1),
+    "opt_shape": lambda: key_of(Difference(), dynamic_shapes=batch(1, 8), opt_shape_profile=True),
     "workspace_size": lambda: key_of(Difference(), workspace_size=1 << 20),
     "target": lambda: key_of(Difference(), target_compute_capabilities=("8.9",)),
     "pooling": lambda: key_of(Pooled(), IMAGE),

@@ -11,7 +11,7 @@ import torch
 
 from engine.conversion.dtypes import tensorrt_dtype
 from engine.conversion.emitter import Emitter, TileRefused
-from engine.conversion.profile import ProfileRanges, optimization_profile
+from engine.conversion.profile import ProfileRanges, optimization_profile, with_opt_shapes
 from engine.conversion.scope import Mismatch, NetworkScope, Refused, quote
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.transcript import Transcript
@@ -167,6 +167,8 @@ class _Segment:
         self._name_weights()
         tensors = [(n, self.mirror.shape(value)) for n, value in zip(input_names, inputs, strict=True)]
         scalars = [(n, expression) for expression, n in self.scalars.items()]
+        if self.settings.opt_shape_profile:
+            profiles = with_opt_shapes(profiles or [self.ranges.given])
         each = [ProfileRanges(self.mirror.sizes, ranges) for ranges in profiles] or [self.ranges]
         made = [optimization_profile(self.builder, tensors, scalars, ranges) for ranges in each]
         return BuiltNetwork(

@@ -20,11 +20,12 @@ _UNBOUNDED = 1 << 16
 class ProfileRanges:
     """Smallest, usual and largest values of staged ints.
 
-    ``ranges`` are those of the compilation's inputs; other symbols take theirs from the ``ShapeEnv``.
+    ``given`` are those of the compilation's inputs; other symbols take theirs from the ``ShapeEnv``.
     """
 
     def __init__(self, sizes: Sizes, ranges: Mapping[sympy.Symbol, Sequence[int]]) -> None:
         self._sizes = sizes
+        self.given = ranges
         self._ranges: dict[sympy.Symbol, Bounds] = {}
         for symbol, bounds in ranges.items():
             low, best, high = bounds
@@ -55,6 +56,17 @@ class ProfileRanges:
             high = _UNBOUNDED if high is None or high > 1 << 31 else high
             found = self._ranges[symbol] = (low, max(low, min(high, 256)), max(low, high))
         return found
+
+
+def with_opt_shapes(
+    profiles: Sequence[Mapping[sympy.Symbol, Sequence[int]]],
+) -> list[Mapping[sympy.Symbol, Sequence[int]]]:
+    """Profiles of exactly the usual sizes of each, and these; of equally near profiles, a call takes the first."""
+    found: list[Mapping[sympy.Symbol, Sequence[int]]] = []
+    for ranges in profiles:
+        exact = {symbol: (usual, usual, usual) for symbol, (_, usual, _) in ranges.items()}
+        found += [each for each in (exact, ranges) if each not in found]
+    return found
 
 
 def optimization_profile(

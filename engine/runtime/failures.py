@@ -28,13 +28,14 @@ class EngineLoadError(BuildError):
     Attributes:
         messages: TensorRT's error messages, oldest first.
         failed_layers: the layers that those messages name, possibly none.
+        for_other_gpus: whether the engine has no kernels for this GPU.
     """
 
     def __init__(self, text: str, messages: Sequence[str], layer_names: Collection[str] = ()) -> None:
         self.messages = tuple(messages)
         self.failed_layers = failed_layers(messages, layer_names)
-        elsewhere = any(_NO_KERNEL in message for message in messages)
-        super().__init__(text + quoted(messages) + (_COMPILE_HERE if elsewhere else ""))
+        self.for_other_gpus = any(_NO_KERNEL in message for message in messages)
+        super().__init__(text + quoted(messages) + (_COMPILE_HERE if self.for_other_gpus else ""))
 
 
 class ExecutionError(EngineError, RuntimeError):

@@ -1,5 +1,7 @@
 """Several optimization profiles for one model: how they are described, captured and built."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -68,9 +70,9 @@ def test_profiles_that_do_not_go_together() -> None:
         capture(Sum(), [engine.Input(profiles=[LARGE, SMALL]), engine.Input(profiles=[LARGE, other])])
 
 
-def test_a_network_has_them_all() -> None:
-    described = [engine.Input(profiles=[SMALL, LARGE]), engine.Input(profiles=[SMALL, LARGE])]
-    compilation = Compilation.start(Sum(), described, None, None, (), CompilationSettings(min_block_size=1))
+def profiles_of_the_network(described: list[engine.Input], **settings: Any) -> list[list[tuple[int, ...]]]:
+    options = CompilationSettings(min_block_size=1, **settings)
+    compilation = Compilation.start(Sum(), described, None, None, (), options)
     compilation.place()
     (segment,) = compilation.partition.engines
     captured = compilation.captured
@@ -83,11 +85,24 @@ def test_a_network_has_them_all() -> None:
         compilation.settings,
         profiles=captured.profiles,
     )
-    found = [profile.get_shape(built.input_names[0]) for profile in (built.profile, *built.more_profiles)]
-    assert [[tuple(shape) for shape in shapes] for shapes in found] == [
-        [(1, 4), (2, 4), (4, 4)],
-        [(3, 4), (32, 4), (64, 4)],
-    ]
+    made = [profile for profile in (built.profile, *built.more_profiles) if profile is not None]
+    found = [profile.get_shape(built.input_names[0]) for profile in made]
+    return [[tuple(shape) for shape in shapes] for shapes in found]
+
+
+def test_a_network_has_them_all() -> None:
+    described = [engine.Input(profiles=[SMALL, LARGE]), engine.Input(profiles=[SMALL, LARGE])]
+    small, large = [(1, 4), (2, 4), (4, 4)], [(3, 4), (32, 4), (64, 4)]
+    assert profiles_of_the_network(described) == [small, large]
+    exact = [[(2, 4)] * 3, small, [(32, 4)] * 3, large]
+    assert profiles_of_the_network(described, opt_shape_profile=True) == exact
+
+
+def test_a_range_and_its_optimal_shapes() -> None:
+    whole = [engine.Input(min_shape=(1, 4), opt_shape=(8, 4), max_shape=(64, 4))] * 2
+    assert profiles_of_the_network(whole, opt_shape_profile=True) == [[(8, 4)] * 3, [(1, 4), (8, 4), (64, 4)]]
+    fixed = [engine.Input((8, 4))] * 2
+    assert profiles_of_the_network(fixed, opt_shape_profile=True) == []
 
 
 def test_compiles_and_runs() -> None:
@@ -98,3 +113,15 @@ def test_compiles_and_runs() -> None:
         torch.testing.assert_close(compiled(x, y), (x + y).relu())
     with pytest.raises(InputError, match=r"its range is 1\.\.64"):
         compiled(torch.randn(65, 4), torch.randn(65, 4))
+
+
+@pytest.mark.gpu
+def test_optimal_shapes_and_others_on_a_gpu() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).cuda().half()
+    image = engine.Input(
+        min_shape=(1, 8, 12, 12), opt_shape=(8, 8, 12, 12), max_shape=(16, 8, 12, 12), dtype=torch.float16
+    )
+    compiled = engine.compile(model, [image], min_block_size=1, opt_shape_profile=True)
+    for n in (8, 5, 16, 8, 1):
+        x = torch.randn(n, 8, 12, 12, device="cuda").half()
+        torch.testing.assert_close(compiled(x), model(x), rtol=5e-3, atol=5e-3)
