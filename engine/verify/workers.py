@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _START = "spawn"
 _LONGEST_LINE = 4096
 _MOST_CRASHES = 8
+# So few rules are not worth the start of a process, though an instance may end this one.
+_FEW = 8
 
 _Found: TypeAlias = "dict[str, Any] | None"
 """What a finding holds but for its rule; None of a rule that is not active in the process that was asked."""
@@ -51,7 +53,7 @@ def verify_in_processes(
         EngineError: the rules changed since.
     """
     jobs = min(jobs, len(chosen))
-    if jobs <= 1:
+    if jobs <= 1 and len(chosen) <= _FEW:
         yield from verify(rules, chosen, examples=examples, seed=seed)
         return
 
