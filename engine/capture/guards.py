@@ -23,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine.capture.branches import Branch, described_line
 from engine.capture.branches import __file__ as branches_file
 from engine.capture.inputs import Range
+from engine.capture.layouts import is_of_layout
 from engine.capture.predicates import Function, function_of, text_of
 from engine.sizes import Sizes
 
@@ -30,22 +31,6 @@ if TYPE_CHECKING:
     from engine.capture.signature import Argument
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
-# Functions that choose strides and the steps of a view; what a view may be is asked elsewhere.
-_SHAPES = tuple(os.path.join(_TORCH, name, "") for name in ("_prims", "_prims_common", "_refs", "_subclasses"))
-_LAYOUT = frozenset(
-    {
-        "__lt__",
-        "_collapse_view_helper",
-        "_reshape_view_helper_core_alg",
-        "are_strides_like_channels_last_or_false",
-        "check_contiguous_sizes_strides",
-        "ge",
-        "is_channels_last_contiguous_2d",
-        "is_channels_last_contiguous_3d",
-        "is_contiguous",
-        "is_non_overlapping_and_dense",
-    }
-)
 # Operators ask whether sizes differ to leave out special cases; what has to be equal has to be so of small sizes too.
 _WAIVED = (sympy.Ne, sympy.Lt, sympy.Gt, sympy.Le, sympy.Ge)
 # Sizes of one symbol, and combinations of several, that are looked at one by one.
@@ -129,7 +114,7 @@ def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collec
         frame = getattr(getattr(noted, "sloc", None), "framework_loc", None)
         place = _model_line(frame)
         relation = _replaced(noted.expr, shape_env)
-        if place is not None or not (_is_of_layout(frame) or _excludes_small(relation)):
+        if place is not None or not (is_of_layout(frame) or _excludes_small(relation)):
             _add(found, Guard(relation, place or "", asked=place is not None), symbols)
     return list(found.values())
 
@@ -144,11 +129,6 @@ def _replaced(relation: sympy.Basic, shape_env: ShapeEnv) -> sympy.Basic:
 def _add(found: dict[sympy.Basic, Guard], guard: Guard, symbols: Collection[sympy.Symbol]) -> None:
     if guard.symbols and all(symbol in symbols for symbol in guard.symbols):
         found.setdefault(guard.relation, guard)
-
-
-def _is_of_layout(frame: Any) -> bool:
-    """Whether PyTorch asks to lay out memory, which no value depends on."""
-    return getattr(frame, "name", None) in _LAYOUT and str(frame.filename).startswith(_SHAPES)
 
 
 def _excludes_small(relation: sympy.Basic) -> bool:

@@ -1,4 +1,4 @@
-"""Where PyTorch chooses strides by a size while a model is captured."""
+"""Questions of PyTorch about sizes that lay out memory, while a model is captured: no value depends on them."""
 
 from __future__ import annotations
 
@@ -8,32 +8,57 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import uninteresting_files
 
 from engine.capture.branches import __file__ as branches_file
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+# Functions that choose strides and the steps of a view; what a view may be is asked elsewhere.
+_SHAPES = tuple(os.path.join(_TORCH, name, "") for name in ("_prims", "_prims_common", "_refs", "_subclasses"))
+_LAYOUT = frozenset(
+    {
+        "__lt__",
+        "_collapse_view_helper",
+        "_reshape_view_helper_core_alg",
+        "are_strides_like_channels_last_or_false",
+        "check_contiguous_sizes_strides",
+        "ge",
+        "is_channels_last_contiguous_2d",
+        "is_channels_last_contiguous_3d",
+        "is_contiguous",
+        "is_non_overlapping_and_dense",
+    }
+)
 # Functions that look at the number of channels on a GPU; it may be the batch of the model.
-_FUNCTIONS = frozenset({"_upsample_linear", "_upsample_nearest", "upsample_nearest2d"})
+_OF_CHANNELS = frozenset({"_upsample_linear", "_upsample_nearest", "upsample_nearest2d"})
 _LOCK = threading.RLock()
+
+
+def is_of_layout(frame: Any) -> bool:
+    """Whether a guard of a ``ShapeEnv`` comes from a frame that lays out memory."""
+    return getattr(frame, "name", None) in _LAYOUT and str(frame.filename).startswith(_SHAPES)
 
 
 @contextmanager
 def layouts_by_hint() -> Iterator[None]:
-    """Let operators choose strides by the example's sizes, without a guard on them.
+    """Let operators choose strides by the example's number of channels, without a guard on it.
 
-    No value depends on strides, and a guard would keep a size on one side for good: ``interpolate`` takes four
-    channels or more on a GPU for another case than three.
+    A guard that compares a size with a number narrows its range for good: ``interpolate`` takes four channels or more
+    on a GPU for another case than three.
     """
     with _LOCK:
         asked = torch.SymBool.__bool__
 
         def answer(question: torch.SymBool) -> bool:
-            if _chooses_strides(sys._getframe(1)) and question.node.has_hint():
+            if _looks_at_channels(sys._getframe(1)) and question.node.has_hint():
                 return bool(question.node.hint)
             return asked(question)
 
+        # A ``ShapeEnv`` notes who asks, which is never this file.
+        uninteresting_files().add(__file__)
         torch.SymBool.__bool__ = answer  # type: ignore[method-assign]
         try:
             yield
@@ -41,10 +66,10 @@ def layouts_by_hint() -> Iterator[None]:
             torch.SymBool.__bool__ = asked  # type: ignore[method-assign]
 
 
-def _chooses_strides(frame: FrameType | None) -> bool:
+def _looks_at_channels(frame: FrameType | None) -> bool:
     if frame is not None and frame.f_code.co_filename == branches_file:
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_name in _FUNCTIONS and frame.f_code.co_filename.startswith(_TORCH)
+    return frame is not None and frame.f_code.co_name in _OF_CHANNELS and frame.f_code.co_filename.startswith(_TORCH)
 
 
-__all__ = ["layouts_by_hint"]
+__all__ = ["is_of_layout", "layouts_by_hint"]

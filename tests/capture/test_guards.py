@@ -13,7 +13,7 @@ from torch.utils._sympy import functions
 
 import engine
 import engine.backend
-from engine.capture import capture
+from engine.capture import capture, layouts
 from engine.capture.guards import Guard, settle
 from engine.capture.inputs import Range
 from engine.capture.predicates import function_of, text_of
@@ -338,6 +338,14 @@ def test_settling():
     assert [str(guard.relation) for guard in settled.missed] == ["Eq(Mod(s, 2), 0)", "(s < 2) | (n > 3*s)"]
     # Nothing is divided by zero, and what has no value does not hold.
     assert not Guard(sympy.Eq(functions.Mod(N, functions.FloorDiv(S, 8)), 0)).holds({S: 3, N: 4})
+
+
+def test_the_question_of_an_operator_is_not_taken_for_the_models():
+    model = Call(lambda x: F.max_pool2d(x[:, None], 3, 2, ceil_mode=True))
+    captured = capture(model, [torch.randn(4, 30, 8)], dynamic_shapes=[{1: Dim.DYNAMIC}])
+    asking = {noted.sloc.framework_loc.filename for noted in captured.shape_env.guards}
+    assert asking
+    assert layouts.__file__ not in asking
 
 
 @pytest.mark.gpu
