@@ -251,7 +251,7 @@ class Compilation:
 
     def build(self, runtime: str) -> CompiledModule:
         """Emit and build every engine segment, demoting tiles that TensorRT refuses, and assemble the module."""
-        from engine.conversion import emit_network
+        from engine.conversion import emit_network, for_this_gpu
 
         timings = self.report.timings
         while True:
@@ -273,20 +273,14 @@ class Compilation:
             except (ConversionError, BuildError) as error:
                 if raised_by_observer(error):
                     raise
-                if not self._built_for_other_gpus(error):
+                mine = for_this_gpu(self.settings) if getattr(error, "for_other_gpus", False) else None
+                if mine is not None:
+                    self.settings = mine
+                else:
                     self._refuse(segment, error)
                     self.place()
                 continue
             return self._assemble(built, runtime)
-
-    def _built_for_other_gpus(self, error: ConversionError | BuildError) -> bool:
-        """Whether an engine does not load for want of kernels for this GPU; from then on they are built for it."""
-        from engine.conversion import for_this_gpu
-        from engine.runtime.failures import EngineLoadError
-
-        mine = for_this_gpu(self.settings) if isinstance(error, EngineLoadError) and error.for_other_gpus else None
-        self.settings = mine or self.settings
-        return mine is not None
 
     def _engine(self, segment: Segment, network: BuiltNetwork, runtime: str) -> bytes:
         """The engine of a network, built or from the cache, and loaded once where that is wanted."""

@@ -119,7 +119,7 @@ def _set_target(config: Any, settings: Any) -> None:
     if not settings.hardware_compatible:
         return
     if capabilities().rtx:
-        # An engine of TensorRT-RTX runs on 8.0 and later unless it is told otherwise.
+        # An engine of TensorRT-RTX is for all that it knows from 8.0 on unless it is told otherwise.
         if targets:
             raise _unable("hardware_compatible", True, "target_compute_capabilities narrows the engine")
         return

@@ -129,6 +129,8 @@ def emit_network(
         ConversionError: TensorRT refuses a layer or disagrees with the graph about a result.  An error about a
             tile has ``node`` (its root) and ``rule``.
     """
+    if settings.opt_shape_profile:
+        profiles = with_opt_shapes(profiles or [ranges])
     return _Segment(mirror, ranges, settings, name).emit(tiles, inputs, outputs, profiles)
 
 
@@ -167,8 +169,6 @@ class _Segment:
         self._name_weights()
         tensors = [(n, self.mirror.shape(value)) for n, value in zip(input_names, inputs, strict=True)]
         scalars = [(n, expression) for expression, n in self.scalars.items()]
-        if self.settings.opt_shape_profile:
-            profiles = with_opt_shapes(profiles or [self.ranges.given])
         each = [ProfileRanges(self.mirror.sizes, ranges) for ranges in profiles] or [self.ranges]
         made = [optimization_profile(self.builder, tensors, scalars, ranges) for ranges in each]
         return BuiltNetwork(

@@ -20,12 +20,11 @@ _UNBOUNDED = 1 << 16
 class ProfileRanges:
     """Smallest, usual and largest values of staged ints.
 
-    ``given`` are those of the compilation's inputs; other symbols take theirs from the ``ShapeEnv``.
+    ``ranges`` are those of the compilation's inputs; other symbols take theirs from the ``ShapeEnv``.
     """
 
     def __init__(self, sizes: Sizes, ranges: Mapping[sympy.Symbol, Sequence[int]]) -> None:
         self._sizes = sizes
-        self.given = ranges
         self._ranges: dict[sympy.Symbol, Bounds] = {}
         for symbol, bounds in ranges.items():
             low, best, high = bounds

@@ -51,7 +51,7 @@ def record_of(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabi
         "weight_name_map": _plain(module.weight_name_map, f"the weight names of engine {module.name!r}"),
     }
     metadata["symbols"] = symbols
-    # Without targets TensorRT-RTX serves 8.0 and everything after it.
+    # Without targets an engine of TensorRT-RTX is for many GPUs; whether it loads on another is for TensorRT to say.
     portable = "RTX" in tensorrt and not module.settings.target_compute_capabilities
     return EngineRecord(
         module.name,

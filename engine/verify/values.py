@@ -217,11 +217,11 @@ def excuses(
     if exact is not None and exact.shape == left.shape:
         # Right is also what is no further from float64 than PyTorch is: a fusion keeps what PyTorch rounds between
         # ops, and roundings can grow, as in exp; and kernels of PyTorch may differ where arguments make no sense.
-        off = (a - exact).abs()
-        near |= (b - exact).abs() <= off
+        theirs, ours = (a - exact).abs(), (b - exact).abs()
+        near |= ours <= theirs
         if given.meeting and left.dtype in _HALF:
             # A loop rounds in each trip, a rule perhaps twice where PyTorch does once.
-            near |= (b - exact).abs() <= 2 * off.nan_to_num(0.0, 0.0).max()
+            near |= ours <= 2 * theirs.nan_to_num(0.0, 0.0).max()
     if not bool((near | nan).all()):
         numbers = [("ties", given.halves), ("overflow", given.large), ("nan", given.nans)]
         found |= _excused(left, right, numbers, relax)
