@@ -12,6 +12,7 @@ from typing import TypeAlias
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._sympy import functions
 from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
@@ -33,6 +34,28 @@ def is_known(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_known, value))
     return not isinstance(value, sympy.Basic)
+
+
+# Functions of sizes that give numbers which need not be whole; names differ between versions of PyTorch.
+_FRACTIONS = tuple(
+    function
+    for name, function in vars(functions).items()
+    if name.startswith("OpaqueUnaryFn_")
+    or name in ("FloatPow", "FloatTrueDiv", "IntTrueDiv", "RoundDecimal", "ToFloat", "TruncToFloat")
+)
+_PASSING = (sympy.Add, sympy.Mul, sympy.Pow, sympy.Abs, Max, Min, sympy.Max, sympy.Min)
+_CHOICES = tuple(getattr(functions, name) for name in ("Where",) if hasattr(functions, name))
+
+
+def is_real(size: sympy.Basic) -> bool:
+    """Whether an expression over sizes is a number that need not be whole."""
+    if isinstance(size, (*_FRACTIONS, sympy.Float)):
+        return True
+    if isinstance(size, sympy.Piecewise):
+        return any(is_real(pair.args[0]) for pair in size.args)
+    if isinstance(size, _CHOICES):
+        return any(map(is_real, size.args[1:]))
+    return isinstance(size, _PASSING) and any(map(is_real, size.args))
 
 
 def is_staged(value: object) -> bool:
@@ -244,6 +267,7 @@ __all__ = [
     "broadcast",
     "floordiv",
     "is_known",
+    "is_real",
     "is_staged",
     "maximum",
     "minimum",

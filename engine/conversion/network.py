@@ -16,14 +16,14 @@ from engine.conversion.scope import Mismatch, NetworkScope, Refused, quote
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.transcript import Transcript
 from engine.conversion.weights import WeightStore, refits_natively
-from engine.errors import ConversionError
+from engine.errors import ConversionError, EngineError
 from engine.graph.mirror import Mirror, Value
 from engine.logger import Logger, capturing_logger
 from engine.names import unique
 from engine.rewriter.pins import Pin
 from engine.rewriter.recipe_encoding import dtype_name, encode
 from engine.runtime.boundary import TensorSpec
-from engine.sizes import Int
+from engine.sizes import Int, is_real
 from engine.tensorrt import load
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class BuiltNetwork:
         input_names: bindings of the segment's inputs, then of ``scalars``, in order.
         output_names: bindings of the segment's outputs, in order.
         input_specs, output_specs: shapes in staged ints, and dtypes; a size input is its staged int.
-        scalars: sizes that the network takes as extra inputs (0-d INT64 shape tensors).
+        scalars: numbers that the network takes as extra inputs without dims: sizes as INT64, which shapes may follow
+            from, and numbers that are not whole as FLOAT.
         weights: host memory that TensorRT reads while it builds.
         layer_names: of every layer, in network order.
         transcript: what the network was told.
@@ -225,8 +226,13 @@ class _Segment:
     def _add_scalar(self, expression: sympy.Expr) -> Any:
         """A size that no input tells, as an input of its own; once, whichever graphs ask for it."""
         if expression not in self.scalar_inputs:
+            try:
+                self.mirror.size_node(expression)
+            except EngineError as error:
+                raise Refused(str(error)) from error
             name = self.scalars[expression] = unique(f"sym_{expression}".replace(" ", ""), self.names)
-            self.scalar_inputs[expression] = self._network_input(name, torch.int64, ())
+            dtype = torch.float32 if is_real(expression) else torch.int64
+            self.scalar_inputs[expression] = self._network_input(name, dtype, ())
         return self.scalar_inputs[expression]
 
     def _network_input(self, name: str, dtype: torch.dtype, shape: Sequence[Int]) -> Any:

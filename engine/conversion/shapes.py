@@ -9,10 +9,11 @@ from typing import Any
 
 import sympy
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy import functions as symbolic
 
 from engine.conversion.scope import NetworkScope, Refused
-from engine.sizes import Int, floordiv, is_known, mul, normal, sub, without_ite
+from engine.sizes import Int, floordiv, is_known, is_real, maximum, mod, mul, normal, sub, without_ite
 from engine.tensorrt import load
 
 # n-ary sympy nodes -> ElementWiseOperation
@@ -39,6 +40,7 @@ _RELATIONS: dict[type, tuple[str, bool]] = {
     sympy.Le: ("GREATER", True),
 }
 _MOST_POWER = 8
+# The same for numbers that need not be whole.
 _REAL: dict[type, str] = {
     sympy.Add: "SUM",
     sympy.Mul: "PROD",
@@ -49,23 +51,40 @@ _REAL: dict[type, str] = {
     symbolic.Max: "MAX",
     symbolic.Min: "MIN",
 }
-_ROUNDINGS = (symbolic.CeilToInt, symbolic.FloorToInt)
-
-
-# What gives numbers that need not be whole; names differ between versions of PyTorch.
-_FRACTIONS = tuple(
-    getattr(symbolic, name)
-    for name in ("FloatPow", "FloatTrueDiv", "IntTrueDiv", "RoundDecimal", "ToFloat", "TruncToFloat")
-    if hasattr(symbolic, name)
+# What layers compute in FLOAT to within its precision, whatever the numbers are.
+_PRECISE = (sympy.Mul, sympy.Float, symbolic.FloatTrueDiv, symbolic.IntTrueDiv, symbolic.ToFloat)
+# Functions of one number that are a layer of the same name; those of torch's tracing that are none are left out.
+_UNARY = tuple(
+    getattr(symbolic, f"OpaqueUnaryFn_{name}")
+    for name in ("sqrt", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh")
+    if hasattr(symbolic, f"OpaqueUnaryFn_{name}")
 )
+_ROUNDINGS = (symbolic.CeilToInt, symbolic.FloorToInt, symbolic.RoundToInt, symbolic.TruncToInt)
 
 
-def _is_real(size: sympy.Basic) -> bool:
-    """Whether a size is a number that need not be whole."""
-    if isinstance(size, (*_FRACTIONS, sympy.Float)):
-        return True
-    inside = isinstance(size, sympy.Add | sympy.Mul | sympy.Pow | symbolic.Max | symbolic.Min)
-    return inside and any(map(_is_real, size.args))
+def _is_precise(size: sympy.Basic) -> bool:
+    return not is_real(size) or (isinstance(size, _PRECISE) and all(map(_is_precise, size.args)))
+
+
+def _rounded(size: sympy.Basic) -> Int:
+    """A rounded quotient of sizes by whole numbers only, which no rounding of floats comes into."""
+    above, below = map(normal, size.args[0].args)
+    floor = floordiv(above, below)
+    if isinstance(size, symbolic.FloorToInt):
+        return floor
+    ceiling = mul(-1, floordiv(mul(-1, above), below))
+    if isinstance(size, symbolic.CeilToInt):
+        return ceiling
+    if isinstance(size, symbolic.TruncToInt):
+        return _chosen(floor, sympy.Ge(floor, 0), ceiling)
+    # To the nearest, and to the even one of two that are as near.
+    nearest = floordiv(mul(2, above) + below, mul(2, below))
+    tie = sympy.Eq(mod(mul(2, above) + below, mul(2, below)), 0)
+    return _chosen(sub(nearest, 1), sympy.And(tie, sympy.Eq(mod(nearest, 2), 1)), nearest)
+
+
+def _chosen(then: Int, test: sympy.Basic, otherwise: Int) -> Int:
+    return normal(sympy.Piecewise((then, test), (otherwise, True)))
 
 
 class ShapeTensors:
@@ -169,10 +188,12 @@ class ShapeTensors:
         leaf = self._leaves.get(size)  # type: ignore[call-overload]
         if leaf is not None:
             return self._dim(*leaf, f"sizes/{size}")
-        if _is_real(size):
+        if is_real(size):
             return self._real(size)
         if isinstance(size, _ROUNDINGS) and isinstance(size.args[0], symbolic.IntTrueDiv):
-            return self._rounded(size)
+            return self.piece(_rounded(size))
+        if isinstance(size, sympy.Abs) and size.args[0].is_integer:
+            return self.piece(maximum(normal(size.args[0]), normal(-size.args[0])))
         if isinstance(size, sympy.Symbol):
             solved = self._linear(size)
             return self._asked(size) if solved is None else self._solve(size, solved)
@@ -195,25 +216,29 @@ class ShapeTensors:
         return isinstance(size, (*_FOLDS, *_DIVISIONS, *_REMAINDERS, *_RELATIONS))
 
     def _real(self, size: sympy.Basic) -> Any:
-        """A number that is not whole, a quotient of sizes say, as FLOAT."""
+        """A number that is not whole, a quotient of sizes say, as FLOAT.
+
+        Python computes it in double precision.  What layers may come far from (the difference of two quotients) is an
+        input of the network, unless it hangs off data.
+        """
         if size.is_number:
             return self._scope.numbers([float(size)], torch.float32)  # type: ignore[arg-type]
-        if not _is_real(size):
+        if not is_real(size):
             return self._scope.cast(self.piece(size), torch.float32, f"sizes/{size}/real")
-        operands = [self._real(operand) for operand in size.args]
+        if not free_unbacked_symbols(size) and not _is_precise(size):
+            return self._asked(size)
         if isinstance(size, symbolic.ToFloat):
-            return operands[0]
-        operation = _REAL.get(type(size))
-        if operation is None:
+            return self._real(size.args[0])
+        if isinstance(size, _UNARY):
+            name = type(size).__name__.removeprefix("OpaqueUnaryFn_").upper()
+            operation = getattr(load().UnaryOperation, name)
+            arguments = (self._real(size.args[0]), operation)
+            return self._scope.add("add_unary", arguments, f"sizes/{size}").get_output(0)
+        binary = _REAL.get(type(size))
+        if binary is None:
             raise Refused(f"{size} is not a whole number, and no layer computes it from sizes")
-        return reduce(lambda a, b: self._elementwise(operation, a, b, size), operands)
-
-    def _rounded(self, size: sympy.Basic) -> Any:
-        """A quotient of sizes as a whole number, which no rounding of floats may come into."""
-        above, below = map(normal, size.args[0].args)
-        if isinstance(size, symbolic.CeilToInt):
-            return self.piece(mul(-1, floordiv(mul(-1, above), below)))
-        return self.piece(floordiv(above, below))
+        operands = [self._real(operand) for operand in size.args]
+        return reduce(lambda a, b: self._elementwise(binary, a, b, size), operands)
 
     def _operation(self, size: sympy.Basic) -> Any:
         kind, args = type(size), size.args
@@ -238,7 +263,12 @@ class ShapeTensors:
             return self._elementwise("PROD", self.piece(base), self.piece(rest), size)
         if kind in _RELATIONS:
             operation, negated = _RELATIONS[kind]
-            piece = self._real if any(map(_is_real, args)) else self.piece
+            real = any(map(is_real, args))
+            if real and not free_unbacked_symbols(size):
+                # What is equal, or greater, in double precision need not be so in FLOAT.
+                asked = self._asked(sympy.Piecewise((sympy.Integer(1), size), (sympy.Integer(0), True)))
+                return self._elementwise("EQUAL", asked, self.piece(1), size)
+            piece = self._real if real else self.piece
             made = self._elementwise(operation, piece(args[0]), piece(args[1]), size)
             return self._negated(made, size) if negated else made
         if kind is sympy.Not:

@@ -25,10 +25,13 @@ from engine.runtime import TorchTensorRTModule
 Tensors = dict[int, torch.Tensor]
 
 _OPERATORS = (
-    "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "inv", "invert", "le", "lt", "lshift", "mod", "mul", "ne",
-    "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv", "xor",
+    "abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "inv", "invert", "le", "lt", "lshift", "mod", "mul",
+    "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv", "xor",
 )  # fmt: skip
-_SYMBOLIC = ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sum", "sym_sqrt")
+_SYMBOLIC = (
+    "sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sum", "sym_sqrt", "_sym_sqrt", "_sym_cos",
+    "_sym_cosh", "_sym_sin", "_sym_sinh", "_sym_tan", "_sym_tanh", "_sym_asin", "_sym_acos", "_sym_atan", "_sym_log2",
+)  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc", "sqrt")},

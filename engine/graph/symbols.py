@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from functools import reduce
@@ -16,19 +17,11 @@ from torch.utils._sympy import functions as symbolic
 from engine import sizes
 from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, staged
+from engine.graph.size_functions import COMPARISONS, difference
 from engine.graph.value import Value
 
 if TYPE_CHECKING:
     from engine.graph.mirror import Mirror
-
-COMPARISONS: dict[type, Callable[..., Any]] = {
-    sympy.Eq: operator.eq,
-    sympy.Ne: operator.ne,
-    sympy.Lt: operator.lt,
-    sympy.Le: operator.le,
-    sympy.Gt: operator.gt,
-    sympy.Ge: operator.ge,
-}
 
 _FOLDS: dict[type, Callable[..., Any]] = {
     sympy.Add: operator.add,
@@ -41,15 +34,45 @@ _FOLDS: dict[type, Callable[..., Any]] = {
     sympy.Or: operator.or_,
 }
 
-_BINARY: dict[type, Callable[..., Any]] = {
-    symbolic.FloorDiv: operator.floordiv,
-    symbolic.CleanDiv: operator.floordiv,
-    symbolic.Mod: operator.mod,
-    symbolic.PythonMod: operator.mod,
-    symbolic.IntTrueDiv: operator.truediv,
-    symbolic.FloatTrueDiv: operator.truediv,
-    symbolic.FloatPow: operator.pow,
-    symbolic.PowByNatural: operator.pow,
+# Functions of sizes that have one FX function which takes the same operands; names differ between versions of PyTorch.
+_FUNCTIONS: dict[type, Callable[..., Any]] = {
+    **COMPARISONS,
+    sympy.Abs: operator.abs,
+    sympy.Mod: operator.mod,
+    sympy.Not: torch.sym_not,
+    sympy.Pow: operator.pow,
+    **{
+        getattr(symbolic, name): function
+        for name, function in {
+            "BitwiseFn_bitwise_and": operator.and_,
+            "BitwiseFn_bitwise_or": operator.or_,
+            "BitwiseFn_bitwise_xor": operator.xor,
+            "CeilToInt": math.ceil,
+            "CleanDiv": operator.floordiv,
+            "FloatPow": operator.pow,
+            "FloatTrueDiv": operator.truediv,
+            "FloorDiv": operator.floordiv,
+            "FloorToInt": math.floor,
+            "IntTrueDiv": operator.truediv,
+            "LShift": operator.lshift,
+            "Mod": operator.mod,
+            "PowByNatural": operator.pow,
+            "PythonMod": operator.mod,
+            "RShift": operator.rshift,
+            "RoundDecimal": round,
+            "RoundToInt": round,
+            "ToFloat": torch.sym_float,
+            "TruncToInt": math.trunc,
+            "Where": torch.sym_ite,
+            # Roots, sines and the like: PyTorch has an FX function for those that its tracing can give.
+            **{
+                name: getattr(torch, f"_sym_{name.removeprefix('OpaqueUnaryFn_')}")
+                for name in vars(symbolic)
+                if name.startswith("OpaqueUnaryFn_") and hasattr(torch, f"_sym_{name.removeprefix('OpaqueUnaryFn_')}")
+            },
+        }.items()
+        if hasattr(symbolic, name)
+    },
 }
 
 
@@ -144,8 +167,25 @@ class SizeNodes:
         else:
             target, operands = self._decompose(expression)
             made = self._call(target, tuple(self._operand(operand, before) for operand in operands))
+            self._check(expression, made)
         self._nodes[expression] = made
         return made
+
+    @staticmethod
+    def _check(expression: sympy.Basic, node: fx.Node) -> None:
+        """Hold a node against the expression that it is to compute, by what PyTorch says that its function gives.
+
+        Raises:
+            EngineError: they differ for some sizes.
+        """
+        value = node.meta["val"]
+        found = staged(value) if is_symbolic(value) else sympy.sympify(value)
+        if found == expression or not isinstance(found, sympy.Basic):
+            return
+        sizes = difference(expression, found)
+        if sizes is not None:
+            at = ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items())
+            raise EngineError(f"the size {expression} would be computed as {found}, which differs for {at}")
 
     def _operand(self, expression: sympy.Basic, before: fx.Node | None) -> Any:
         if expression.is_Integer:
@@ -160,29 +200,23 @@ class SizeNodes:
 
     def _decompose(self, expression: sympy.Basic) -> tuple[Callable[..., Any], list[sympy.Basic]]:
         kind, operands = type(expression), list(expression.args)
+        if isinstance(expression, sympy.Mul) and not sizes.is_real(expression):
+            # Sizes are whole, and so is a quotient of them that divides.
+            numerator, denominator = expression.as_numer_denom()
+            if denominator != 1:
+                return operator.floordiv, [numerator, denominator]
         if kind in _FOLDS:
             # Two operands per node; the tail is an expression of the same kind and is shared too.
             if len(operands) > 2:
                 operands = [operands[0], expression.func(*operands[1:])]
-            if kind is sympy.Mul and operands[0].is_Rational and not operands[0].is_Integer:
-                numerator, denominator = operands[0].as_numer_denom()
-                return operator.floordiv, [sizes.mul(numerator, operands[1]), denominator]
             return _FOLDS[kind], operands
-        if kind in _BINARY:
-            return _BINARY[kind], operands
-        if kind in COMPARISONS:
-            return COMPARISONS[kind], operands
-        if isinstance(expression, sympy.Pow):
-            return operator.pow, operands
+        if kind in _FUNCTIONS:
+            return _FUNCTIONS[kind], operands
         if isinstance(expression, symbolic.ModularIndexing):
             value, divisor, modulus = operands
             return operator.mod, [symbolic.FloorDiv(value, divisor), modulus]
-        if isinstance(expression, symbolic.CeilToInt | symbolic.TruncToInt | symbolic.RoundToInt):
-            return torch.sym_int, operands  # reached only through an existing node of the same expression
-        if isinstance(expression, symbolic.ToFloat):
-            return torch.sym_float, operands
-        if isinstance(expression, sympy.Not):
-            return torch.sym_not, operands
+        if isinstance(expression, symbolic.TruncToFloat):
+            return torch.sym_float, [symbolic.TruncToInt(*operands)]
         if isinstance(expression, sympy.Piecewise):
             (then, test), *others = [pair.args for pair in expression.args]
             if not others or test is sympy.true:

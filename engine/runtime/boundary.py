@@ -16,6 +16,7 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from engine.errors import InputError
+from engine.graph.size_functions import function_of
 from engine.sizes import Int, normal
 
 Size: TypeAlias = "int | torch.SymInt"
@@ -169,6 +170,12 @@ class _Solution:
         if expression.is_Integer:
             return int(expression)
         used = {symbol: value for symbol, value in bindings.items() if symbol in expression.free_symbols}
+        numbers = {symbol: value for symbol, value in used.items() if not isinstance(value, torch.SymInt)}
+        if len(numbers) == len(used):
+            try:
+                return int(function_of(expression)(numbers))
+            except ArithmeticError:
+                return None
         try:
             result = sympy_interp(PythonReferenceAnalysis, used, expression)
         except (AttributeError, NotImplementedError, KeyError):

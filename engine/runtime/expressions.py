@@ -27,10 +27,12 @@ _LARGEST_EXPONENT = 64
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(functions, name)
     for name in (
-        "BitwiseFn_bitwise_and", "BitwiseFn_bitwise_or", "CeilDiv", "CeilToInt", "CleanDiv", "FloatPow",
-        "FloatTrueDiv", "FloorDiv", "FloorToInt", "Identity", "IntTrueDiv", "IsNonOverlappingAndDenseIndicator",
+        "BitwiseFn_bitwise_and", "BitwiseFn_bitwise_or", "BitwiseFn_bitwise_xor", "CeilDiv", "CeilToInt", "CleanDiv",
+        "FloatPow", "FloatTrueDiv", "FloorDiv", "FloorToInt", "Identity", "IntTrueDiv",
+        "IsNonOverlappingAndDenseIndicator",
         "LShift", "Max", "Min", "Mod", "ModularIndexing", "PowByNatural", "PythonMod", "RShift", "RoundDecimal",
         "RoundToInt", "ToFloat", "TruncToFloat", "TruncToInt", "Where",
+        *(name for name in vars(functions) if name.startswith("OpaqueUnaryFn_")),
     )
     if hasattr(functions, name)
 }  # fmt: skip
