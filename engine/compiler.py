@@ -171,7 +171,9 @@ class Compilation:
         report.notes = captured.notes
         timings = report.timings
         with timings.phase("mirror"), collector_held_back():
-            mirror = Mirror(captured.graph, captured.constants, captured.fake_mode, captured.shape_env)
+            mirror = Mirror(
+                captured.graph, captured.constants, captured.fake_mode, captured.shape_env, sizes=captured.sizes()
+            )
             mirror.hoist_sizes()
             inner = InnerGraphs(ruleset, settings)
             matcher = Matcher(ruleset.phase("convert"), mirror)

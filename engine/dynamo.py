@@ -229,7 +229,7 @@ class CompiledGraph:
         with observed("compile", CompileEvent, self._name) as event, torch.no_grad(), _disable_current_modes():
             if event is not None:
                 event.report = report
-            captured = capture(self._graph.module, settings=self._settings, timings=report.timings)
+            captured = capture(self._graph.module, settings=self._settings, timings=report.timings, guarded=True)
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)
             compilation.place()

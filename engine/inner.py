@@ -120,7 +120,9 @@ class InnerGraphs:
         if dtypes := substitutes(self.settings):
             substitute_inside(imported.graph, imported.constants, around.fake_mode, dtypes)
         inputs = tuple(entry for entry in imported.inputs if isinstance(entry, fx.Node))
-        mirror = Mirror(imported.graph, around.constants, around.fake_mode, around.shape_env, name=name)
+        mirror = Mirror(
+            imported.graph, around.constants, around.fake_mode, around.shape_env, name=name, sizes=around.sizes
+        )
         mirror.hoist_sizes()
         context = self.context(mirror)
         matcher = Matcher(self.ruleset.phase("convert"), mirror)

@@ -6,12 +6,13 @@ A staged int is a Python ``int`` when it is known and a ``sympy.Expr`` over the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import sympy
 import torch
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from sympy.logic.boolalg import Boolean
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, canonicalize_bool_expr
 from torch.utils._sympy import functions
 from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
@@ -153,13 +154,20 @@ _RELATIONS = {
 
 
 class Sizes:
-    """Questions about staged ints, answered from the symbol ranges of a ``ShapeEnv``.
+    """Questions about staged ints, answered from their ranges and from what is known to hold of them.
 
-    ``ranges`` may narrow symbols further than the ``ShapeEnv`` does (an optimisation profile, say).
+    A ``ShapeEnv`` believes more than that: PyTorch takes every size to be 2 or more while it infers shapes.
+
+    Args:
+        ranges: symbol -> smallest and largest size; other symbols have the range that the ``ShapeEnv`` gives them.
+        facts: relations that hold of all sizes; what the ``ShapeEnv`` noted where they are not given.
     """
 
     def __init__(
-        self, shape_env: ShapeEnv | None, ranges: Mapping[sympy.Symbol, tuple[int, int]] | None = None
+        self,
+        shape_env: ShapeEnv | None,
+        ranges: Mapping[sympy.Symbol, tuple[int, int]] | None = None,
+        facts: Collection[sympy.Basic] | None = None,
     ) -> None:
         self.shape_env = shape_env
         self._ranges: dict[sympy.Symbol, ValueRanges[sympy.Expr]] = {}
@@ -167,6 +175,8 @@ class Sizes:
             self._ranges.update(shape_env.var_to_range)
         for symbol, (low, high) in (ranges or {}).items():
             self._ranges[symbol] = ValueRanges(sympy.Integer(low), sympy.Integer(high))
+        self._facts = facts
+        self._implied: dict[sympy.Basic, sympy.Basic] | None = None
         self._decided: dict[sympy.Basic, bool | None] = {}
 
     def decide(self, relation: Truth) -> bool | None:
@@ -183,20 +193,37 @@ class Sizes:
 
     def _decide(self, relation: sympy.Basic) -> bool | None:
         relation = without_ite(relation)
+        if self.shape_env is not None:
+            relation = self.shape_env.replace(relation)  # type: ignore[type-var]
         relation = _without_extremes(relation, self._ranges)
+        # The ShapeEnv would decide what is left of maxima by what it believes.
+        if self.shape_env is not None and not relation.has(Max):
+            simplified = self.shape_env.simplify(relation)  # type: ignore[arg-type, type-var]
+            relation = canonicalize_bool_expr(simplified).xreplace(self._implications())  # type: ignore[type-var]
+            if isinstance(relation, Boolean) and not relation.free_symbols:
+                return bool(relation)
+            ranges = tuple((symbol, self._ranges.get(symbol)) for symbol in sorted(relation.free_symbols, key=str))
+            if all(found is not None for _, found in ranges):
+                settled = self.shape_env._maybe_evaluate_static(relation, axioms=(), var_to_range=ranges)  # type: ignore[arg-type]
+                if settled is not None:
+                    return bool(settled)
         if relation is sympy.true or relation is sympy.false:
             return bool(relation)
-        if self.shape_env is not None:
-            simplified = self.shape_env.simplify(relation)  # type: ignore[arg-type]
-            if simplified in (sympy.true, sympy.false):
-                return bool(simplified)
-            settled = self.shape_env._maybe_evaluate_static(relation)
-            if settled is not None:
-                return bool(settled)
         bounds = bound_sympy(relation, self._ranges)  # type: ignore[arg-type]
         if bounds.is_singleton():
             return bool(bounds.lower)
         return None
+
+    def _implications(self) -> dict[sympy.Basic, sympy.Basic]:
+        """Relation -> true or false, as it follows from the facts."""
+        assert self.shape_env is not None
+        if self._facts is None:
+            return self.shape_env.axioms  # type: ignore[return-value]
+        if self._implied is None:
+            self._implied = {}
+            for fact in self._facts:
+                self._implied.update(self.shape_env.get_implications(self.shape_env.simplify(fact)))  # type: ignore[arg-type, type-var]
+        return self._implied
 
     def compare(self, operator: str, a: Int, b: Int) -> Truth:
         """``a operator b`` as a bool when decidable, else as a sympy relation."""

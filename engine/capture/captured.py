@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from engine.capture.guards import Guard
 from engine.capture.inputs import Profile, Range
 from engine.capture.signature import Argument, Signature
+from engine.sizes import Sizes
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Captured:
         ranges: symbol of the input shapes -> the sizes it may take.
         profiles: the same for each of several optimization profiles, where the user asked for several.
         guards: what must hold of the sizes of a call beyond their ranges; the graph is not the model elsewhere.
+        facts: relations that hold of the sizes of all calls; None where somebody else holds calls against everything
+            that the ``ShapeEnv`` believes.
         fake_mode, shape_env: of every ``meta["val"]`` of the graph.
         model_class: name of the model's class.
         notes: what was decided for the user, one sentence each.
@@ -56,6 +59,7 @@ class Captured:
     submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
     profiles: tuple[dict[sympy.Symbol, Range], ...] = ()
     guards: tuple[Guard, ...] = ()
+    facts: tuple[sympy.Basic, ...] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -85,6 +89,13 @@ class Captured:
             dict(self.defaults),
             self.guards,
         )
+
+    def sizes(self) -> Sizes:
+        """What is known about the sizes of calls."""
+        if self.facts is None:
+            return Sizes(self.shape_env)
+        bounds = {symbol: (allowed.min, allowed.max) for symbol, allowed in self.ranges.items()}
+        return Sizes(self.shape_env, bounds, self.facts)
 
     def signature(self) -> Signature:
         """How the model is called; holds neither the graph nor the constants."""

@@ -17,13 +17,14 @@ from engine.capture.branches import Branch, small_sizes
 from engine.capture.captured import Captured
 from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.exporting import decomposed, export
-from engine.capture.guards import Guard, find_guards, settle, written_guards
+from engine.capture.guards import Found, Sizes, find_guards, settle, written_guards
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_inputs
 from engine.capture.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
 from engine.capture.signature import Argument
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.trial import difference
+from engine.capture.trial import Difference, difference
+from engine.capture.waived import believe_only, real_guards
 from engine.collector import collector_held_back
 from engine.errors import CaptureError
 from engine.report import Timings
@@ -42,6 +43,7 @@ def capture(
     dynamic_shapes: Any = None,
     settings: CompilationSettings | None = None,
     timings: Timings | None = None,
+    guarded: bool = False,
 ) -> Captured:
     """Capture a model as a canonical graph of ATen ops, composites whole.
 
@@ -51,6 +53,7 @@ def capture(
         args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
         dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
         settings: of the compilation; ``truncate_double`` and ``widen_int16`` are seen to here.
+        guarded: whether the guards of the graph's ``ShapeEnv`` are somebody else's, who holds calls against them all.
         timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
             rest as ``import``.
 
@@ -58,7 +61,7 @@ def capture(
         CaptureError: torch.export cannot take the model, or the model keeps state.
         InputError: the example arguments do not describe a call.
     """
-    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings())
+    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded)
     dtypes = substitutes(settings) if settings is not None else {}
     if dtypes:
         substitute(captured.graph, captured.constants, captured.fake_mode, dtypes)
@@ -66,7 +69,7 @@ def capture(
 
 
 def _capture(
-    model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings
+    model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings, guarded: bool
 ) -> Captured:
     if isinstance(model, ExportedProgram):
         with timings.phase("export"):
@@ -80,7 +83,7 @@ def _capture(
         )
     if isinstance(model, fx.GraphModule) and is_importable(model):
         with timings.phase("import"), collector_held_back():
-            return _captured_graph(model)
+            return _captured_graph(model, guarded)
     with timings.phase("import"), collector_held_back():
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
@@ -114,11 +117,11 @@ def _captured_program(
     mode, shape_env = imported.environment()
     leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
     symbols = find_symbols(arguments)
-    guards = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
+    found = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
-        guards += written_guards(original, arguments, symbols, notes)
-    ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, guards, notes)
+        found.guards.extend(written_guards(original, arguments, symbols, notes))
+    ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
     captured = Captured(
         graph=imported.graph,
         constants=imported.constants,
@@ -135,7 +138,8 @@ def _captured_program(
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
     )
-    _settle_guards(captured, guards, model, leaves, wishes, notes, timings)
+    _settle_guards(captured, found, model, leaves, wishes, notes, timings)
+    _believe_only_what_is_checked(captured)
     captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
     captured.notes = tuple(notes)
     return captured
@@ -143,7 +147,7 @@ def _captured_program(
 
 def _settle_guards(
     captured: Captured,
-    guards: Sequence[Guard],
+    found: Found,
     model: nn.Module | None,
     leaves: list[Any] | None,
     wishes: Mapping[tuple[int, int], Wish],
@@ -154,17 +158,20 @@ def _settle_guards(
 
     Raises ``CaptureError`` where the user gave a range in which they do not hold.
     """
-    tried: dict[tuple[sympy.Symbol, int], str | None] = {}
+    tried: dict[tuple[tuple[sympy.Symbol, int], ...], Difference | None] = {}
 
-    def trial(symbol: sympy.Symbol, size: int) -> str | None:
+    def trial(sizes: Sizes) -> Difference | None:
         assert model is not None
         assert leaves is not None
-        if (symbol, size) not in tried:
+        key = tuple(sizes.items())
+        if key not in tried:
             with timings.phase("trial"):
-                tried[symbol, size] = difference(model, captured, leaves, {symbol: size})
-        return tried[symbol, size]
+                tried[key] = difference(model, captured, leaves, sizes)
+        return tried[key]
 
-    settled = settle(guards, captured.ranges, None if model is None or leaves is None else trial)
+    can_try = model is not None and leaves is not None
+    real = real_guards(found.waived, captured.ranges, trial) if can_try else []
+    settled = settle([*found.guards, *real], captured.ranges, trial if can_try else None)
     narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
     # What the model itself decides comes first, and says most.
     missed = sorted(settled.missed, key=lambda guard: not guard.asked)
@@ -176,7 +183,12 @@ def _settle_guards(
     captured.guards = tuple(settled.guards)
 
 
-def _captured_graph(module: fx.GraphModule) -> Captured:
+def _believe_only_what_is_checked(captured: Captured) -> None:
+    kept = {guard.relation for guard in captured.guards}
+    captured.facts = believe_only(captured.shape_env, kept, find_symbols(captured.arguments), captured.ranges)
+
+
+def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
     imported = import_graph_module(module)
     names = [entry.name for entry in imported.inputs]
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
@@ -185,8 +197,8 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
-    guards = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
-    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, guards, notes)
+    found = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
+    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, found.guards, notes)
     captured = Captured(
         graph=imported.graph,
         constants=imported.constants,
@@ -202,7 +214,9 @@ def _captured_graph(module: fx.GraphModule) -> Captured:
         state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
     )
-    _settle_guards(captured, guards, None, None, {}, notes, Timings())
+    _settle_guards(captured, found, None, None, {}, notes, Timings())
+    if not guarded:
+        _believe_only_what_is_checked(captured)
     captured.notes = tuple(notes)
     return captured
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import sympy
 import torch
@@ -25,10 +25,13 @@ from engine.capture.branches import __file__ as branches_file
 from engine.capture.inputs import Range
 from engine.capture.layouts import is_of_layout
 from engine.capture.predicates import Function, function_of, text_of
-from engine.sizes import Sizes
+from engine.sizes import Sizes as Bounds
 
 if TYPE_CHECKING:
     from engine.capture.signature import Argument
+    from engine.capture.trial import Difference
+
+Sizes: TypeAlias = "Mapping[sympy.Symbol, int]"
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 # Operators ask whether sizes differ to leave out special cases; what has to be equal has to be so of small sizes too.
@@ -102,24 +105,37 @@ def size_names(arguments: Sequence[Argument]) -> dict[sympy.Symbol, str]:
 # ------------------------------------------------------------------------------------ finding
 
 
-def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collection[sympy.Symbol]) -> list[Guard]:
+class Found(NamedTuple):
     """The guards of a capture over the sizes of its inputs, each relation once.
+
+    Attributes:
+        guards: relations that values depend on.
+        waived: those that are not asked of calls, because they lay out memory or only say that sizes are not 0 or 1.
+    """
+
+    guards: list[Guard]
+    waived: list[Guard]
+
+
+def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collection[sympy.Symbol]) -> Found:
+    """The guards of a capture over the sizes of its inputs.
 
     Sizes read from data are left out: what is promised of them is the program's own matter.
     """
     found: dict[sympy.Basic, Guard] = {}
+    waived: dict[sympy.Basic, Guard] = {}
     for relation, source, certain in branches:
-        _add(found, Guard(_replaced(relation, shape_env), source, asked=True, found=certain), symbols)
+        _add(found, Guard(replaced(relation, shape_env), source, asked=True, found=certain), symbols)
     for noted in shape_env.guards:
         frame = getattr(getattr(noted, "sloc", None), "framework_loc", None)
         place = _model_line(frame)
-        relation = _replaced(noted.expr, shape_env)
-        if place is not None or not (is_of_layout(frame) or _excludes_small(relation)):
-            _add(found, Guard(relation, place or "", asked=place is not None), symbols)
-    return list(found.values())
+        relation = replaced(noted.expr, shape_env)
+        waives = place is None and (is_of_layout(frame) or excludes_small(relation))
+        _add(waived if waives else found, Guard(relation, place or "", asked=place is not None), symbols)
+    return Found(list(found.values()), [guard for relation, guard in waived.items() if relation not in found])
 
 
-def _replaced(relation: sympy.Basic, shape_env: ShapeEnv) -> sympy.Basic:
+def replaced(relation: sympy.Basic, shape_env: ShapeEnv) -> sympy.Basic:
     """A relation over the symbols that are left once equal sizes have one."""
     if all(symbol not in shape_env.replacements for symbol in relation.free_symbols):
         return relation
@@ -131,7 +147,7 @@ def _add(found: dict[sympy.Basic, Guard], guard: Guard, symbols: Collection[symp
         found.setdefault(guard.relation, guard)
 
 
-def _excludes_small(relation: sympy.Basic) -> bool:
+def excludes_small(relation: sympy.Basic) -> bool:
     """Whether a relation only says that a size is none of 0 and 1: tracing asks that of every size it meets."""
     if not isinstance(relation, sympy.Ne | sympy.Gt | sympy.Ge | sympy.Lt | sympy.Le):
         return False
@@ -247,13 +263,13 @@ class Settled:
 def settle(
     guards: Iterable[Guard],
     ranges: Mapping[sympy.Symbol, Range],
-    trial: Callable[[sympy.Symbol, int], str | None] | None = None,
+    trial: Callable[[Sizes], Difference | None] | None = None,
 ) -> Settled:
     """Hold guards against the ranges of the inputs.
 
     ``torch.export`` takes sizes to be 2 or more.  What its operators decide below that is taken to be as good for 0
     and 1, as it means it.  Where the model itself decides otherwise there, ``trial`` says what comes out differently
-    at a symbol's size, None if nothing does.
+    at some sizes, None if nothing does; sizes that are not given are the least from 2 on.
     """
     settled = Settled()
     usual = {symbol: _from_two(allowed) for symbol, allowed in ranges.items()}
@@ -293,14 +309,23 @@ def _from_two(allowed: Range) -> Range:
 
 
 def _differing(
-    guard: Guard, symbol: sympy.Symbol, sizes: Sequence[int], trial: Callable[[sympy.Symbol, int], str | None] | None
+    guard: Guard, symbol: sympy.Symbol, sizes: Sequence[int], trial: Callable[[Sizes], Difference | None] | None
 ) -> tuple[int, str] | None:
     """The largest of some sizes of a symbol at which something comes out differently, and what; None if none."""
     for size in reversed(sizes):
-        found = guard.found or (trial(symbol, size) if trial is not None else "nothing is known")
+        if guard.found:
+            return size, guard.found
+        if trial is None:
+            return size, "nothing is known"
+        found = trial({symbol: size})
         if found is not None:
-            return size, found
+            return size, found.text
     return None
+
+
+def holds_always(guard: Guard, ranges: Mapping[sympy.Symbol, Range]) -> bool:
+    """Whether a guard is known to hold for all sizes of these ranges."""
+    return _failing(guard, ranges) is None
 
 
 def _failing(guard: Guard, ranges: Mapping[sympy.Symbol, Range]) -> list[int] | bool | None:
@@ -317,7 +342,7 @@ def _failing(guard: Guard, ranges: Mapping[sympy.Symbol, Range]) -> list[int] | 
         every = (range(ranges[symbol].min, ranges[symbol].max + 1) for symbol in guard.symbols)
         combinations = (dict(zip(guard.symbols, sizes, strict=True)) for sizes in itertools.product(*every))
         return None if all(map(guard.holds, combinations)) else True
-    bounds = Sizes(None, {symbol: (ranges[symbol].min, ranges[symbol].max) for symbol in guard.symbols})
+    bounds = Bounds(None, {symbol: (ranges[symbol].min, ranges[symbol].max) for symbol in guard.symbols})
     if bounds.decide(guard.relation) is True:
         return None
     return not all(map(guard.holds, _corners(guard, ranges)))
@@ -332,4 +357,15 @@ def _corners(
         yield dict(zip(guard.symbols, combination, strict=True))
 
 
-__all__ = ["Guard", "Settled", "find_guards", "settle", "size_names", "written_guards"]
+__all__ = [
+    "Found",
+    "Guard",
+    "Settled",
+    "excludes_small",
+    "find_guards",
+    "holds_always",
+    "replaced",
+    "settle",
+    "size_names",
+    "written_guards",
+]

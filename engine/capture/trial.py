@@ -1,9 +1,9 @@
-"""Trying a captured graph at sizes of 0 and 1, which tracing never sees."""
+"""Trying a captured graph at sizes that tracing has not seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 import torch
@@ -20,9 +20,21 @@ _TOLERANCES = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float16: 2e-2,
 _TOLERANCE = 1e-3
 
 
+class Difference(NamedTuple):
+    """How a captured graph differs from its model.
+
+    Attributes:
+        text: what comes out differently, in words.
+        refused: whether the model itself raises an error.
+    """
+
+    text: str
+    refused: bool = False
+
+
 def difference(
     model: nn.Module, captured: Captured, leaves: Sequence[Any], sizes: Mapping[sympy.Symbol, int]
-) -> str | None:
+) -> Difference | None:
     """How a captured graph differs from its model at some sizes; None where it does not.
 
     Both run in PyTorch, once, on the example arguments cut or repeated to these sizes; symbols that are not among
@@ -37,19 +49,21 @@ def difference(
     devices = sorted({leaf.device.index for leaf in inputs if isinstance(leaf, torch.Tensor) and leaf.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
+            torch.manual_seed(0)
             wanted = pytree.tree_leaves(torch.func.functional_call(model, buffers, args, kwargs))
         except EngineError:
             raise
         except Exception as error:
-            return f"the model raises {type(error).__name__}: {_first_line(error)}"
+            return Difference(f"the model raises {type(error).__name__}: {_first_line(error)}", refused=True)
         try:
+            torch.manual_seed(0)
             found = captured.module()(*live)
         except Exception as error:
-            return f"the captured graph raises {type(error).__name__}: {_first_line(error)}"
+            return Difference(f"the captured graph raises {type(error).__name__}: {_first_line(error)}")
     if len(wanted) != len(found):
-        return f"the model has {len(wanted)} results instead of {len(found)}"
+        return Difference(f"the model has {len(wanted)} results instead of {len(found)}")
     texts = (_apart(index, want, have) for index, (want, have) in enumerate(zip(wanted, found, strict=True)))
-    return next((text for text in texts if text is not None), None)
+    return next((Difference(text) for text in texts if text is not None), None)
 
 
 def _usual(allowed: Range) -> int:
@@ -85,4 +99,4 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-__all__ = ["difference"]
+__all__ = ["Difference", "difference"]

@@ -75,7 +75,7 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
             shape_env.axioms.clear()
             shape_env.axioms.update(axioms)
             shape_env.divisible.intersection_update(divisible)
-            _forget_answers(shape_env)
+            forget_answers(shape_env)
     if assumed:
         # The caches of fake results now hold one that is right for some sizes only.
         FakeTensorMode.cache_clear()
@@ -83,7 +83,7 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
         raise EngineError(f"it would need {equalities}")
 
 
-def _forget_answers(shape_env: ShapeEnv) -> None:
+def forget_answers(shape_env: ShapeEnv) -> None:
     """Drop answers that a ``ShapeEnv`` has memoised; it would give them again without noting the guard."""
     for counter in ("_version_counter", "_replacements_version_counter"):
         if hasattr(shape_env, counter):

@@ -48,7 +48,8 @@ class Mirror:
 
     Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.  A graph
     inside an op of another one has a ``name``, with which the names of its nodes begin; it may use sizes that none of
-    its inputs has: each becomes an input of its own.
+    its inputs has: each becomes an input of its own.  ``sizes`` decides by sizes; what the ``ShapeEnv`` believes does
+    where it is not given.
 
     Raises:
         EngineError: a node has no fake value (``meta["val"]``), or a constant is missing.
@@ -62,13 +63,14 @@ class Mirror:
         shape_env: ShapeEnv | None,
         *,
         name: str = "",
+        sizes: Sizes | None = None,
     ) -> None:
         self.graph = graph
         self.name = name
         self.constants = constants
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
         self.shape_env = shape_env
-        self.sizes = Sizes(shape_env)
+        self.sizes = sizes or Sizes(shape_env)
         # Constants whose elements a rule read: what was decided holds for these elements only.
         self.pins: dict[Value, Pin | None] = {}
         # The graphs inside its ops that rules ran, by name.
