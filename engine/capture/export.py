@@ -170,7 +170,7 @@ def _settle_guards(
         return tried[key]
 
     can_try = model is not None and leaves is not None
-    real = real_guards(found.waived, captured.ranges, trial) if can_try else []
+    real = real_guards(found.waived, found.guards, captured.ranges, trial) if can_try else []
     settled = settle([*found.guards, *real], captured.ranges, trial if can_try else None)
     narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
     # What the model itself decides comes first, and says most.

@@ -23,8 +23,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine.capture.branches import Branch, described_line
 from engine.capture.branches import __file__ as branches_file
 from engine.capture.inputs import Range
-from engine.capture.layouts import is_of_layout
 from engine.capture.predicates import Function, function_of, text_of
+from engine.graph.layout_frames import is_of_layout
 from engine.sizes import Sizes as Bounds
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import uninteresting_files
@@ -16,30 +15,9 @@ from torch.fx.experimental.symbolic_shapes import uninteresting_files
 from engine.capture.branches import __file__ as branches_file
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
-# Functions that choose strides and the steps of a view; what a view may be is asked elsewhere.
-_SHAPES = tuple(os.path.join(_TORCH, name, "") for name in ("_prims", "_prims_common", "_refs", "_subclasses"))
-_LAYOUT = frozenset(
-    {
-        "__lt__",
-        "_collapse_view_helper",
-        "_reshape_view_helper_core_alg",
-        "are_strides_like_channels_last_or_false",
-        "check_contiguous_sizes_strides",
-        "ge",
-        "is_channels_last_contiguous_2d",
-        "is_channels_last_contiguous_3d",
-        "is_contiguous",
-        "is_non_overlapping_and_dense",
-    }
-)
 # Functions that look at the number of channels on a GPU; it may be the batch of the model.
 _OF_CHANNELS = frozenset({"_upsample_linear", "_upsample_nearest", "upsample_nearest2d"})
 _LOCK = threading.RLock()
-
-
-def is_of_layout(frame: Any) -> bool:
-    """Whether a guard of a ``ShapeEnv`` comes from a frame that lays out memory."""
-    return getattr(frame, "name", None) in _LAYOUT and str(frame.filename).startswith(_SHAPES)
 
 
 @contextmanager
@@ -72,4 +50,4 @@ def _looks_at_channels(frame: FrameType | None) -> bool:
     return frame is not None and frame.f_code.co_name in _OF_CHANNELS and frame.f_code.co_filename.startswith(_TORCH)
 
 
-__all__ = ["is_of_layout", "layouts_by_hint"]
+__all__ = ["layouts_by_hint"]

@@ -25,6 +25,7 @@ _MOST_LOOKS, _MOST_TRIES, _MOST_TRIALS = 2048, 3, 24
 
 def real_guards(
     waived: Sequence[Guard],
+    guards: Sequence[Guard],
     ranges: Mapping[sympy.Symbol, Range],
     trial: Callable[[Sizes], Difference | None],
 ) -> list[Guard]:
@@ -34,9 +35,12 @@ def real_guards(
     A relation is also kept where the model itself refuses all sizes from 2 on that were tried for it.
 
     Args:
+        guards: what calls are held against; sizes at which one does not hold tell nothing.
         trial: what comes out differently at some sizes, None if nothing does.
     """
+    # An equality says most: where one is found, what else is broken by the same sizes need not be at fault.
     pending = [guard for guard in waived if not holds_always(guard, ranges)]
+    pending.sort(key=lambda guard: not isinstance(guard.relation, sympy.Eq))
     usual = {symbol: allowed.opt for symbol, allowed in ranges.items()}
     # A model that differs from its graph at the example's own sizes is not one whose results can be compared.
     comparable: list[bool] = []
@@ -45,7 +49,7 @@ def real_guards(
     while pending:
         guard = pending.pop(0)
         found: Difference | None = None
-        for sizes in itertools.islice(_breaking(guard, ranges, pending), _MOST_TRIES):
+        for sizes in itertools.islice(_breaking(guard, [*guards, *real], pending, ranges), _MOST_TRIES):
             if trials == _MOST_TRIALS:
                 break
             trials += 1
@@ -65,12 +69,13 @@ def real_guards(
 
 
 def _breaking(
-    guard: Guard, ranges: Mapping[sympy.Symbol, Range], others: Sequence[Guard]
+    guard: Guard, kept: Sequence[Guard], others: Sequence[Guard], ranges: Mapping[sympy.Symbol, Range]
 ) -> Iterator[dict[sympy.Symbol, int]]:
-    """Sizes at which a guard does not hold, those near the usual ones first, and first of all what breaks most."""
+    """Sizes at which a guard does not hold and those that are kept do; what breaks most of the others comes first."""
     looked = itertools.islice(_near(guard.symbols, ranges), _MOST_LOOKS)
     usual = {symbol: allowed.opt for symbol, allowed in ranges.items()}
-    broken = itertools.islice((sizes for sizes in looked if not guard.holds(sizes)), 2 * _MOST_TRIES)
+    breaking = (sizes for sizes in looked if not guard.holds(sizes) and all(each.holds(usual | sizes) for each in kept))
+    broken = itertools.islice(breaking, 2 * _MOST_TRIES)
     yield from sorted(broken, key=lambda sizes: sum(other.holds(usual | sizes) for other in others))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
@@ -15,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
+from engine.graph.layout_frames import writes_no_size
 from engine.graph.recurrence import is_recurrent, whole_recurrence
 
 
@@ -53,7 +55,7 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
     fact when the compiled model runs, so a rewrite must not rely on it.
 
     Raises:
-        EngineError: two sizes, or a size and a number, were taken to be equal.
+        EngineError: two sizes, or a size and a number, were taken to be equal, or one to be a multiple of another.
     """
     if shape_env is None:
         yield
@@ -65,7 +67,13 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
         yield
     finally:
         assumed = [s for s in ranges if s in shape_env.replacements and s not in replacements]
-        equalities = ", ".join(f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed)
+        needed = [f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed]
+        # Shapes that follow from an equality are wrong where it does not hold; strides are nobody's matter.
+        needed += [
+            str(guard.expr)
+            for guard in shape_env.guards[guards:]
+            if isinstance(guard.expr, sympy.Eq) and not writes_no_size(getattr(guard.sloc, "framework_loc", None))
+        ]
         if assumed or len(shape_env.guards) > guards:
             del shape_env.guards[guards:]
             for symbol in assumed:
@@ -76,11 +84,11 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
             shape_env.axioms.update(axioms)
             shape_env.divisible.intersection_update(divisible)
             forget_answers(shape_env)
-    if assumed:
+    if needed:
         # The caches of fake results now hold one that is right for some sizes only.
         FakeTensorMode.cache_clear()
         getattr(shape_env, "fake_tensor_cache", {}).clear()
-        raise EngineError(f"it would need {equalities}")
+        raise EngineError(f"it would need {needed[0]}")
 
 
 def forget_answers(shape_env: ShapeEnv) -> None:
