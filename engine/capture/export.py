@@ -220,15 +220,16 @@ def _class_name(model: Any) -> str:
 
 
 def _parameters(program: ExportedProgram, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The positional parameters of ``forward``, and the defaults of all its parameters."""
-    if model is not None and not isinstance(model, fx.GraphModule):
-        signature = inspect.signature(model.forward).parameters.values()
-        if any(p.kind is p.VAR_POSITIONAL for p in signature):
-            return (), {}
-        positional = tuple(p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-        return positional, {p.name: p.default for p in signature if p.default is not p.empty}
+    """The positional parameters of ``forward``, those of ``*args`` left out, and the defaults of all parameters."""
     entry = program.module_call_graph[0].signature if program.module_call_graph else None
-    return tuple(getattr(entry, "forward_arg_names", None) or ()), {}
+    names = tuple(getattr(entry, "forward_arg_names", None) or ())
+    if model is None:
+        return names, {}
+    signature = inspect.signature(model.forward).parameters.values()
+    defaults = {p.name: p.default for p in signature if p.default is not p.empty}
+    if isinstance(model, fx.GraphModule):
+        return names, defaults
+    return tuple(p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)), defaults
 
 
 def _leaf_names(in_spec: pytree.TreeSpec, imported: Imported, parameters: tuple[str, ...]) -> list[str]:
