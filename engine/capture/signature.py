@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from engine.capture.inputs import Range
 from engine.errors import InputError
 from engine.sizes import Int
+from engine.tensor_kinds import is_transforming, unfit
 
 if TYPE_CHECKING:
     from engine.capture.guards import Guard
@@ -81,6 +82,7 @@ class Signature:
         self._tensors = [i for i in self._live if self.arguments[i].shape is not None]
         self._scalars = [i for i in self._live if self.arguments[i].shape is None]
         self._all_live = not self._constants
+        self._only_tensors = len(self._tensors) == len(self.arguments)
         self._accepted: set[tuple[Any, ...]] = set()
         self._exact = (self._positional, self._keywords)
         self._returns = _shortcut(self.out_spec)
@@ -104,11 +106,12 @@ class Signature:
     def _checked(self, leaves: Sequence[Any]) -> list[Any]:
         """The inputs of the graph among the leaves of a call."""
         try:
-            key: Any = tuple([(x.shape, x.dtype, x.device) for x in map(leaves.__getitem__, self._tensors)])
+            tensors = leaves if self._only_tensors else [leaves[i] for i in self._tensors]
+            key: Any = tuple([(x.shape, x.dtype, x.device, x.layout) for x in tensors])
             if self._scalars:
                 key = (key, tuple([(type(leaves[i]), leaves[i]) for i in self._scalars]))
-            accepted = key in self._accepted
-        except (AttributeError, TypeError):
+            accepted = key in self._accepted and is_transforming() is None
+        except (AttributeError, TypeError, RuntimeError):  # nested tensors have no shape
             key, accepted = None, False
         if self._constants:
             self._check_constants(leaves)
@@ -232,6 +235,8 @@ class Signature:
     def _check_tensor(self, argument: Argument, value: Any) -> None:
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{argument} is a tensor, not {_kind(value)}")
+        if problem := unfit(value):
+            raise InputError(f"{argument} {problem}")
         if value.dtype != argument.dtype:
             raise InputError(f"{argument} has dtype {value.dtype}; the model was captured with {argument.dtype}")
         if argument.device is not None and value.device.type != argument.device:

@@ -17,6 +17,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from engine.errors import InputError
 from engine.sizes import Int, normal
+from engine.tensor_kinds import unfit
 
 Size: TypeAlias = "int | torch.SymInt"
 
@@ -105,6 +106,13 @@ def check_count(inputs: Sequence[Any], names: Sequence[str]) -> None:
     """Raises InputError when the number of inputs is not the number of input bindings."""
     if len(inputs) != len(names):
         raise InputError(f"{len(inputs)} inputs given, the engine takes {len(names)}: {', '.join(names)}")
+
+
+def check_kinds(inputs: Sequence[Any], names: Sequence[str]) -> None:
+    """Raises InputError for the first input that is a tensor which no engine can read."""
+    for name, value in zip(names, inputs, strict=False):
+        if isinstance(value, torch.Tensor) and (problem := unfit(value)):
+            raise InputError(f"input {name!r} {problem}")
 
 
 class _Solution:
