@@ -27,17 +27,27 @@ def traced_reads() -> Iterator[None]:
     """Let models read tensors through ``.data`` while they are traced.
 
     PyTorch gives a tensor of which the tracer knows nothing: a parameter read in this way would be a constant
-    without values.  Without gradients, ``.data`` is ``.detach()``, and so is ``.as_subclass(torch.Tensor)``.  Tensors
-    that are not traced, of other threads too, are read as ever.
+    without values.  Without gradients, ``.data`` is ``.detach()``, and so is ``.as_subclass(torch.Tensor)``.  Other
+    threads read tensors as ever.
 
     Raises:
         CaptureError: a model gives a tensor other ``.data``, of which a trace would not know.
     """
+    thread = threading.get_ident()
+
+    def read(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach() if threading.get_ident() == thread else _data.__get__(tensor)
+
+    def as_subclass(tensor: torch.Tensor, cls: Any) -> Any:
+        if cls is torch.Tensor and threading.get_ident() == thread:
+            return tensor.detach()
+        return _as_subclass(tensor, cls)
+
     with _LOCK:
         # A class of Python in front of the one that has these attributes: nothing of it is replaced.
         before = {name: vars(torch.Tensor)[name] for name in ("data", "as_subclass") if name in vars(torch.Tensor)}
-        torch.Tensor.data = property(_read, _write)  # type: ignore[assignment, misc]
-        torch.Tensor.as_subclass = _subclass  # type: ignore[method-assign, assignment]
+        torch.Tensor.data = property(read, _write)  # type: ignore[assignment, misc]
+        torch.Tensor.as_subclass = as_subclass  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -48,10 +58,6 @@ def traced_reads() -> Iterator[None]:
                     delattr(torch.Tensor, name)
 
 
-def _read(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach() if isinstance(tensor, _TRACED) else _data.__get__(tensor)
-
-
 def _write(tensor: torch.Tensor, value: Any) -> None:
     if isinstance(tensor, _TRACED) and value is not tensor:
         raise CaptureError(
@@ -59,12 +65,6 @@ def _write(tensor: torch.Tensor, value: Any) -> None:
             f"(torch.nn.functional takes weights as arguments){_asker(sys._getframe(1))}"
         )
     _data.__set__(tensor, value)
-
-
-def _subclass(tensor: torch.Tensor, cls: Any) -> Any:
-    if cls is torch.Tensor and isinstance(tensor, _TRACED):
-        return tensor.detach()
-    return _as_subclass(tensor, cls)
 
 
 def _asker(frame: FrameType | None) -> str:

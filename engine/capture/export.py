@@ -93,7 +93,12 @@ def _materialisable(model: Any, values: bool) -> Any:
             f"{name!r} of {type(model).__name__} is not initialised yet: call the model once, which gives its lazy "
             "modules their shapes and values, or load them; then compile it"
         )
-    return copy.deepcopy(model)
+    # PyTorch does not copy buffers that are not initialised; tensors that are need no copy.
+    memo = {
+        id(tensor): type(tensor)(device=tensor.device, dtype=tensor.dtype) if is_lazy(tensor) else tensor
+        for _, tensor in _tensors(model)
+    }
+    return copy.deepcopy(model, memo)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
