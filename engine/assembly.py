@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch import fx, nn
 
+from engine.explicit_dtypes import make_dtypes_explicit
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner import Partition, Segment
 from engine.snapshot import ModelMemory
@@ -171,6 +172,7 @@ class _Assembler:
                 results.append(self.result(self.value(self.mirror.value(output))))
         self.own_buffers()
         self.graph.output(tuple(results))
+        make_dtypes_explicit(self.graph, self.mirror)
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph, class_name="CompiledGraph")
         module.requires_grad_(False)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import sympy
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
@@ -111,8 +112,12 @@ def check_count(inputs: Sequence[Any], names: Sequence[str]) -> None:
 def check_kinds(inputs: Sequence[Any], names: Sequence[str]) -> None:
     """Raises InputError for the first input that is a tensor which no engine can read."""
     for name, value in zip(names, inputs, strict=False):
-        if isinstance(value, torch.Tensor) and (problem := unfit(value)):
+        if not isinstance(value, torch.Tensor):
+            continue
+        if problem := unfit(value):
             raise InputError(f"input {name!r} {problem}")
+        if value.is_meta and not isinstance(value, FakeTensor):
+            raise InputError(f"input {name!r} is on the meta device, where no engine can run")
 
 
 class _Solution:
