@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Mapping, Sequence
 
 import sympy
+import torch
 from torch import fx, nn
 
+from engine.explicit_dtypes import make_dtypes_explicit
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner import Partition, Segment
+from engine.snapshot import ModelMemory
 
 
 def assemble(
@@ -18,6 +22,7 @@ def assemble(
     modules: Mapping[str, nn.Module],
     scalars: Mapping[str, Sequence[sympy.Expr]],
     submodules: Mapping[str, nn.Module] | None = None,
+    memory: ModelMemory | None = None,
 ) -> fx.GraphModule:
     """Build the graph module that runs the segments in order.
 
@@ -25,11 +30,12 @@ def assemble(
         modules: segment name -> module that takes the segment's inputs, then its scalars, and returns its outputs.
         scalars: segment name -> sizes that its network takes as extra inputs.
         submodules: target of a ``get_attr`` node -> graph that a higher-order op runs.
+        memory: of the model, which the module shares with it in nothing.
 
     Returns:
         A module that takes the user's tensors in order and returns the flat tuple of outputs.
     """
-    assembler = _Assembler(mirror, submodules or {})
+    assembler = _Assembler(mirror, submodules or {}, memory or ModelMemory(()))
     for node in mirror.graph.nodes:
         if node.op == "placeholder":
             assembler.copy(node)
@@ -43,7 +49,8 @@ def assemble(
 
 
 class _Assembler:
-    def __init__(self, mirror: Mirror, submodules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, mirror: Mirror, submodules: Mapping[str, nn.Module], memory: ModelMemory) -> None:
+        self.memory = memory
         self.mirror = mirror
         self.submodules = submodules
         self.graph = fx.Graph()
@@ -131,13 +138,28 @@ class _Assembler:
         """Where the graph of a higher-order op is held; PyTorch runs it."""
         name = "graph_" + target.replace(".", "_")
         if not hasattr(self.root, name):
-            self.root.add_module(name, self.submodules[target])
+            self.root.add_module(name, copy.deepcopy(self.submodules[target]))
         return name
 
     def _operand(self, operand: fx.Node) -> fx.Node:
         if operand in self.nodes:
             return self.nodes[operand]
         return self.value(self.mirror.value(operand))
+
+    def result(self, node: fx.Node) -> fx.Node:
+        """A node that the caller gets, who may write to what it gives; constants are given as copies."""
+        if node.op != "get_attr":
+            return node
+        copied = self.graph.call_function(torch.ops.aten.clone.default, (node,))
+        copied.meta.update(node.meta)
+        copied.meta.pop("constant", None)
+        return copied
+
+    def own_buffers(self) -> None:
+        """Copy the constants that are tensors of the model."""
+        names = list(self.buffers.values())
+        for name, tensor in zip(names, self.memory.copies([self.root.get_buffer(n) for n in names]), strict=True):
+            self.root.register_buffer(name, tensor, persistent=True)
 
     def finish(self) -> fx.GraphModule:
         results = []
@@ -147,8 +169,10 @@ class _Assembler:
             elif self.mirror.is_size(output):
                 results.append(self.copy(output))
             else:
-                results.append(self.value(self.mirror.value(output)))
+                results.append(self.result(self.value(self.mirror.value(output))))
+        self.own_buffers()
         self.graph.output(tuple(results))
+        make_dtypes_explicit(self.graph, self.mirror)
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph, class_name="CompiledGraph")
         module.requires_grad_(False)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import networkx
 import torch
 from torch import fx, nn
+from torch._ops import HigherOrderOperator, OpOverload
 
+from engine.ambient import autocast_is_on, without_autocast
 from engine.errors import EngineError
 from engine.placement import placed
 from engine.report import Report
@@ -46,6 +48,7 @@ class CompiledModule(nn.Module):
         self.report = report
         self._signature = captured.signature()
         self._mirror: Mirror | None = mirror
+        self._runs_ops = _runs_ops(graph_module)
         follow_settings(self)
 
     @classmethod
@@ -57,6 +60,7 @@ class CompiledModule(nn.Module):
         module.report = report
         module._signature = signature
         module._mirror = None
+        module._runs_ops = _runs_ops(graph_module)
         follow_settings(module)
         return module
 
@@ -120,6 +124,7 @@ class CompiledModule(nn.Module):
         clone.report = self.report
         clone._signature = self._signature
         clone._mirror = self._mirror
+        clone._runs_ops = self._runs_ops
         clone.weight_plan = self.weight_plan
         clone.training = self.training
         if self._graphs is not None:
@@ -134,7 +139,10 @@ class CompiledModule(nn.Module):
         )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model: same arguments, same structure of results, same dtypes."""
+        """Run the model: same arguments, same structure of results, same dtypes, under autocast too."""
+        if self._runs_ops and not torch.compiler.is_compiling() and autocast_is_on():
+            with without_autocast():
+                return self.forward(*args, **kwargs)
         inputs = self._signature.bind(args, kwargs)
         if self._graphs is not None and is_plain(inputs):
             self._direct = not kwargs and len(args) == len(inputs) and all(map(operator.is_, args, inputs))
@@ -162,6 +170,11 @@ class CompiledModule(nn.Module):
         """
         self._direct = False
         self._graphs = graphs_of_module(self.graph_module, self._signature.unflatten, size) if enabled else None
+
+
+def _runs_ops(graph_module: fx.GraphModule) -> bool:
+    """Whether PyTorch computes something on tensors between the engines."""
+    return any(isinstance(node.target, OpOverload | HigherOrderOperator) for node in graph_module.graph.nodes)
 
 
 class DeferredModule(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from engine import tensorrt
+from engine.ambient import apart
 from engine.assembly import assemble
 from engine.capture import Captured, capture
 from engine.capture.importer import is_importable
@@ -39,6 +40,7 @@ from engine.report import Fallback, Report, SegmentReport
 from engine.rewriter import Trace, fold_constants, lower_all
 from engine.runtime.modes import RunOptions
 from engine.settings import CompilationSettings
+from engine.snapshot import ModelMemory
 from engine.weight_plan import weight_plan
 
 if TYPE_CHECKING:
@@ -85,11 +87,12 @@ def compile(
     if args is None and kwargs is None and _needs_inputs(model):
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
     with observed("compile", CompileEvent, _model_name(model)) as event:
-        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
+        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options, values=True)
         if event is not None:
             event.report = compilation.report
-        compilation.place()
-        return compilation.build(runtime)
+        with apart():
+            compilation.place()
+            return compilation.build(runtime)
 
 
 def coverage(
@@ -110,7 +113,8 @@ def coverage(
         compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
         if event is not None:
             event.report = compilation.report
-        compilation.place()
+        with apart():
+            compilation.place()
         return compilation.report
 
 
@@ -127,7 +131,7 @@ def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
 class Compilation:
     """One compilation in progress: the graph, what was decided about it, and what was refused so far.
 
-    ``inner`` are the graphs inside its ops.
+    ``inner`` are the graphs inside its ops, ``memory`` is that of the model's tensors.
     """
 
     captured: Captured
@@ -138,6 +142,7 @@ class Compilation:
     report: Report
     matcher: Matcher
     inner: InnerGraphs
+    memory: ModelMemory
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
     partition: Partition = field(default_factory=lambda: Partition((), {}))
     tiling: Tiling = field(default_factory=Tiling)
@@ -153,8 +158,14 @@ class Compilation:
         dynamic_shapes: Any,
         rules: Sequence[Any],
         settings: CompilationSettings,
+        *,
+        values: bool = False,
     ) -> Self:
-        """Capture the model and bring its graph down to what the ``convert`` rules understand."""
+        """Capture the model and bring its graph down to what the ``convert`` rules understand.
+
+        Args:
+            values: insist that the model's tensors have values, which an engine needs and a report does not.
+        """
         report = Report(model=_model_name(model))
         timings = report.timings
         with timings.phase("rules"):
@@ -162,14 +173,20 @@ class Compilation:
         # PyTorch overrides operators for the whole process while it exports.
         with tracing_lock(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-            captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings, timings=timings)
-        return cls.lowered(captured, ruleset, settings, report)
+            # What forward assigns is taken back.
+            warnings.filterwarnings("ignore", message=r"The tensor attribute", category=UserWarning)
+            captured = capture(
+                model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings, timings=timings, values=values
+            )
+        with apart():
+            return cls.lowered(captured, ruleset, settings, report)
 
     @classmethod
     def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
         report.notes = captured.notes
         timings = report.timings
+        memory = ModelMemory(captured.tensors())
         with timings.phase("mirror"), collector_held_back():
             mirror = Mirror(
                 captured.graph, captured.constants, captured.fake_mode, captured.shape_env, sizes=captured.sizes()
@@ -177,7 +194,7 @@ class Compilation:
             mirror.hoist_sizes()
             inner = InnerGraphs(ruleset, settings)
             matcher = Matcher(ruleset.phase("convert"), mirror)
-        self = cls(captured, ruleset, settings, mirror, inner.context(mirror), report, matcher, inner)
+        self = cls(captured, ruleset, settings, mirror, inner.context(mirror), report, matcher, inner, memory)
         inner.refusals, inner.trace = self.refusals, self.trace
         with timings.phase("rewrite"), collector_held_back():
             lower_all(
@@ -388,13 +405,15 @@ class Compilation:
                     settings=self.settings,
                     runtime=runtime,
                     weight_name_map=network.weight_name_map,
-                    program=_program(network) if interpret else None,
+                    program=_program(network).owning(self.memory.copies) if interpret else None,
                     input_specs=network.input_specs,
                     output_specs=network.output_specs,
                 )
                 modules[segment.name].blueprint = _blueprint(network)
             scalars = {name: network.scalars for name, (network, _) in built.items()}
-            module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules)
+            module = assemble(
+                self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory
+            )
             weights = None
             inner = [graph.mirror for graph in self.inner]
             if not (self.settings.immutable_weights and built):

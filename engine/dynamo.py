@@ -15,6 +15,7 @@ import sympy
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from engine.ambient import apart
 from engine.capture.captured import Captured
 from engine.capture.dynamo import FunctionalGraph, weight_name
 from engine.capture.export import capture
@@ -170,7 +171,7 @@ class CompiledGraph:
         versions = _versions(weights, counted)
         named = {weight_name(position): weight.detach() for position, weight in self._graph.weights.items()}
         try:
-            with torch.no_grad(), _disable_current_modes():
+            with apart(), _disable_current_modes():
                 compiled = refit(current.compiled, named, strict=False)
         except RefitError as error:
             _LOG.info("%s could not be refitted: %s", self._name, error)
@@ -226,10 +227,12 @@ class CompiledGraph:
         weights = tuple(self._graph.weights.values())
         counted = _counted(weights)
         versions = _versions(weights, counted)  # before the build: a write while it goes on is noticed
-        with observed("compile", CompileEvent, self._name) as event, torch.no_grad(), _disable_current_modes():
+        with observed("compile", CompileEvent, self._name) as event, apart(), _disable_current_modes():
             if event is not None:
                 event.report = report
-            captured = capture(self._graph.module, settings=self._settings, timings=report.timings, guarded=True)
+            captured = capture(
+                self._graph.module, settings=self._settings, timings=report.timings, guarded=True, values=True
+            )
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)
             compilation.place()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from engine.ambient import apart
 from engine.compiled import CompiledModule, DeferredModule
 from engine.errors import BuildError, RefitError
 from engine.rewriter.pins import digest
@@ -26,6 +27,7 @@ _TOLERANCES = {torch.float16: 5e-2, torch.bfloat16: 1e-1}
 _TOLERANCE = 2e-2
 
 
+@apart()
 def refit(
     compiled: CompiledModule | DeferredModule,
     weights: Mapping[str, torch.Tensor] | nn.Module | ExportedProgram,

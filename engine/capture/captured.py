@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -104,6 +104,13 @@ class Captured:
     def bind(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> list[Any]:
         """The graph's inputs for a call, in placeholder order; raises ``InputError``."""
         return self._signature.bind(args, kwargs or {})
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """The model's own tensors, those of graphs inside ops too."""
+        yield from self.constants.values()
+        for submodule in self.submodules.values():
+            yield from submodule.parameters()
+            yield from submodule.buffers()
 
     def module(self) -> fx.GraphModule:
         """The graph as a module of flat inputs and a flat tuple of outputs, to run it in PyTorch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ _DEFAULT_ADVICE = (
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
+# Such as copy.py; packages are installed in a folder of it.
+_STDLIB = tuple(str(path) for path in Path(sysconfig.get_path("stdlib")).glob("*.py"))
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
 
 
@@ -133,7 +136,7 @@ def _deepest(trace: TracebackType | None) -> str:
         # Only frames below torch.export are the model's; those above are whoever called us.
         if frame.filename.startswith(_TORCH):
             inside = True
-        elif inside and not frame.filename.startswith((_HERE, "<")):
+        elif inside and not frame.filename.startswith((_HERE, "<", *_STDLIB)):
             found = f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
     return found
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.inputs import Input, Range
 from engine.errors import InputError
+from engine.tensor_kinds import unfit
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def prepare(
             seen.add(id(tensor))
             return tensor
         if isinstance(leaf, torch.Tensor):
+            if problem := unfit(leaf):
+                raise InputError(f"an example input {problem}")
             if id(leaf) in seen:
                 leaf = leaf.detach().clone()
             seen.add(id(leaf))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -11,8 +12,10 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from engine.ambient import apart
 from engine.capture.branches import Branch, small_sizes
 from engine.capture.captured import Captured
 from engine.capture.examples import Examples, Wish, prepare
@@ -24,6 +27,7 @@ from engine.capture.ranges import find_profiles, find_ranges, find_symbols, narr
 from engine.capture.signature import Argument
 from engine.capture.substitution import substitute, substitutes
 from engine.capture.trial import Difference, difference
+from engine.capture.values import check_values
 from engine.capture.waived import believe_only, real_guards
 from engine.collector import collector_held_back
 from engine.errors import CaptureError
@@ -44,6 +48,7 @@ def capture(
     settings: CompilationSettings | None = None,
     timings: Timings | None = None,
     guarded: bool = False,
+    values: bool = False,
 ) -> Captured:
     """Capture a model as a canonical graph of ATen ops, composites whole.
 
@@ -56,16 +61,52 @@ def capture(
         guarded: whether the guards of the graph's ``ShapeEnv`` are somebody else's, who holds calls against them all.
         timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
             rest as ``import``.
+        values: insist that parameters, buffers and inputs have values.
+
+    Modes of PyTorch that are active (autocast, a default device) are part of what the model does, and of what is
+    captured; they change nothing of what is done with that.
 
     Raises:
-        CaptureError: torch.export cannot take the model, or the model keeps state.
+        CaptureError: torch.export cannot take the model, or the model keeps state, or has no values.
         InputError: the example arguments do not describe a call.
     """
+    model = _materialisable(model, values)
     captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded)
+    if values:
+        check_values(captured)
     dtypes = substitutes(settings) if settings is not None else {}
     if dtypes:
-        substitute(captured.graph, captured.constants, captured.fake_mode, dtypes)
+        with apart():
+            substitute(captured.graph, captured.constants, captured.fake_mode, dtypes)
     return captured
+
+
+def _materialisable(model: Any, values: bool) -> Any:
+    """The model, or a copy where tracing would materialise its lazy modules.
+
+    Raises ``CaptureError`` where values are wanted: the model has none yet, and its first call would draw others.
+    """
+    if not isinstance(model, nn.Module):
+        return model
+    name = next((name for name, tensor in _tensors(model) if is_lazy(tensor)), None)
+    if name is None:
+        return model
+    if values:
+        raise CaptureError(
+            f"{name!r} of {type(model).__name__} is not initialised yet: call the model once, which gives its lazy "
+            "modules their shapes and values, or load them; then compile it"
+        )
+    # PyTorch does not copy buffers that are not initialised; tensors that are need no copy.
+    memo = {
+        id(tensor): type(tensor)(device=tensor.device, dtype=tensor.dtype) if is_lazy(tensor) else tensor
+        for _, tensor in _tensors(model)
+    }
+    return copy.deepcopy(model, memo)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def _capture(
@@ -84,7 +125,7 @@ def _capture(
     if isinstance(model, fx.GraphModule) and is_importable(model):
         with timings.phase("import"), collector_held_back():
             return _captured_graph(model, guarded)
-    with timings.phase("import"), collector_held_back():
+    with timings.phase("import"), collector_held_back(), apart():
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
@@ -106,7 +147,8 @@ def _captured_program(
     notes: Sequence[str] = (),
     original: ExportedProgram | None = None,
 ) -> Captured:
-    imported = import_program(program)
+    with apart():
+        imported = import_program(program)
     notes = list(notes)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
@@ -189,7 +231,8 @@ def _believe_only_what_is_checked(captured: Captured) -> None:
 
 
 def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
-    imported = import_graph_module(module)
+    with apart():
+        imported = import_graph_module(module)
     names = [entry.name for entry in imported.inputs]
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
     result = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
@@ -234,15 +277,16 @@ def _class_name(model: Any) -> str:
 
 
 def _parameters(program: ExportedProgram, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The positional parameters of ``forward``, and the defaults of all its parameters."""
-    if model is not None and not isinstance(model, fx.GraphModule):
-        signature = inspect.signature(model.forward).parameters.values()
-        if any(p.kind is p.VAR_POSITIONAL for p in signature):
-            return (), {}
-        positional = tuple(p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-        return positional, {p.name: p.default for p in signature if p.default is not p.empty}
+    """The positional parameters of ``forward``, those of ``*args`` left out, and the defaults of all parameters."""
     entry = program.module_call_graph[0].signature if program.module_call_graph else None
-    return tuple(getattr(entry, "forward_arg_names", None) or ()), {}
+    names = tuple(getattr(entry, "forward_arg_names", None) or ())
+    if model is None:
+        return names, {}
+    signature = inspect.signature(model.forward).parameters.values()
+    defaults = {p.name: p.default for p in signature if p.default is not p.empty}
+    if isinstance(model, fx.GraphModule):
+        return names, defaults
+    return tuple(p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)), defaults
 
 
 def _leaf_names(in_spec: pytree.TreeSpec, imported: Imported, parameters: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.branches import Branch, observed_branches
 from engine.capture.composites import remembered_composites
+from engine.capture.data_reads import traced_reads
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
 from engine.capture.layouts import layouts_by_hint
 from engine.capture.pytrees import register_from_error
+from engine.capture.unchanged import unchanged
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
 
@@ -115,7 +118,9 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
     """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
     branches.clear()
     _forget_control_flow()
-    with torch.no_grad(), whole_recurrence(), layouts_by_hint(), observed_branches(branches):
+    # Strict mode reads Python code itself, and knows what reading ``.data`` means.
+    reads = nullcontext() if strict else traced_reads()
+    with unchanged(model), torch.no_grad(), whole_recurrence(), layouts_by_hint(), observed_branches(branches), reads:
         program = torch.export.export(
             model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
         )

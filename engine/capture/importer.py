@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -17,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine.capture.canonical import canonicalise
 from engine.capture.strided import lay_out_strided
 from engine.errors import CaptureError
+from engine.graph.provenance import model_line
 from engine.graph.subgraph import Subgraph
 
 _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
@@ -73,7 +75,7 @@ def import_program(program: ExportedProgram) -> Imported:
                 imported.inputs.append(copies[node])
         elif spec.kind in (*_PARAMETERS, InputKind.CONSTANT_TENSOR):
             assert spec.target is not None
-            lifted.append((nodes[spec.arg.name], spec.target, _tensor(program, spec.target)))
+            lifted.append((nodes[spec.arg.name], spec.target, _tensor(program, spec.target, nodes[spec.arg.name])))
         else:
             raise CaptureError(
                 f"input {spec.arg.name!r} of the exported program is a {spec.kind.name.lower().replace('_', ' ')}; "
@@ -193,12 +195,26 @@ def _check_outputs(program: ExportedProgram) -> None:
         )
 
 
-def _tensor(program: ExportedProgram, target: str) -> torch.Tensor:
+def _tensor(program: ExportedProgram, target: str, node: fx.Node) -> torch.Tensor:
     source: Mapping[str, Any] = program.state_dict if target in program.state_dict else program.constants
     tensor = source[target]
     if not isinstance(tensor, torch.Tensor):
         raise CaptureError(f"constant {target!r} of the exported program is a {type(tensor).__name__}, not a tensor")
+    if target not in program.state_dict and isinstance(tensor, FakeTensor | FunctionalTensor):
+        _refuse_fake(target, node)
     return tensor.detach()
+
+
+def _refuse_fake(target: str, node: fx.Node) -> NoReturn:
+    """Raises ``CaptureError`` for a constant that is what was left of a tensor while it was traced."""
+    line = next(filter(None, map(model_line, node.users)), "")
+    at = f"\n  at {line}" if line else ""
+    raise CaptureError(
+        f"tensor {target!r} of the captured graph has no values: the model reads a tensor in a way that tracing does "
+        "not see, or keeps one of an earlier trace (in a global variable or a cache of functools, which torch.export "
+        "fills with fake tensors). Use the tensor itself, or tensor.detach(), and empty such caches before compiling"
+        f"{at}"
+    )
 
 
 def _add_constants(
@@ -260,6 +276,8 @@ def _add_attribute(imported: Imported, node: fx.Node, owner: torch.nn.Module) ->
         imported.submodules[target] = value
         node.meta["graph"] = Subgraph(target, value)
     elif isinstance(value, torch.Tensor):
+        if isinstance(value, FunctionalTensor):
+            _refuse_fake(target, node)
         imported.constants[target] = value.detach()
         if "val" not in node.meta:
             mode, _ = imported.environment()

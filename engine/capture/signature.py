@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 from engine.capture.inputs import Range
 from engine.errors import InputError
 from engine.sizes import Int
+from engine.tensor_kinds import is_transforming, unfit
 
 if TYPE_CHECKING:
     from engine.capture.guards import Guard
@@ -58,7 +60,7 @@ class Signature:
 
     ``arguments`` are the leaves of ``in_spec`` in order.  ``parameters`` names the positional
     parameters of ``forward``, so that an argument may be passed by position or by keyword however it
-    was passed at capture; ``defaults`` are the values that may be passed though they were left out.
+    was passed at capture.  ``defaults`` are those of ``forward``: what a call means that leaves a parameter out.
     ``guards`` must hold of the sizes of a call.
     """
 
@@ -80,6 +82,7 @@ class Signature:
         self._tensors = [i for i in self._live if self.arguments[i].shape is not None]
         self._scalars = [i for i in self._live if self.arguments[i].shape is None]
         self._all_live = not self._constants
+        self._only_tensors = len(self._tensors) == len(self.arguments)
         self._accepted: set[tuple[Any, ...]] = set()
         self._exact = (self._positional, self._keywords)
         self._returns = _shortcut(self.out_spec)
@@ -90,15 +93,25 @@ class Signature:
         A call whose shapes were seen before costs a few microseconds.
         """
         if self._flat and len(args) == self._positional and tuple(kwargs) == self._keywords:
-            leaves: Sequence[Any] = (*args, *kwargs.values()) if kwargs else args
-        else:
-            leaves = self._flatten(args, kwargs)
+            return self._checked((*args, *kwargs.values()) if kwargs else args)
+        arranged, omitted = self._arrange(tuple(args), dict(kwargs))
         try:
-            key: Any = tuple([(x.shape, x.dtype, x.device) for x in map(leaves.__getitem__, self._tensors)])
+            return self._checked(self._flatten(arranged))
+        except InputError as error:
+            if not omitted:
+                raise
+            text = ", ".join(f"{name}={_shown(self.defaults[name])}" for name in omitted)
+            raise InputError(f"{error}. The call leaves out {text}, which is the model's default") from None
+
+    def _checked(self, leaves: Sequence[Any]) -> list[Any]:
+        """The inputs of the graph among the leaves of a call."""
+        try:
+            tensors = leaves if self._only_tensors else [leaves[i] for i in self._tensors]
+            key: Any = tuple([(x.shape, x.dtype, x.device, x.layout) for x in tensors])
             if self._scalars:
                 key = (key, tuple([(type(leaves[i]), leaves[i]) for i in self._scalars]))
-            accepted = key in self._accepted
-        except (AttributeError, TypeError):
+            accepted = key in self._accepted and is_transforming() is None
+        except (AttributeError, TypeError, RuntimeError):  # nested tensors have no shape
             key, accepted = None, False
         if self._constants:
             self._check_constants(leaves)
@@ -114,9 +127,8 @@ class Signature:
         """The outputs of the graph in the structure that the model returns."""
         return self._returns(outputs) if self._returns else pytree.tree_unflatten(outputs, self.out_spec)
 
-    def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        args, kwargs = self._arrange(tuple(args), dict(kwargs))
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+    def _flatten(self, call: tuple[Any, dict[str, Any]]) -> list[Any]:
+        leaves, spec = pytree.tree_flatten(call)
         if spec != self.in_spec:
             raise InputError(
                 "the inputs are nested in another way than the ones the model was captured with:\n"
@@ -124,10 +136,13 @@ class Signature:
             )
         return leaves
 
-    def _arrange(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Put arguments where they were at capture: by position or by keyword."""
+    def _arrange(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, dict[str, Any]], list[str]]:
+        """Arguments where they were at capture, by position or by keyword, and the names of those left out."""
+        omitted: list[str] = []
         if (len(args), tuple(kwargs)) == self._exact:
-            return args, kwargs
+            return (args, kwargs), omitted
         given = dict(kwargs)
         names = self.parameters
         if len(args) > max(len(names), self._positional):
@@ -141,9 +156,9 @@ class Signature:
             else:
                 given[names[position]] = value
         positional = [
-            self._take(given, names[p] if p < len(names) else None, p, extra) for p in range(self._positional)
+            self._take(given, names[p] if p < len(names) else None, p, extra, omitted) for p in range(self._positional)
         ]
-        keyword = {name: self._take(given, name, None, extra) for name in self._keywords}
+        keyword = {name: self._take(given, name, None, extra, omitted) for name in self._keywords}
         for name, value in given.items():
             if name not in self.defaults or not _equal_constant(value, self.defaults[name]):
                 raise InputError(
@@ -151,18 +166,26 @@ class Signature:
                 )
         if extra:
             raise InputError(self._count_text(f"{len(args)} positional inputs were given"))
-        return tuple(positional), keyword
+        return (tuple(positional), keyword), omitted
 
-    def _take(self, given: dict[str, Any], name: str | None, position: int | None, extra: list[Any]) -> Any:
+    def _take(
+        self, given: dict[str, Any], name: str | None, position: int | None, extra: list[Any], omitted: list[str]
+    ) -> Any:
         if name is not None and name in given:
             return given.pop(name)
         if name is None and extra:
             return extra.pop(0)
+        if name is not None and name in self.defaults:
+            omitted.append(name)
+            return self.defaults[name]
+        text = f"{name!r} is missing" if name else f"number {position} is missing"
         for argument in self.arguments:
-            # A constant that was passed at capture is what the graph has built in.
             if argument.is_constant and argument.name == name:
-                return argument.value
-        raise InputError(self._count_text(f"{name!r} is missing" if name else f"number {position} is missing"))
+                text += (
+                    f": no default of the model is known for it; it was {_shown(argument.value)} when the model was "
+                    f"captured, so pass {name}={_shown(argument.value)}"
+                )
+        raise InputError(self._count_text(text))
 
     def _count_text(self, problem: str) -> str:
         names = ", ".join(dict.fromkeys(a.name for a in self.arguments))
@@ -172,10 +195,9 @@ class Signature:
         for index, argument in self._constants:
             value = leaves[index]
             if value is not argument.value and not _equal_constant(value, argument.value):
-                shown = f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
                 raise InputError(
                     f"{argument} was {argument.value!r} when the model was captured and is part of the "
-                    f"compiled graph; now it is {shown}. Compile the model again with this value"
+                    f"compiled graph; now it is {_shown(value)}. Compile the model again with this value"
                 )
 
     def _check(self, leaves: Sequence[Any]) -> None:
@@ -213,6 +235,8 @@ class Signature:
     def _check_tensor(self, argument: Argument, value: Any) -> None:
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{argument} is a tensor, not {_kind(value)}")
+        if problem := unfit(value):
+            raise InputError(f"{argument} {problem}")
         if value.dtype != argument.dtype:
             raise InputError(f"{argument} has dtype {value.dtype}; the model was captured with {argument.dtype}")
         if argument.device is not None and value.device.type != argument.device:
@@ -302,11 +326,27 @@ def _shortcut(spec: pytree.TreeSpec) -> Callable[[Sequence[Any]], Any] | None:
 
 
 def _equal_constant(value: Any, expected: Any) -> bool:
-    if isinstance(value, torch.Tensor) or isinstance(expected, torch.Tensor):
+    """Whether a model that has ``expected`` built in may be called with ``value``."""
+    if type(value) is not type(expected) or isinstance(value, torch.Tensor):
         return False
-    if isinstance(value, float) and value != value:
-        return isinstance(expected, float) and expected != expected
-    return type(value) is type(expected) and bool(value == expected)
+    if isinstance(value, float):
+        return (value != value and expected != expected) or (
+            value == expected and math.copysign(1.0, value) == math.copysign(1.0, expected)
+        )
+    if isinstance(value, complex):
+        return _equal_constant(value.real, expected.real) and _equal_constant(value.imag, expected.imag)
+    leaf = pytree.tree_structure(0)
+    if (spec := pytree.tree_structure(value)) != leaf:
+        leaves = zip(pytree.tree_leaves(value), pytree.tree_leaves(expected), strict=False)
+        return spec == pytree.tree_structure(expected) and all(a is b or _equal_constant(a, b) for a, b in leaves)
+    try:
+        return bool(value == expected)
+    except Exception:  # of a class that compares otherwise, such as arrays
+        return False
+
+
+def _shown(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
 
 
 def _kind(value: Any) -> str:

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from engine.ambient import apart
 from engine.capture.captured import Captured
 from engine.capture.examples import stretched
 from engine.capture.inputs import Range
+from engine.capture.unchanged import unchanged
 from engine.errors import EngineError
 
 # How far results may be apart, of the greatest among them: kernels sum in another order.
@@ -47,7 +49,7 @@ def difference(
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     live = [value for argument, value in zip(captured.arguments, inputs, strict=True) if not argument.is_constant]
     devices = sorted({leaf.device.index for leaf in inputs if isinstance(leaf, torch.Tensor) and leaf.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with unchanged(model, values=True), torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
             torch.manual_seed(0)
             wanted = pytree.tree_leaves(torch.func.functional_call(model, buffers, args, kwargs))
@@ -57,7 +59,8 @@ def difference(
             return Difference(f"the model raises {type(error).__name__}: {_first_line(error)}", refused=True)
         try:
             torch.manual_seed(0)
-            found = captured.module()(*live)
+            with apart():
+                found = captured.module()(*live)
         except Exception as error:
             return Difference(f"the captured graph raises {type(error).__name__}: {_first_line(error)}")
     if len(wanted) != len(found):

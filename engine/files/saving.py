@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.ambient import apart
 from engine.compiled import CompiledModule, DeferredModule
 from engine.errors import SaveError, SettingsError
 from engine.files.archive import Reader
@@ -21,6 +22,7 @@ FORMATS = ("pt2", "plan", "torchscript", "exported_program", "aot_inductor")
 _BY_SUFFIX = {".pt2": "pt2", ".ts": "torchscript", **dict.fromkeys(SUFFIXES, "plan")}
 
 
+@apart()
 def save(module: nn.Module, path: str | os.PathLike[str], *, format: str | None = None, program: bool = False) -> None:
     """Save a compiled module; the file appears whole or not at all, and the same module gives the same bytes.
 
@@ -96,6 +98,7 @@ def _write_plans(module: CompiledModule, path: str | os.PathLike[str]) -> None:
     write_plan(engines[0], path, tensorrt=report.tensorrt, compute_capabilities=report.compute_capabilities)
 
 
+@apart()
 def load(path: str | os.PathLike[str], *, runtime: str = "auto", device: torch.device | str | int | None = None) -> Any:
     """Load what `save` wrote.
 
@@ -113,6 +116,7 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", device: torch.d
     Raises:
         FileError: the file is damaged, or something else.
         RuntimeUnavailable: its engines cannot run on this machine's GPU, or not in the way asked for.
+        SettingsError: ``runtime`` or ``device`` is none.
         OSError: the file cannot be read.
     """
     if runtime not in RUNTIMES:
@@ -126,7 +130,10 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", device: torch.d
 def _device(device: torch.device | str | int | None) -> torch.device | None:
     if device is None or isinstance(device, torch.device):
         return device
-    return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    try:
+        return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise SettingsError(f"device={device!r} is no device: {str(error).splitlines()[0]}") from None
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:

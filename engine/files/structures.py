@@ -7,11 +7,12 @@ except from the libraries of models listed in ``_LIBRARIES``.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -56,10 +57,17 @@ def write_signature(signature: Signature) -> dict[str, Any]:
         "arguments": [_write_argument(argument, symbols) for argument in signature.arguments],
         "ranges": [[write_size(symbol, symbols), *range_] for symbol, range_ in signature.ranges.items()],
         "parameters": list(signature.parameters),
-        "defaults": {name: write_value(value) for name, value in signature.defaults.items()},
+        "defaults": dict(_written_defaults(signature.defaults)),
         "guards": [[write_relation(g.relation, symbols), g.source, g.asked] for g in signature.guards],
     }
     return {**data, "symbols": symbols}
+
+
+def _written_defaults(defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The defaults that have a JSON form: a call that leaves out one of the others has to say what it means."""
+    for name, value in defaults.items():
+        with contextlib.suppress(SaveError):
+            yield name, write_value(value)
 
 
 def read_signature(data: Any) -> Signature:

@@ -12,6 +12,8 @@ from torch import fx
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 # Code that Dynamo wrote; where torch.export calls it for the graphs of control flow, it leaves no other line of them.
 _GENERATED = "<eval_with_key>"
+# Functions of ours that stand in for PyTorch's while a model is traced.
+_CAPTURE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "capture", "")
 _INHERITED = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
 
 
@@ -82,7 +84,7 @@ def model_line(node: fx.Node) -> str:
         text = line.strip()
         if text.startswith('File "'):
             file, _, rest = text.removeprefix('File "').partition('", line ')
-            if file.startswith(_GENERATED):
+            if file.startswith((_GENERATED, _CAPTURE)):
                 continue
             frames.append((file, rest.partition(",")[0]))
     if not frames:

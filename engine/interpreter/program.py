@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -100,6 +100,24 @@ class Program:
                 else:
                     replaced[place] = now
         program._block = _replaced(self._block, replaced)
+        return program
+
+    def owning(self, copies: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> Program:
+        """A program with copies of its weights.
+
+        Args:
+            copies: gives a copy, or the same tensor, for each.
+        """
+        program = copy.copy(self)
+        places = {
+            (step.name, name): value
+            for step in _steps(self._block)
+            for name, value in step.attributes.items()
+            if isinstance(value, Tensor)
+        }
+        made = iter(copies([*self._constants.values(), *places.values()]))
+        program._constants = dict(zip(self._constants, made, strict=False))
+        program._block = _replaced(self._block, dict(zip(places, made, strict=True)))
         return program
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -12,12 +12,14 @@ from typing import Any, TypeAlias
 
 import sympy
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from engine.errors import InputError
 from engine.graph.size_functions import function_of
 from engine.sizes import Int, normal
+from engine.tensor_kinds import unfit
 
 Size: TypeAlias = "int | torch.SymInt"
 
@@ -106,6 +108,17 @@ def check_count(inputs: Sequence[Any], names: Sequence[str]) -> None:
     """Raises InputError when the number of inputs is not the number of input bindings."""
     if len(inputs) != len(names):
         raise InputError(f"{len(inputs)} inputs given, the engine takes {len(names)}: {', '.join(names)}")
+
+
+def check_kinds(inputs: Sequence[Any], names: Sequence[str]) -> None:
+    """Raises InputError for the first input that is a tensor which no engine can read."""
+    for name, value in zip(names, inputs, strict=False):
+        if not isinstance(value, torch.Tensor):
+            continue
+        if problem := unfit(value):
+            raise InputError(f"input {name!r} {problem}")
+        if value.is_meta and not isinstance(value, FakeTensor):
+            raise InputError(f"input {name!r} is on the meta device, where no engine can run")
 
 
 class _Solution:

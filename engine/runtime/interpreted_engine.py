@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 import torch
 
+from engine.ambient import undisturbed
 from engine.errors import InputError
-from engine.runtime.boundary import Boundary, TensorSpec, check_count
+from engine.runtime.boundary import Boundary, TensorSpec, check_count, check_kinds
 from engine.runtime.inputs import Input
 
 Program: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
@@ -38,12 +39,13 @@ class InterpretedEngine:
             InterpreterError: a layer failed.
         """
         check_count(inputs, self._inputs)
+        check_kinds(inputs, self._inputs)
         if self._boundary is not None:
             self._boundary.check(inputs, self._inputs)
         devices = {value.device for value in inputs if isinstance(value, torch.Tensor) and value.ndim}
         if len(devices) > 1:
             raise InputError(f"the inputs are on different devices: {', '.join(sorted(map(str, devices)))}")
-        with torch.no_grad():
+        with torch.no_grad(), undisturbed():
             tensors = [self._tensor(position, value) for position, value in enumerate(inputs)]
             results = self._program(*tensors)
             if len(results) != len(self._outputs):

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from engine import observers
 from engine.errors import EngineError, RuntimeUnavailable
 from engine.runtime import operator
-from engine.runtime.boundary import Boundary, Size, TensorSpec, check_count
+from engine.runtime.boundary import Boundary, Size, TensorSpec, check_count, check_kinds
 from engine.runtime.interpreted_engine import InterpretedEngine, Program
 from engine.runtime.loaded_engines import LoadedEngines
 from engine.runtime.modal_module import ModalModule
@@ -207,9 +207,14 @@ class TorchTensorRTModule(ModalModule):
 
     def run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         """Run the engine on real tensors, without regard to tracing; always a list of outputs."""
-        if observers.engine_calls:
-            return observers.observe_call(self, inputs, self._run_engine)
-        return self._run_engine(inputs)
+        try:
+            if observers.engine_calls:
+                return observers.observe_call(self, inputs, self._run_engine)
+            return self._run_engine(inputs)
+        except RuntimeError:
+            # What PyTorch raises for such a tensor names neither the input nor what to do.
+            check_kinds(inputs, self.input_binding_names)
+            raise
 
     def _run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         if self._interpreted is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.errors import InputError, RuntimeUnavailable
-from engine.runtime.boundary import check_count
+from engine.runtime.boundary import check_count, check_kinds
 
 if TYPE_CHECKING:
     from engine.runtime.module import TorchTensorRTModule
@@ -36,6 +36,7 @@ def register(module: TorchTensorRTModule) -> str:
 def execute(inputs: Sequence[Any], names: Sequence[str], handle: str) -> list[torch.Tensor]:
     """Call the op on inputs in binding order; symbolic and plain ints may stand among the tensors."""
     check_count(inputs, names)
+    check_kinds(inputs, names)
     tensors, sizes, positions = [], [], []
     for position, value in enumerate(inputs):
         if isinstance(value, torch.Tensor):
@@ -44,7 +45,7 @@ def execute(inputs: Sequence[Any], names: Sequence[str], handle: str) -> list[to
             sizes.append(value)
             positions.append(position)
         elif isinstance(value, bool | float):
-            tensors.append(torch.tensor(value))
+            tensors.append(torch.tensor(value, device="cpu"))
         else:
             raise InputError(f"input {names[position]!r} is a {type(value).__name__}, the engine takes a tensor")
     return torch.ops.engine.execute(tensors, sizes, positions, handle)  # type: ignore[no-any-return]

@@ -9,6 +9,9 @@ from engine.capture import Input, capture
 from engine.errors import InputError
 
 
+DEFAULT_BIAS = torch.full((3,), 0.25)
+
+
 class Pair(nn.Module):
     def forward(self, x, y, scale=None, mode="sum"):
         result = x + y if mode == "sum" else x - y
@@ -65,11 +68,87 @@ def test_constant_inputs_are_checked():
     x = torch.randn(2, 3)
     assert captured.input_names == ("x", "y")
     assert len(captured.bind((x, x), {"scale": None, "mode": "difference"})) == 2
-    assert len(captured.bind((x, x), {})) == 2
+    assert len(captured.bind((x, x), {"mode": "difference"})) == 2
     with pytest.raises(InputError, match=r"input 'mode' was 'difference'.*now it is 'sum'"):
         captured.bind((x, x), {"scale": None, "mode": "sum"})
     with pytest.raises(InputError, match=r"input 'scale' was None.*a tensor \(1,\)"):
         captured.bind((x, x), {"scale": torch.ones(1), "mode": "difference"})
+
+
+class Options(nn.Module):
+    """Every kind of parameter that a call may leave out."""
+
+    def forward(self, x, scale=1.0, pair=(1, 2.0), bias=DEFAULT_BIAS, /, *rest, flip=False, shift=None, **more):
+        y = x * scale * pair[0] + pair[1] + bias
+        for other in rest:
+            y = y + other
+        y = y if shift is None else y + shift
+        y = y * more["factor"] if "factor" in more else y
+        return {"y": y.flip(0)} if flip else (y,)
+
+
+OPTIONS = {
+    "number": ((0.5,), {}),
+    "nested": ((1.0, (1, 3.0)), {}),
+    "integer for a float": ((1,), {}),
+    "minus zero": ((-0.0,), {}),
+    "another tensor": ((1.0, (1, 2.0), torch.full((3,), 5.0)), {}),
+    "the defaults": ((1.0, (1, 2.0), DEFAULT_BIAS), {"flip": False, "shift": None}),
+    "more positional": ((1.0, (1, 2.0), DEFAULT_BIAS, torch.ones(3), torch.ones(3)), {}),
+    "keyword only": ((), {"flip": True}),
+    "None by default": ((), {"shift": 2.0}),
+    "a tensor, None by default": ((), {"shift": torch.ones(3)}),
+    "further keywords": ((), {"factor": 3.0}),
+    "nothing": ((), {}),
+}
+
+
+@pytest.mark.parametrize("given", OPTIONS)
+def test_what_a_call_leaves_out_is_the_default_of_the_model(given):
+    """Whatever was given when capturing, a call gives what the model gives for the same arguments, or is refused."""
+    model, x = Options(), torch.randn(2, 3)
+    args, kwargs = OPTIONS[given]
+    captured = capture(model, (x, *args), kwargs)
+
+    def call(args, kwargs):
+        outputs = captured.module()(*captured.bind((x, *args), kwargs))
+        return captured.signature().unflatten(outputs)
+
+    torch.testing.assert_close(call(args, kwargs), model(x, *args, **kwargs))
+    answered = 0
+    for other_args, other_kwargs in OPTIONS.values():
+        try:
+            result = call(other_args, other_kwargs)
+        except InputError as error:
+            assert "input" in str(error)
+            continue
+        answered += 1
+        torch.testing.assert_close(result, model(x, *other_args, **other_kwargs))
+    assert answered >= 1
+
+
+def test_a_refusal_says_which_default_is_meant():
+    x = torch.randn(2, 3)
+    captured = capture(Options(), (x, 0.5))
+    with pytest.raises(InputError, match=r"'scale' was 0\.5 .* now it is 1\.0.*leaves out scale=1\.0, which is the model"):
+        captured.bind((x,))
+    captured = capture(Options(), (x,), {"shift": torch.ones(3)})
+    with pytest.raises(InputError, match=r"'shift' is a tensor, not None.*leaves out shift=None"):
+        captured.bind((x,))
+    captured = capture(Options(), (x,), {"factor": 3.0})
+    with pytest.raises(InputError, match=r"'factor' is missing: no default .* pass factor=3\.0"):
+        captured.bind((x,))
+
+
+def test_an_exported_program_knows_no_defaults():
+    x = torch.randn(2, 3)
+    captured = capture(torch.export.export(Pair(), (x, x, None, "difference")))
+    assert len(captured.bind((x, x, None, "difference"))) == 2
+    assert len(captured.bind((x, x), {"scale": None, "mode": "difference"})) == 2
+    with pytest.raises(InputError, match="'scale' is missing: no default .*was None when the model was captured"):
+        captured.bind((x, x))
+    with pytest.raises(InputError, match="'mode' is missing.*pass mode='difference'"):
+        captured.bind((x, x, None))
 
 
 class Nested(nn.Module):
