@@ -61,26 +61,33 @@ def locked(path: str | os.PathLike[str], patience: float) -> Iterator[None]:
 
 
 def mark_as_written(file: IO[bytes]) -> None:
-    """Hold an unfinished file until it is closed, so that `remove_abandoned` knows that somebody writes it."""
+    """Hold an unfinished file until it is closed, so that `remove_old` knows that somebody writes it."""
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a file system without locks: then its age decides
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def remove_abandoned(paths: Iterable[Path]) -> int:
-    """Remove unfinished files whose writers are gone; returns the bytes of those that somebody still writes."""
-    left = 0
+def remove_old(paths: Iterable[Path], age: float = ABANDONED) -> list[tuple[Path, int, bool]]:
+    """Remove unfinished files that are older than any writer takes.
+
+    Args:
+        age: in seconds.
+
+    Returns:
+        Of the others the path, the size in bytes, and whether somebody still writes it as far as can be seen.
+    """
+    left = []
     for path in paths:
         try:
             stat = path.lstat()
-            if _is_written(path) and time.time() - stat.st_mtime <= ABANDONED:
-                left += stat.st_size
-            else:
+            if time.time() - stat.st_mtime > age:
                 path.unlink()
+            else:
+                left.append((path, stat.st_size, _is_written(path)))
         except FileNotFoundError:
             continue
-        except OSError:
-            left += stat.st_size
+        except OSError:  # of another user, say
+            left.append((path, stat.st_size, True))
     return left
 
 
@@ -100,4 +107,4 @@ def _is_written(path: Path) -> bool:
     return False
 
 
-__all__ = ["ABANDONED", "locked", "mark_as_written", "remove_abandoned"]
+__all__ = ["ABANDONED", "locked", "mark_as_written", "remove_old"]

@@ -265,13 +265,17 @@ def _overload(namespace: str, packet: str, overload: str) -> OpOverload | None:
 
 def _refusal(name: str, namespace: str) -> str:
     if namespace in ("aten", "prims"):
+        packet = name.split(".")[1]
+        writes = packet.endswith("_") and packet[:-1] in _NAMES[namespace]
+        why = "it writes to its arguments" if writes else "it is not among the ops that a compiled model holds"
         return (
-            f"the graph calls {name}, which is not among the ops that a compiled model holds; where you know who wrote "
-            f"the file, engine.load(path, allow_ops=[{name!r}]) takes it"
+            f"the graph calls {name}, which files may not call: {why}; where you know who wrote the file, "
+            f"engine.load(path, allow_ops=[{name!r}]) takes it"
         )
     return (
-        f"the graph calls {name}, an op of another library: where you trust the file with it, import the package that "
-        f"registers {namespace}:: ops before the file is loaded, and pass engine.load(path, allow_ops=[{name!r}])"
+        f"the graph calls {name}, which files may not call by themselves, an op of another library: where you trust "
+        f"the file with it, import the package that registers {namespace}:: ops before the file is loaded, and pass "
+        f"engine.load(path, allow_ops=[{name!r}])"
     )
 
 

@@ -58,7 +58,10 @@ def decode(data: Any, allowed: frozenset[str] = frozenset()) -> Recipe:
 
 
 def _op(name: Any, allowed: frozenset[str]) -> OpOverload:
-    op = known_ops.find(str(name), allowed)
+    try:
+        op = known_ops.find(str(name), allowed)
+    except FileError as error:
+        raise FileError(f"the recipe of a weight is damaged: {error}") from None
     if not isinstance(op, OpOverload):
         raise FileError(f"the recipe of a weight calls {name}, which runs graphs")
     return op
