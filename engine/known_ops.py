@@ -257,7 +257,10 @@ def _higher_order(name: str) -> HigherOrderOperator:
 def _overload(namespace: str, packet: str, overload: str) -> OpOverload | None:
     qualified = f"{namespace}::{packet}"
     # Asking `torch.ops` first would leave an empty namespace behind where there is none.
-    if not torch._C._dispatch_has_kernel(qualified if overload == "default" else f"{qualified}.{overload}"):
+    try:
+        if not torch._C._dispatch_has_kernel(qualified if overload == "default" else f"{qualified}.{overload}"):
+            return None
+    except RuntimeError:  # what cannot be the name of an overload
         return None
     found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
     return found if isinstance(found, OpOverload) else None

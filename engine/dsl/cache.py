@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import strict_json
 from engine.cache_folder import locked
 from engine.dsl import encoding
 from engine.dsl.source import Source
+from engine.errors import FileError
 from engine.regular_file import read_regular
 from engine.tensorrt import Capabilities
 
@@ -94,16 +96,27 @@ def _code() -> list[tuple[str, int, int]]:
 def load(entry: str) -> Checked | None:
     """A cached outcome; None if there is none, or none that can be trusted."""
     try:
-        text = read_regular(directory() / f"{entry}.json").decode("utf-8")
-        digest, _, payload = text.partition("\n")
-        if digest != _digest(entry, payload):
-            raise ValueError("its digest is wrong")
-        return _decode(json.loads(payload))
+        return parse(entry, read_regular(directory() / f"{entry}.json"))
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever somebody wrote there with a right digest
+    except (OSError, ValueError) as error:
         _LOG.info("rule cache entry %s is made again: %s", entry, error)
         return None
+
+
+def parse(entry: str, data: bytes) -> Checked | None:
+    """The outcome in an entry's file; None where packages that it depends on are not as they were.
+
+    Raises:
+        FileError: it is damaged, or of another version.
+    """
+    try:
+        digest, _, payload = data.decode("utf-8").partition("\n")
+        if digest != _digest(entry, payload):
+            raise ValueError("its digest is wrong")
+        return _decode(strict_json.parse(payload.encode()))
+    except Exception as error:  # whatever somebody wrote there with a right digest
+        raise FileError(f"{directory() / entry}.json is damaged: {type(error).__name__}: {error}") from None
 
 
 def store(entry: str, checked: Checked) -> None:

@@ -59,9 +59,16 @@ def _is_free(name: str) -> bool:
 
 
 class GraphWriter:
-    """Writes one graph module and those inside it; ``tensors`` collects what they hold, in order."""
+    """Writes one graph module and those inside it.
+
+    Attributes:
+        tensors: what they hold, in order.
+        engines: their engines, in order.
+        unlisted: ops that a load has to be allowed to call.
+    """
 
     def __init__(self) -> None:
+        self.unlisted: dict[str, None] = {}
         self.tensors: list[torch.Tensor] = []
         self.engines: list[TorchTensorRTModule] = []
         self._numbers: dict[int, int] = {}
@@ -96,6 +103,8 @@ class GraphWriter:
         if node.op in ("placeholder", "output"):
             return node.name if node.op == "placeholder" else target
         if node.op == "call_function":
+            if isinstance(target, OpOverload | HigherOrderOperator) and not known_ops.is_listed(target):
+                self.unlisted[str(target)] = None
             return write_function(target)
         if not isinstance(target, str) or node.op not in ("get_attr", "call_module"):
             raise SaveError(f"a {node.op} of {target}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from engine.runtime.metadata import check_here, module_of, read_dtype, record_of
 from engine.runtime.record import EngineRecord
 from engine.weight_plan import WeightPlan
 
+_LOG = logging.getLogger("engine.files")
+
 FORMAT = 1
 """Version of the file; a reader takes this one and those before it."""
 
@@ -43,6 +46,8 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
     """
     graphs = GraphWriter()
     graph = graphs.write(module.graph_module)
+    if graphs.unlisted:
+        _LOG.warning("%s: it takes engine.load(path, allow_ops=%s) to load this file", path, list(graphs.unlisted))
     tensors = graphs.tensors
     records = [
         record_of(held, tensorrt=module.report.tensorrt, compute_capabilities=module.report.compute_capabilities)
