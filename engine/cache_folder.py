@@ -30,8 +30,8 @@ _guard = threading.Lock()
 def locked(path: str | os.PathLike[str], patience: float) -> Iterator[None]:
     """Hold a lock file.
 
-    A process that is stuck with the lock costs this one ``patience`` once: after that the lock is tried without waiting,
-    until it is free again, or for five minutes.
+    A process that is stuck with the lock costs this one ``patience`` once: after that the lock is tried without
+    waiting, until it is free again, or for five minutes.
 
     Args:
         patience: seconds to wait.

@@ -19,7 +19,12 @@ from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 from engine.errors import FileError, SettingsError
 
-_ATEN = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ATEN = _words(
     """
     __and__ __lshift__ __or__ __rshift__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward
     _adaptive_avg_pool3d _addmm_activation _aminmax _assert_async _assert_scalar _assert_tensor_metadata
@@ -111,9 +116,9 @@ _ATEN = frozenset(
     unsqueeze unsqueeze_copy upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_trilinear3d vander var var_mean vdot view view_as view_as_complex
     view_as_complex_copy view_as_real view_as_real_copy view_copy vsplit vstack where xlogy zero zeros zeros_like
-    """.split()
+    """
 )
-_PRIMS = frozenset(
+_PRIMS = _words(
     """
     abs acos acosh add amax amin as_strided_scatter asin asinh atan atan2 atanh bessel_i0 bessel_i0e bessel_i1
     bessel_i1e bessel_j0 bessel_j1 bitwise_and bitwise_not bitwise_or bitwise_xor broadcast_in_dim cat cbrt ceil
@@ -123,23 +128,21 @@ _PRIMS = frozenset(
     maximum_value minimum minimum_value mul ndtri ne neg nextafter normal pow prod real reciprocal remainder reshape
     rev round rsqrt scalar_tensor shift_left shift_right_arithmetic sign signbit sin sinh spherical_bessel_j0
     split_dim sqrt squeeze sub sum svd tan tanh transpose trunc uniform var view_of where xor_sum zeta
-    """.split()
+    """
 )
 _NAMES = {
     "aten": _ATEN,
     "prims": _PRIMS,
-    "quantized_decomposed": frozenset(
+    "quantized_decomposed": _words(
         """
         choose_qparams choose_qparams_per_token choose_qparams_per_token_asymmetric choose_qparams_symmetric
         convert_element_type dequantize_per_channel dequantize_per_channel_group dequantize_per_tensor
         dequantize_per_token fake_quant_per_channel quantize_per_channel quantize_per_channel_group quantize_per_tensor
         quantize_per_token
-        """.split()
+        """
     ),
     "onnx": frozenset({"Attention", "RotaryEmbedding"}),
-    "torch_nn": frozenset(
-        {"_linear_cross_entropy_batch_chunked", "_linear_cross_entropy_batch_chunked_no_reduction"}
-    ),
+    "torch_nn": frozenset({"_linear_cross_entropy_batch_chunked", "_linear_cross_entropy_batch_chunked_no_reduction"}),
     "torchvision": frozenset({"deform_conv2d", "nms", "ps_roi_align", "ps_roi_pool", "roi_align", "roi_pool"}),
     "transformers": frozenset({"grouped_mm_fallback"}),
 }
@@ -147,7 +150,13 @@ _NAMES = {
 _LIBRARIES = {"onnx": "torch.onnx.ops", "quantized_decomposed": "torch.ao.quantization.fx._decomposed"}
 # They return nothing, and are there for their errors and for what they tell the tracer.
 _ASSERTIONS = frozenset(
-    {"_assert_async", "_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
+    {
+        "_assert_async",
+        "_assert_scalar",
+        "_assert_tensor_metadata",
+        "sym_constrain_range",
+        "sym_constrain_range_for_size",
+    }
 )
 _PLAIN = frozenset(
     {

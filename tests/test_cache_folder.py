@@ -246,7 +246,15 @@ def test_headers_with_a_right_checksum_and_other_things_in_them(tmp_path):
 
     cache = EngineCache(tmp_path, 10_000)
     good = {"key": "a", "weights": "w", "loads": [], "size": 4, "digest": "x"}
-    changes = [{"key": 3}, {"weights": None}, {"loads": 5}, {"loads": [1]}, {"size": "x"}, {"digest": None}, {"size": -1}]
+    changes = [
+        {"key": 3},
+        {"weights": None},
+        {"loads": 5},
+        {"loads": [1]},
+        {"size": "x"},
+        {"digest": None},
+        {"size": -1},
+    ]
     lines = [json.dumps({**good, **change}).encode() for change in changes]
     lines += [json.dumps({name: value for name, value in good.items() if name != key}).encode() for key in good]
     for line in [*lines, b"3", b"[]", b"NaN", b"\xff", b"[" * 5000]:

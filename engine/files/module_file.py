@@ -165,9 +165,7 @@ def read_module(
     return module
 
 
-def _read_weights(
-    data: Any, engines: Mapping[int, TorchTensorRTModule], allowed: frozenset[str]
-) -> WeightPlan | None:
+def _read_weights(data: Any, engines: Mapping[int, TorchTensorRTModule], allowed: frozenset[str]) -> WeightPlan | None:
     if data is None:
         return None
     if not isinstance(data, dict) or not isinstance(data.get("blueprints"), list):
@@ -276,7 +274,8 @@ def _read_tensor(
 
 def _described(index: int, entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int], list[int]]:
     """Dtype, shape and strides of a tensor, as far as they are possible at all."""
-    shape, strides = entry.get("shape"), entry.get("strides")
+    shape: Any = entry.get("shape")
+    strides: Any = entry.get("strides")
     for sizes in (shape, strides):
         if not isinstance(sizes, list) or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
             raise FileError(f"tensor {index} does not have a shape {str(shape)[:80]} with strides {str(strides)[:80]}")

@@ -146,4 +146,13 @@ def _names(path: str | os.PathLike[str], plan: bytes, device: torch.device | Non
         return binding_names(engine)
 
 
-__all__ = ["SUFFIXES", "describe_record", "inspect_plan", "read_plan", "sidecar", "sidecar_path", "write_json", "write_plan"]
+__all__ = [
+    "SUFFIXES",
+    "describe_record",
+    "inspect_plan",
+    "read_plan",
+    "sidecar",
+    "sidecar_path",
+    "write_json",
+    "write_plan",
+]

@@ -102,7 +102,9 @@ def _checked(item: Any) -> Any:
         case Step():
             _require(isinstance(item.name, str) and isinstance(item.metadata, str), "a layer has no name")
             _require(isinstance(item.attributes, dict), "a layer's attributes are none")
-            _require(_numbers(item.inputs, none=True) and _numbers(item.outputs), "a layer's inputs or outputs are none")
+            _require(
+                _numbers(item.inputs, none=True) and _numbers(item.outputs), "a layer's inputs or outputs are none"
+            )
             _require(isinstance(item.output_types, tuple) and isinstance(item.output_shapes, tuple), "a layer is open")
             _require(
                 len(item.outputs) == len(item.output_types) == len(item.output_shapes), "a layer's outputs are not said"

@@ -195,7 +195,9 @@ def _spec(data: Any) -> pytree.TreeSpec:
     if data is None:
         return pytree.tree_structure(0)
     found = containers.container(data["type"])
-    return pytree.TreeSpec(found, read_value(data["context"], _read_class), [_spec(child) for child in data["children"]])
+    return pytree.TreeSpec(
+        found, read_value(data["context"], _read_class), [_spec(child) for child in data["children"]]
+    )
 
 
 def _write_class(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a file from a stranger cannot do: call what it likes, reach attributes, import, register, wait, or break things."""
+"""What a file from a stranger cannot do: call what it likes, reach attributes, import, register, or wait."""
 
 import dataclasses
 import json
@@ -85,7 +85,9 @@ def test_inputs_do_not_hide_what_the_code_of_a_graph_uses(name):
     data["nodes"][0]["target"] = name
     data["nodes"][-1]["args"] = [[{"node": "y"}]]
     assert torch.equal(read_graph(data, {}, {})(torch.full((2,), -1.0))[0], torch.zeros(2))
-    data = json.loads(json.dumps(data).replace('"node": "x"', f'"node": "{name}"').replace('"name": "x"', f'"name": "{name}"'))
+    data = json.loads(
+        json.dumps(data).replace('"node": "x"', f'"node": "{name}"').replace('"name": "x"', f'"name": "{name}"')
+    )
     with pytest.raises(FileError):
         read_graph(data, {}, {})
 
@@ -174,8 +176,9 @@ def test_what_pytorch_runs_of_compiled_models_is_on_the_list():
         "aten.fbgemm_linear_fp16_weight.default", "aten._cudnn_rnn.default", "aten._nested_view_from_buffer.default",
         "aten.quantized_lstm.input", "aten._version.default", "aten.data.default", "aten.retain_grad.default",
         "prims.device_put.default", "c10d.send.default", "quantized.linear.default", "mkldnn._linear_pointwise.default",
-        "profiler._record_function_enter.default", "static_runtime.dict_unpack.default", "tensorrt.execute_engine.default",
-        "engine.execute.default", "higher_order.wrap", "higher_order.auto_functionalized", "higher_order.__class__",
+        "profiler._record_function_enter.default", "static_runtime.dict_unpack.default",
+        "tensorrt.execute_engine.default", "engine.execute.default",
+        "higher_order.wrap", "higher_order.auto_functionalized", "higher_order.__class__",
         "aten.relu", "aten", "aten.relu.default.x", "aten.relu.__class__", "aten.relu.overloads",
     ],
 )  # fmt: skip

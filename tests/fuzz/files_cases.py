@@ -33,12 +33,13 @@ _VALUES: tuple[Any, ...] = (
     [], {}, [[]], [None], {"": 0}, {"a": 1, "b": 2},
     "forward", "to_folder", "training", "_parameters", "__class__", "__dict__", "self", "torch", "device", "inf", "def",
     "<lambda>", "add_submodule", "graph", "_buffers", "load_state_dict", "a.b", "../x", "/dev/zero",
-    "torch.ops.aten.relu.default", "torch.ops.aten.set_.source_Tensor_storage_offset", "torch.ops.aten.from_file.default",
-    "torch.ops.inductor._reinterpret_tensor.default", "torch.ops.higher_order.cond", "torch.ops.higher_order.print",
+    "torch.ops.aten.relu.default", "torch.ops.aten.set_.source_Tensor_storage_offset",
+    "torch.ops.aten.from_file.default", "torch.ops.inductor._reinterpret_tensor.default",
+    "torch.ops.higher_order.cond", "torch.ops.higher_order.print",
     "torch.ops.aten.add_.Tensor", "torch.ops.aten.__class__.mro", "torch.ops.nowhere.op.default", "torch.load",
     "torch.ops.quantized.linear.default", "torch.ops._c10d_functional.isend.default", "builtins.eval", "os.system",
     "operator.getitem", "builtins.max", "math.sqrt",
-    "antigravity.fly", "this.X", "torch.utils.model_dump.__main__.X", "idlelib.run.X", "builtins.type", "os._wrap_close",
+    "antigravity.fly", "this.X", "torch.utils.model_dump.__main__.X", "idlelib.run.X", "builtins.type",
     "tests.fuzz.files_cases.Pair", "tests.fuzz.files_cases.Plain", "transformers.modeling_outputs.Nothing",
     "torchvision.models.nothing.X", "torch.fx.GraphModule", "collections.Counter", "builtins.dict", "builtins.tuple",
     {"node": "x"}, {"node": "output"}, {"node": 3}, {"tensor": 0}, {"tensor": -1}, {"tensor": 99, "as": "t"},
@@ -47,7 +48,7 @@ _VALUES: tuple[Any, ...] = (
     {"float": "inf"}, {"float": "1"}, {"slice": [0]}, {"range": [0, 10**30, 1]}, {"bytes": "zz"}, {"device": "cuda:99"},
     {"device": "nowhere"}, {"device": 0}, {"dtype": "load"}, {"dtype": "onnx"}, {"dtype": "float64"}, {"layout": []},
     {"complex": [1]}, {"ellipsis": 0}, {"Step": {}}, {"Block": {"nodes": [], "releases": []}}, {"Region": 3},
-    {"enum": ["os", "system"]}, {"enum": ["ActivationType", "__class__"]}, {"source": "x"}, {"step": 10**30, "output": 0},
+    {"enum": ["os", "system"]}, {"enum": ["ActivationType", "__class__"]}, {"source": "x"}, {"step": 10**30},
     "s0", "s0*s0", "(s0+1)**64", "LShift(1, 99999)", "PowByNatural(10, 99999)", "FloorDiv(s0, 0)", "1e999", "Mod(1, 0)",
     "Max()", "s0 > 1", "__import__('os')", "s0.__class__", "FloorDiv(" * 40 + "s0" + ", 2)" * 40, "-" * 500 + "s0",
     "9" * 90, "float32", "float4_e2m1fn_x2", "cuda", "meta", "10", "8", "0%8%0%0%", "a%b", "%", "linux_x86_64",
@@ -100,7 +101,9 @@ class _Mixed(nn.Module):
 
     def forward(self, pair: Any, *, scale: float) -> Any:
         x = torch.special.erfcx(self.first(pair.left).relu()) + self.table[0]
-        y = torch.cond(x.sum() > 3, lambda v: torch.special.erfcx(v) @ self.second.weight.T, lambda v: v[:, :4] * 2, (x,))
+        y = torch.cond(
+            x.sum() > 3, lambda v: torch.special.erfcx(v) @ self.second.weight.T, lambda v: v[:, :4] * 2, (x,)
+        )
         return {"y": y * scale, "n": pair.left.shape[0], "pair": Pair(y, [x.sum(1)])}
 
 
@@ -126,10 +129,9 @@ def good_files(folder: Path) -> Good:
     _runtime(folder).write(b"kernels" * 100)
     rules = json.dumps({"bodies": [], "files": [], "rules": [], "inactive": [], "layers": {}, "macros": {},
                         "externs": {}, "overridden": [], "foreign": {}})  # fmt: skip
-    return Good(
-        tuple(archives), ((args, {"scale": 2.5}), ((torch.rand(2, 4),), {}), ((torch.rand(2, 4),), {})), tuple(raw), (plan,), cache.path(_KEY).read_bytes(), rules.encode(),
-        _runtime(folder).path.read_bytes(),
-    )  # fmt: skip
+    calls = ((args, {"scale": 2.5}), *[((torch.rand(2, 4),), {})] * 2)
+    entries = cache.path(_KEY).read_bytes(), rules.encode(), _runtime(folder).path.read_bytes()
+    return Good(tuple(archives), calls, tuple(raw), (plan,), *entries)
 
 
 def _runtime(folder: Path) -> RuntimeCacheFile:
@@ -309,7 +311,9 @@ def _cached(numbers: random.Random, folder: Path, good: Good) -> Case:
         return Case("an entry of the engine cache", folder, lambda: _of_cache(cache))
     if kind == "rules":
         text = json.dumps(changed(json.loads(good.rule_entry), numbers))
-        return Case("an entry of the rule cache", rule_cache.directory(), lambda: rule_cache.parse(_KEY, _digested(text)))
+        return Case(
+            "an entry of the rule cache", rule_cache.directory(), lambda: rule_cache.parse(_KEY, _digested(text))
+        )
     file = _runtime(folder)
     file.path.parent.mkdir()
     magic, _, rest = good.runtime_entry.partition(b"\n")
@@ -379,6 +383,3 @@ def replaced(value: Any, numbers: random.Random, by: Any) -> Any:
         place = numbers.randrange(len(value))
         return [*value[:place], replaced(value[place], numbers, by), *value[place + 1 :]]
     return by
-
-
-

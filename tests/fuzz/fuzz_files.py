@@ -130,6 +130,3 @@ def _strangers(module: fx.GraphModule) -> list[str]:
             elif not isinstance(held, torch.Tensor | TorchTensorRTModule):
                 found.append(f"the graph holds a {type(held).__name__} as {node.target}")
     return found
-
-
-
