@@ -21,6 +21,15 @@ DTYPES: dict[str, torch.dtype] = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+# Not ``getattr(torch, name)``: that imports parts of PyTorch that are named like nothing else.
+_BY_NAME = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+
+
+def dtype_named(name: object) -> torch.dtype | None:
+    """The dtype that PyTorch has under a name such as ``"float32"``; None where it has none."""
+    return _BY_NAME.get(name) if isinstance(name, str) else None
+
+
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
 INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 COMPLEX = (torch.complex64, torch.complex128)

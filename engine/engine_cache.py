@@ -12,16 +12,18 @@ import json
 import logging
 import os
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import filelock
 
+from engine import strict_json
+from engine.cache_folder import ABANDONED, locked, mark_as_written, remove_old
 from engine.conversion.blueprint import NoBlueprint
-from engine.errors import RefitError
+from engine.errors import FileError, RefitError
 from engine.network_key import NetworkKey, digests, gpu, network_key
+from engine.regular_file import open_regular
 
 if TYPE_CHECKING:
     from engine.conversion import BuiltNetwork
@@ -33,9 +35,9 @@ _MAGIC = b"engine cache 1\n"
 _MOST_HEADER = 1 << 16
 _SUFFIX = ".engine"
 _UNFINISHED = ".unfinished"
+# Seconds to wait for a process that has the cache's lock; once, see `engine.cache_folder.locked`.
 _PATIENCE = 60.0
-# Seconds after which an unfinished file belongs to a process that is gone.
-_ABANDONED = 3600.0
+_ABANDONED = ABANDONED
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,17 @@ class EngineCache:
         """An entry, None where there is none; it counts as used.
 
         Raises:
-            Damaged: there was one that is not what was written.  It is gone now.
+            Damaged: there was one that is not what was written.  It is gone now, if it was a file.
             OSError: the folder cannot be read.
         """
         path = self.path(key)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 entry = _read(key, file)
         except FileNotFoundError:
             return None
+        except FileError as error:
+            raise Damaged(str(error)) from None
         except Damaged:
             path.unlink(missing_ok=True)
             raise
@@ -118,25 +122,36 @@ class EngineCache:
         if size > self.size:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{key}.", suffix=_UNFINISHED)
+        lock = self.folder / ".lock"
+        # Under the lock, because nobody may take the file for that of a killed writer before it is marked.
+        with locked(lock, _PATIENCE):
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{key}.", suffix=_UNFINISHED)
+            file = os.fdopen(handle, "wb")
+            mark_as_written(file)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with file:
                 file.write(head)
                 file.write(entry.plan)
-            with filelock.FileLock(self.folder / ".lock", timeout=_PATIENCE):
-                self._make_room(size, key)
-                os.replace(name, self.path(key))
+                file.flush()
+                with locked(lock, _PATIENCE):
+                    self._make_room(size, key, Path(name))
+                    if os.name == "nt":  # where open files cannot be renamed
+                        file.close()
+                    os.replace(name, self.path(key))
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         return True
 
-    def _make_room(self, wanted: int, key: str) -> None:
-        for path in self.folder.glob(f".*{_UNFINISHED}"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
-                    path.unlink()
+    def _make_room(self, wanted: int, key: str, own: Path) -> None:
+        """Remove what is used least, and before that what killed writers left, until ``wanted`` bytes more fit in."""
         found: list[tuple[int, int, Path]] = []
+        unfinished = (path for path in self.folder.glob(f".*{_UNFINISHED}") if path != own)
+        for path, size, is_written in remove_old(unfinished, _ABANDONED):
+            if is_written:
+                wanted += size
+            else:
+                found.append((0, size, path))
         for path in self.folder.glob(f"*{_SUFFIX}"):
             try:
                 stat = path.stat()
@@ -167,14 +182,22 @@ def _read(key: str, file: IO[bytes]) -> Entry:
     checksum, _, line = file.readline(_MOST_HEADER).removesuffix(b"\n").partition(b" ")
     if hashlib.sha256(line).hexdigest().encode() != checksum:
         raise Damaged("its header is not what was written")
-    said, plan = json.loads(line), file.read()
-    if said["key"] != key:
-        raise Damaged(f"it is the entry {said['key']}")
-    if len(plan) != said["size"]:
-        raise Damaged(f"it holds {len(plan)} bytes of an engine of {said['size']}")
-    if digests([plan]) != [said["digest"]]:
+    try:
+        said = strict_json.parse(line)
+        kept, weights, loads = str(said["key"]), said["weights"], said["loads"]
+        size, expected = said["size"], said["digest"]
+        if not isinstance(weights, str) or not all(isinstance(gpu, str) for gpu in loads):
+            raise TypeError("weights and loads are text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"its header cannot be read: {type(error).__name__}: {error}") from None
+    if kept != key:
+        raise Damaged(f"it is the entry {kept[:80]}")
+    plan = file.read()
+    if len(plan) != size:
+        raise Damaged(f"it holds {len(plan)} bytes of an engine of {str(size)[:40]}")
+    if digests([plan]) != [expected]:
         raise Damaged("the engine in it is not what was written")
-    return Entry(plan, said["weights"], tuple(said["loads"]))
+    return Entry(plan, weights, tuple(loads))
 
 
 class CachedEngine:
@@ -277,10 +300,10 @@ class CachedEngine:
         self.how += f"; the cache cannot be used: {error}"
         if str(folder) not in _warned:
             _warned.append(str(folder))
-            _LOG.warning(
-                "engines are not cached: %s; set engine_cache_dir or ENGINE_CACHE_DIR to a folder that can be written",
-                error,
-            )
+            advice = "set engine_cache_dir or ENGINE_CACHE_DIR to a folder that can be written"
+            if isinstance(error, filelock.Timeout):
+                advice = "another process holds it: end that one, or set engine_cache_dir or ENGINE_CACHE_DIR"
+            _LOG.warning("engines are not cached: %s; %s", error, advice)
 
 
 _warned: list[str] = []

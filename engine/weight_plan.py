@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import fx
 
+from engine.dtypes import dtype_named
 from engine.errors import FileError
 from engine.graph.mirror import Mirror, Value
 from engine.rewriter.pins import Pin
@@ -63,8 +64,11 @@ class WeightPlan:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> WeightPlan:
+    def from_json(cls, data: Any, allowed: frozenset[str] = frozenset()) -> WeightPlan:
         """The plan that :meth:`to_json` wrote.
+
+        Args:
+            allowed: ops that the user allows besides those that any file may call.
 
         Raises:
             FileError: it is no such thing.
@@ -75,19 +79,19 @@ class WeightPlan:
                 sources={name: _spec(spec) for name, spec in data["sources"].items()},
                 tied={str(name): str(other) for name, other in data["tied"].items()},
                 kept={name: decode_tensor(tensor) for name, tensor in data["kept"].items()},
-                pins=tuple(Pin(decode(how), str(digest)) for how, digest in data["pins"]),
-                constants={name: decode(how) for name, how in data["constants"].items()},
+                pins=tuple(Pin(decode(how, allowed), str(digest)) for how, digest in data["pins"]),
+                constants={name: decode(how, allowed) for name, how in data["constants"].items()},
             )
         except FileError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except Exception as error:
             raise FileError(f"the weight plan is damaged: {type(error).__name__}: {error}") from error
 
 
 def _spec(data: Any) -> Spec:
     shape, dtype = data
-    found = getattr(torch, dtype)
-    if not isinstance(found, torch.dtype):
+    found = dtype_named(dtype)
+    if found is None:
         raise ValueError(f"{dtype!r} is no dtype")
     return Spec(tuple(int(size) for size in shape), found)
 

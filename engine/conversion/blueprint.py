@@ -118,12 +118,30 @@ class Blueprint:
         """
         try:
             calls = tuple(data["calls"])
-            if not all(str(call[0]).startswith(_METHODS) for call in calls):
-                raise FileError("the blueprint of an engine is damaged: it calls what makes no layer")
+            for call in calls:
+                _check_call(call)
             held = tuple(decode_tensor(tensor) for tensor in data["held"])
             return cls(str(data["name"]), calls, tuple(data["profiles"]), held)
-        except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+        except FileError:
+            raise
+        except Exception as error:
             raise FileError(f"the blueprint of an engine is damaged: {type(error).__name__}: {error}") from error
+
+
+def _check_call(call: Any) -> None:
+    """Refuse what tells a network, or a layer, anything but methods and attributes of TensorRT."""
+    method, arguments, _, then, name, metadata = call
+    if not _is_public(method) or not method.startswith(_METHODS) or not isinstance(arguments, list):
+        raise FileError("the blueprint of an engine is damaged: it calls what makes no layer")
+    for called, attribute, _ in then:
+        if not _is_public(attribute) or (called and not attribute.startswith("set_")):
+            raise FileError(f"the blueprint of an engine is damaged: layers have no {str(attribute)[:40]!r}")
+    if not isinstance(name, str) or not isinstance(metadata, str):
+        raise FileError("the blueprint of an engine is damaged: a layer has no name")
+
+
+def _is_public(name: Any) -> bool:
+    return isinstance(name, str) and name.isidentifier() and not name.startswith("_")
 
 
 def written(built: BuiltNetwork, content: Callable[[torch.Tensor, str | None], Any], *, metadata: bool) -> list[Any]:
@@ -264,7 +282,7 @@ class _Replay:
             return float(content)
         trt = load()
         if kind == "enum":
-            return getattr(getattr(trt, content[0]), content[1])
+            return vars(trt)[content[0]].__members__[content[1]]
         dtype, count, place = content
         data_type = getattr(trt.DataType, dtype)
         if place is None:

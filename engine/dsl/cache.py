@@ -18,8 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import strict_json
+from engine.cache_folder import locked
 from engine.dsl import encoding
 from engine.dsl.source import Source
+from engine.errors import FileError
+from engine.regular_file import read_regular
 from engine.tensorrt import Capabilities
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("engine.rules")
 # Rule sets differ by user files and versions; old ones are not missed.
 _ENTRIES = 32
+# Seconds to wait for a process that has the cache's lock; once, see `engine.cache_folder.locked`.
+_PATIENCE = 10.0
 _warned = False
 
 
@@ -90,16 +96,27 @@ def _code() -> list[tuple[str, int, int]]:
 def load(entry: str) -> Checked | None:
     """A cached outcome; None if there is none, or none that can be trusted."""
     try:
-        text = (directory() / f"{entry}.json").read_text(encoding="utf-8")
-        digest, _, payload = text.partition("\n")
-        if digest != _digest(entry, payload):
-            raise ValueError("its digest is wrong")
-        return _decode(json.loads(payload))
+        return parse(entry, read_regular(directory() / f"{entry}.json"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (OSError, ValueError) as error:
         _LOG.info("rule cache entry %s is made again: %s", entry, error)
         return None
+
+
+def parse(entry: str, data: bytes) -> Checked | None:
+    """The outcome in an entry's file; None where packages that it depends on are not as they were.
+
+    Raises:
+        FileError: it is damaged, or of another version.
+    """
+    try:
+        digest, _, payload = data.decode("utf-8").partition("\n")
+        if digest != _digest(entry, payload):
+            raise ValueError("its digest is wrong")
+        return _decode(strict_json.parse(payload.encode()))
+    except Exception as error:  # whatever somebody wrote there with a right digest
+        raise FileError(f"{directory() / entry}.json is damaged: {type(error).__name__}: {error}") from None
 
 
 def store(entry: str, checked: Checked) -> None:
@@ -110,7 +127,10 @@ def store(entry: str, checked: Checked) -> None:
         payload = json.dumps(_encode(checked), separators=(",", ":"))
         folder = directory()
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock", timeout=10):
+        with locked(folder / ".lock", _PATIENCE):
+            # They are only written under the lock: whoever began these is gone.
+            for path in folder.glob(".*.json.*"):
+                path.unlink(missing_ok=True)
             _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
             _prune(folder)
     except (OSError, filelock.Timeout) as error:

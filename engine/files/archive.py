@@ -22,7 +22,9 @@ from typing import IO, Any
 
 import torch
 
+from engine import strict_json
 from engine.errors import FileError
+from engine.regular_file import open_regular
 
 MANIFEST = "extra/engine.json"
 _ROOT = "archive/"
@@ -150,12 +152,13 @@ class Reader:
     """Checks an archive as it opens it, and gives its members.
 
     Raises:
-        FileError: the file is no archive of this package, or damaged.
+        FileError: the file is no archive of this package, or damaged; or it is a pipe, a device or a folder.
+        OSError: it is not there, or cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open(self.path, "rb")  # noqa: SIM115 - closed by close()
+        self._file = open_regular(self.path)
         try:
             self._open()
         except BaseException:
@@ -166,7 +169,7 @@ class Reader:
         size = os.fstat(self._file.fileno()).st_size
         try:
             self._zip = zipfile.ZipFile(self._file)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error, OverflowError) as error:
+        except Exception as error:
             raise self._damaged(f"it is not a zip archive, or cut off ({error})") from None
         try:
             infos = self._checked_infos()
@@ -176,9 +179,9 @@ class Reader:
             spans = _spans(self._file, self._zip, size)
             if _structure(self._file, spans, size - _SEAL_LENGTH) != comment[len(_SEAL) :]:
                 raise self._damaged("its structure does not have the SHA-256 that the file says")
-        except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
-            if isinstance(error, FileError):
-                raise
+        except FileError:
+            raise
+        except Exception as error:
             raise self._damaged(str(error)) from None
         self._infos = infos
         self._spans = spans
@@ -248,7 +251,7 @@ class Reader:
 
     def _json(self, data: bytes) -> Any:
         try:
-            return json.loads(data)
+            return strict_json.parse(bytes(data))
         except (ValueError, RecursionError) as error:
             raise self._damaged(f"JSON that cannot be read: {error}") from None
 

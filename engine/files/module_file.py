@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 
 import engine
+from engine.capture.signature import Signature
 from engine.compiled import CompiledModule
 from engine.conversion.blueprint import Blueprint
 from engine.errors import FileError, RuntimeUnavailable, SaveError
 from engine.files.archive import Reader, Writer, replacing
 from engine.files.graphs import GraphWriter, read_graph
+from engine.files.plan_file import describe_record
 from engine.files.programs import read_program, write_program
+from engine.files.reading import reading
 from engine.files.reports import read_report, write_report
 from engine.files.structures import read_signature, write_signature
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.metadata import check_here, module_of, read_dtype, record_of, write_dtype
 from engine.runtime.record import EngineRecord
 from engine.weight_plan import WeightPlan
+
+_LOG = logging.getLogger("engine.files")
 
 FORMAT = 1
 """Version of the file; a reader takes this one and those before it."""
@@ -39,6 +46,8 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
     """
     graphs = GraphWriter()
     graph = graphs.write(module.graph_module)
+    if graphs.unlisted:
+        _LOG.warning("%s: it takes engine.load(path, allow_ops=%s) to load this file", path, list(graphs.unlisted))
     tensors = graphs.tensors
     records = [
         record_of(held, tensorrt=module.report.tensorrt, compute_capabilities=module.report.compute_capabilities)
@@ -105,55 +114,83 @@ def _describe(tensor: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def read_module(path: str | os.PathLike[str], *, runtime: str, device: torch.device | None) -> CompiledModule:
+def read_module(
+    path: str | os.PathLike[str],
+    *,
+    runtime: str,
+    device: torch.device | None,
+    allowed: frozenset[str] = frozenset(),
+) -> CompiledModule:
     """Read a compiled module.
+
+    Args:
+        allowed: ops that its graph may call besides those that any file may call.
 
     Raises:
         FileError: the file is damaged, or not one of `write_module`.
         RuntimeUnavailable: its engines cannot run here, though there is a GPU, or not in the way asked for.
+        OSError: the file cannot be read.
     """
-    with Reader(path) as reader:
-        try:
-            manifest = checked_manifest(reader)
-            where = _where(device, runtime)
-            tensors = {
-                index: _read_tensor(reader, index, entry, device, where)
-                for index, entry in enumerate(manifest["tensors"])
-            }
-            programs = [
-                read_program(reader.read_json(f"extra/program_{index}.json"), tensors)
-                for index in range(_count(manifest["programs"]))
-            ]
-            records = read_records(reader)
-            if len(programs) not in (0, len(records)):
-                raise FileError(f"the file has {len(programs)} programs for {len(records)} engines")
-            engines = {}
-            for index, record in enumerate(records):
-                if torch.cuda.is_available() and runtime != "interpreter":
-                    check_here(record, where if where.type == "cuda" else None)
-                engines[index] = _module(record, runtime, programs[index] if programs else None)
-            graph = read_graph(reader.read_json(_GRAPH), tensors, engines)
-            signature = read_signature(reader.read_json(_SIGNATURE))
-            report = read_report(reader.read_json(_REPORT))
-            weights = reader.read_json(_WEIGHTS)
-            plan = None if weights is None else WeightPlan.from_json(weights["plan"])
-            for index, blueprint in enumerate(weights["blueprints"] if weights else ()):
-                if blueprint is not None:
-                    engines[index].blueprint = Blueprint.from_json(blueprint)
-        except FileError as error:
-            text = str(error)
-            raise type(error)(text if text.startswith(str(reader.path)) else f"{reader.path}: {text}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(error, RuntimeUnavailable | engine.EngineError):
-                raise
-            raise FileError(f"{reader.path} is damaged: {type(error).__name__}: {error}") from None
-    module = CompiledModule.restored(graph, signature, report)
+    where = _where(device, runtime)
+    with Reader(path) as reader, reading(path):
+        manifest = checked_manifest(reader)
+        tensors = {
+            index: _read_tensor(reader, index, entry, device, where)
+            for index, entry in enumerate(_list_of(manifest, "tensors", dict))
+        }
+        programs = [
+            read_program(reader.read_json(f"extra/program_{index}.json"), tensors)
+            for index in range(_count(manifest.get("programs")))
+        ]
+        records = read_records(reader)
+        if len(programs) not in (0, len(records)):
+            raise FileError(f"the file has {len(programs)} programs for {len(records)} engines")
+        engines = {}
+        for index, record in enumerate(records):
+            if torch.cuda.is_available() and runtime != "interpreter":
+                check_here(record, where if where.type == "cuda" else None)
+            engines[index] = _module(record, runtime, programs[index] if programs else None)
+        graph = read_graph(reader.read_json(_GRAPH), tensors, engines, allowed)
+        report = read_report(reader.read_json(_REPORT))
+        plan = _read_weights(reader.read_json(_WEIGHTS), engines, allowed)
+        # The last of all: only this can import or register something.
+        signature = read_signature(reader.read_json(_SIGNATURE))
+        _check_together(graph, signature)
+        module = CompiledModule.restored(graph, signature, report)
     module.weight_plan = plan
     for held in engines.values() if device is not None else ():
         held.to(device)
     if engines:
         module.place(where)
     return module
+
+
+def _read_weights(data: Any, engines: Mapping[int, TorchTensorRTModule], allowed: frozenset[str]) -> WeightPlan | None:
+    if data is None:
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("blueprints"), list):
+        raise FileError("the weight plan is damaged")
+    plan = WeightPlan.from_json(data.get("plan"), allowed)
+    for index, blueprint in enumerate(data["blueprints"]):
+        if blueprint is not None:
+            engines[index].blueprint = Blueprint.from_json(blueprint)
+    return plan
+
+
+def _check_together(graph: fx.GraphModule, signature: Signature) -> None:
+    """Whether a graph takes and returns what the signature says."""
+    inputs = sum(node.op == "placeholder" for node in graph.graph.nodes)
+    live = sum(not argument.is_constant for argument in signature.arguments)
+    (results,) = graph.graph.output_node().args
+    if inputs != live:
+        raise FileError(f"the graph has {inputs} inputs, and the signature {live}")
+    if not isinstance(results, list | tuple) or len(results) != signature.out_spec.num_leaves:
+        raise FileError("the graph does not return as many results as the signature says")
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            held = getattr(graph, str(node.target))
+            if len(node.args) != len(held.input_binding_names):
+                raise FileError(f"the graph gives {len(node.args)} inputs to engine {held.name!r}")
 
 
 def _where(device: torch.device | None, runtime: str) -> torch.device:
@@ -166,7 +203,7 @@ def _where(device: torch.device | None, runtime: str) -> torch.device:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value <= 10_000:
+    if type(value) is not int or not 0 <= value <= 10_000:
         raise FileError(f"{str(value)[:40]!r} is not a number of programs")
     return value
 
@@ -183,9 +220,16 @@ def _module(record: EngineRecord, runtime: str, program: Any) -> TorchTensorRTMo
 def checked_manifest(reader: Reader) -> Mapping[str, Any]:
     """The manifest of a file whose format this version reads."""
     found = reader.manifest.get("format")
-    if not isinstance(found, int) or found > FORMAT:
+    if type(found) is not int or not 1 <= found <= FORMAT:
         raise FileError(f"the file has format {found!r}; engine {engine.__version__} reads up to {FORMAT}")
     return reader.manifest  # type: ignore[no-any-return]
+
+
+def _list_of(manifest: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    found = manifest.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+        raise FileError(f"the manifest does not list the file's {key}")
+    return found
 
 
 def read_records(reader: Reader) -> list[EngineRecord]:
@@ -195,8 +239,8 @@ def read_records(reader: Reader) -> list[EngineRecord]:
         FileError: one is damaged, or its metadata is not JSON.
     """
     records = []
-    for index, fields in enumerate(reader.manifest["engines"]):
-        if not isinstance(fields, list) or len(fields) < 4 or fields[3] != f"data/constants/engine_{index}.plan":
+    for index, fields in enumerate(_list_of(reader.manifest, "engines", list)):
+        if len(fields) < 4 or fields[3] != f"data/constants/engine_{index}.plan":
             raise FileError(f"the record of engine {index} is damaged")
         record = EngineRecord.from_fields([*fields[:3], reader.read(fields[3]), *fields[4:]])
         if record.notes:
@@ -210,13 +254,12 @@ def read_records(reader: Reader) -> list[EngineRecord]:
 def _read_tensor(
     reader: Reader, index: int, entry: Mapping[str, Any], asked: torch.device | None, here: torch.device
 ) -> torch.Tensor:
-    dtype = read_dtype(entry["dtype"])
-    shape, strides = [int(size) for size in entry["shape"]], [int(stride) for stride in entry["strides"]]
+    dtype, shape, strides = _described(index, entry)
     data = reader.read_writable(f"data/weights/weight_{index}")
     count = 1
     for size in shape:
         count *= size
-    if min(shape, default=0) < 0 or len(strides) != len(shape) or count * dtype.itemsize != len(data):
+    if count * dtype.itemsize != len(data):
         raise FileError(f"tensor {index} of dtype {dtype} and shape {shape} does not have {len(data)} bytes")
     if not count:
         tensor = torch.empty(shape, dtype=dtype)
@@ -227,6 +270,18 @@ def _read_tensor(
         tensor = torch.empty_strided(shape, strides, dtype=dtype).copy_(tensor)
     # A tensor that was on the CPU beside an engine is one that has to be there.
     return tensor.to(here) if entry["device"] == "cuda" and (asked is None or asked.type == "cuda") else tensor
+
+
+def _described(index: int, entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int], list[int]]:
+    """Dtype, shape and strides of a tensor, as far as they are possible at all."""
+    shape: Any = entry.get("shape")
+    strides: Any = entry.get("strides")
+    for sizes in (shape, strides):
+        if not isinstance(sizes, list) or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+            raise FileError(f"tensor {index} does not have a shape {str(shape)[:80]} with strides {str(strides)[:80]}")
+    if len(shape) != len(strides) or entry.get("device") not in ("cpu", "cuda"):
+        raise FileError(f"tensor {index} does not have as many strides as dims, or is on {entry.get('device')!r}")
+    return read_dtype(entry.get("dtype")), shape, strides
 
 
 def _is_dense(shape: list[int], strides: list[int]) -> bool:
@@ -241,32 +296,18 @@ def _is_dense(shape: list[int], strides: list[int]) -> bool:
 
 def inspect_module(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file holds, without making anything of it: the manifest, the records' metadata, the report."""
-    with Reader(path) as reader:
+    with Reader(path) as reader, reading(path):
         manifest = checked_manifest(reader)
+        tensors = _list_of(manifest, "tensors", dict)
+        for index, entry in enumerate(tensors):
+            _described(index, entry)
         return {
             "path": str(Path(path)),
             **{key: manifest.get(key) for key in ("format", "producer", "torch", "tensorrt", "model")},
-            "tensors": manifest["tensors"],
+            "tensors": tensors,
             "engines": [describe_record(record) for record in read_records(reader)],
             "report": read_report(reader.read_json(_REPORT)),
         }
-
-
-def describe_record(record: EngineRecord) -> dict[str, Any]:
-    """A record without its plan, as JSON."""
-    metadata = record.metadata
-    return {
-        "name": record.name,
-        "engine_bytes": len(record.engine),
-        "inputs": list(record.inputs),
-        "outputs": list(record.outputs),
-        "input_specs": metadata.get("inputs"),
-        "output_specs": metadata.get("outputs"),
-        "device": str(record.device),
-        "platform": record.platform,
-        "tensorrt": metadata.get("tensorrt"),
-        "compute_capabilities": metadata.get("compute_capabilities"),
-    }
 
 
 __all__ = ["inspect_module", "read_module", "write_module"]

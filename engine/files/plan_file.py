@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
+from engine import strict_json
 from engine.errors import FileError, RuntimeUnavailable
 from engine.files.archive import replacing, write_json
+from engine.files.reading import reading
 from engine.logger import capturing_logger, error_texts
+from engine.regular_file import read_regular
 from engine.runtime import EngineLoadError, TorchTensorRTModule
 from engine.runtime.bindings import binding_names
 from engine.runtime.metadata import check_here, module_of, record_of
@@ -67,15 +70,16 @@ def read_plan(path: str | os.PathLike[str], *, runtime: str, device: torch.devic
         EngineLoadError: TensorRT does not load the plan.
         RuntimeUnavailable: there is no sidecar and no GPU.
     """
-    plan = Path(path).read_bytes()
+    plan = read_regular(path)
     if not plan:
         raise FileError(f"{path} is empty")
     beside = sidecar_path(path)
-    if beside.is_file():
-        record = _record(plan, beside)
-        if torch.cuda.is_available() and runtime != "interpreter":
-            check_here(record, device)
-        module = module_of(record, runtime=runtime)
+    if beside.exists():
+        with reading(beside):
+            record = _record(plan, beside)
+            if torch.cuda.is_available() and runtime != "interpreter":
+                check_here(record, device)
+            module = module_of(record, runtime=runtime)
     else:
         inputs, outputs = _names(path, plan, device)
         module = TorchTensorRTModule(plan, inputs, outputs, name=Path(path).stem, runtime=runtime)
@@ -83,16 +87,49 @@ def read_plan(path: str | os.PathLike[str], *, runtime: str, device: torch.devic
 
 
 def _record(plan: bytes, path: Path) -> EngineRecord:
-    try:
-        fields = json.loads(path.read_bytes())["record"]
+    content = read_regular(path)
+    with reading(path):
+        try:
+            found = strict_json.parse(content)
+            fields = found["record"] if isinstance(found, dict) else None
+            if not isinstance(fields, list):
+                raise ValueError("it has no record")
+        except (ValueError, KeyError) as error:
+            raise FileError(f"{path} is not the sidecar of a plan: {type(error).__name__}: {error}") from None
         record = EngineRecord.from_fields([*fields[:3], plan, *fields[4:]])
-    except FileError as error:
-        raise type(error)(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileError(f"{path} is not the sidecar of a plan: {type(error).__name__}: {error}") from None
-    if record.notes:
-        raise FileError(f"{path}: {record.notes[0]}")
+        if record.notes:
+            raise FileError(record.notes[0])
     return record
+
+
+def inspect_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the sidecar of a plan says.
+
+    Raises:
+        FileError: the sidecar is damaged, or does not belong to the plan.
+        OSError: a file is missing, or cannot be read.
+    """
+    beside = sidecar_path(path)
+    record = _record(read_regular(path), beside)
+    with reading(beside):
+        return {"path": str(path), "engines": [describe_record(record)]}
+
+
+def describe_record(record: EngineRecord) -> dict[str, Any]:
+    """A record without its plan, as JSON."""
+    metadata = record.metadata
+    return {
+        "name": record.name,
+        "engine_bytes": len(record.engine),
+        "inputs": list(record.inputs),
+        "outputs": list(record.outputs),
+        "input_specs": metadata.get("inputs"),
+        "output_specs": metadata.get("outputs"),
+        "device": str(record.device),
+        "platform": record.platform,
+        "tensorrt": metadata.get("tensorrt"),
+        "compute_capabilities": metadata.get("compute_capabilities"),
+    }
 
 
 def _names(path: str | os.PathLike[str], plan: bytes, device: torch.device | None) -> tuple[list[str], list[str]]:
@@ -109,4 +146,13 @@ def _names(path: str | os.PathLike[str], plan: bytes, device: torch.device | Non
         return binding_names(engine)
 
 
-__all__ = ["SUFFIXES", "read_plan", "sidecar", "sidecar_path", "write_json", "write_plan"]
+__all__ = [
+    "SUFFIXES",
+    "describe_record",
+    "inspect_plan",
+    "read_plan",
+    "sidecar",
+    "sidecar_path",
+    "write_json",
+    "write_plan",
+]

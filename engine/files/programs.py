@@ -11,6 +11,7 @@ from engine.errors import FileError
 from engine.files.structures import fields_of
 from engine.files.values import read_value, write_value
 from engine.interpreter import Program
+from engine.interpreter.dtypes import TORCH_DTYPES
 from engine.interpreter.flow import BOUNDARY
 from engine.interpreter.layers import EVALUATORS
 from engine.interpreter.network import NetworkInput
@@ -66,28 +67,77 @@ def read_program(data: Any, tensors: Mapping[int, torch.Tensor]) -> Program:
     def special(value: dict[str, Any]) -> Any:
         ((kind, content),) = value.items()
         if kind == "tensor":
-            return tensors[content]
+            return tensors[_whole(content)]
         if kind not in _CLASSES:
             return NotImplemented
         fields = {name: read_value(item, special) for name, item in content.items()}
         if kind == "Step" and fields.get("type") not in EVALUATORS and fields.get("type") not in BOUNDARY:
             raise FileError(f"the interpreter of this version does not run {str(fields.get('type'))[:40]!r} layers")
-        return _CLASSES[kind](**fields)
+        return _checked(_CLASSES[kind](**fields))
 
     try:
         program = Program.__new__(Program)
         program._inputs = tuple(read_value(entry, special) for entry in data["inputs"])
-        program._outputs = tuple(map(int, data["outputs"]))
+        program._outputs = tuple(map(_whole, data["outputs"]))
         program.input_names = tuple(map(str, data["input_names"]))
         program.output_names = tuple(map(str, data["output_names"]))
-        program._constants = {int(value): read_value(tensor, special) for value, tensor in data["constants"]}
+        program._constants = {_whole(value): read_value(tensor, special) for value, tensor in data["constants"]}
         program._block = read_value(data["block"], special)
+        _require(isinstance(program._block, Block), "its block is none")
+        _require(all(isinstance(entry, NetworkInput) for entry in program._inputs), "an input is none")
+        _require(all(isinstance(value, torch.Tensor) for value in program._constants.values()), "a constant is none")
+        _require(len(program._inputs) == len(program.input_names), "its inputs and their names differ in number")
+        _require(len(program._outputs) == len(program.output_names), "its outputs and their names differ in number")
         program.weights = {str(name): tuple(map(_place, places)) for name, places in data["weights"].items()}
     except FileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except Exception as error:
         raise FileError(f"the interpreter's program is damaged: {type(error).__name__}: {error}") from None
     return program
+
+
+def _checked(item: Any) -> Any:
+    """A part of a program whose fields have the types that they must have."""
+    match item:
+        case Step():
+            _require(isinstance(item.name, str) and isinstance(item.metadata, str), "a layer has no name")
+            _require(isinstance(item.attributes, dict), "a layer's attributes are none")
+            _require(
+                _numbers(item.inputs, none=True) and _numbers(item.outputs), "a layer's inputs or outputs are none"
+            )
+            _require(isinstance(item.output_types, tuple) and isinstance(item.output_shapes, tuple), "a layer is open")
+            _require(
+                len(item.outputs) == len(item.output_types) == len(item.output_shapes), "a layer's outputs are not said"
+            )
+            _require(set(item.output_types) <= TORCH_DTYPES.keys(), "a layer gives a type that is not known")
+            _require(all(shape is None or _numbers(shape) for shape in item.output_shapes), "a shape is none")
+        case Region():
+            _require(item.kind in ("loop", "conditional") and isinstance(item.name, str), "a region is of no kind")
+            _require(all(isinstance(step, Step) for step in item.boundary), "a region begins with what is no layer")
+            _require(isinstance(item.body, Block), "a region has no block")
+            _require(_numbers(item.inputs) and _numbers(item.outputs), "a region's inputs or outputs are none")
+        case Block():
+            _require(all(isinstance(node, Step | Region) for node in item.nodes), "a block holds something else")
+            _require(all(map(_numbers, item.releases)), "a block releases something else")
+            _require(len(item.nodes) == len(item.releases), "a block does not say what it releases")
+        case NetworkInput():
+            _require(isinstance(item.name, str) and type(item.value) is int, "an input has no name")
+            _require(item.type in TORCH_DTYPES and _numbers(item.shape), "an input has no type or shape")
+    return item
+
+
+def _numbers(values: Any, *, none: bool = False) -> bool:
+    return isinstance(values, tuple) and all(type(value) is int or (none and value is None) for value in values)
+
+
+def _whole(value: Any) -> int:
+    _require(type(value) is int, f"{str(value)[:40]!r} is not a number of something")
+    return int(value)
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise FileError(f"the interpreter's program is damaged: {otherwise}")
 
 
 __all__ = ["read_program", "write_program"]

@@ -31,7 +31,7 @@ def read_report(data: Any) -> Report:
         )
         for phase, seconds in data["timings"]["phases"]:
             report.timings.phases[str(phase)] = float(seconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise FileError(f"the report is damaged: {type(error).__name__}: {error}") from None
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from engine.compiled import CompiledModule, DeferredModule
 from engine.errors import SaveError, SettingsError
 from engine.files.archive import Reader
 from engine.files.module_file import inspect_module, read_module, write_module
-from engine.files.plan_file import SUFFIXES, read_plan, sidecar_path, write_plan
+from engine.files.plan_file import SUFFIXES, inspect_plan, read_plan, write_plan
+from engine.known_ops import permissions
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.selection import RUNTIMES
 
@@ -99,24 +101,33 @@ def _write_plans(module: CompiledModule, path: str | os.PathLike[str]) -> None:
 
 
 @apart()
-def load(path: str | os.PathLike[str], *, runtime: str = "auto", device: torch.device | str | int | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    runtime: str = "auto",
+    device: torch.device | str | int | None = None,
+    allow_ops: Iterable[Any] = (),
+) -> Any:
     """Load what `save` wrote.
 
-    Nothing in the file is unpickled or run: its graph calls ops that PyTorch has registered.
+    Nothing in the file is unpickled or run: its graph calls ops of a list that do nothing but compute tensors.  What
+    a file from a stranger can do and what it cannot is in ``docs/files.md``.
 
     Args:
         path: a ``.pt2`` file; or a plan, with its sidecar beside it.
         runtime: as in `engine.compile`; ``"interpreter"`` takes a file that was saved with ``program=True``.
         device: GPU that it will run on; by default the current one.  Without a GPU a file loads, shows its report,
             and says when it is called that it needs one.
+        allow_ops: further ops that the graph of a ``.pt2`` file may call, such as custom ones that a package registers:
+            ``"mylib.op"``, an overload of it, all of ``"mylib"``, or op objects.
 
     Returns:
         A ``CompiledModule``; for a plan a ``TorchTensorRTModule``.
 
     Raises:
-        FileError: the file is damaged, or something else.
+        FileError: the file is damaged, something else, or does what files may not do; nothing is left of it then.
+        SettingsError: ``runtime``, ``device`` or ``allow_ops`` is nothing that there is.
         RuntimeUnavailable: its engines cannot run on this machine's GPU, or not in the way asked for.
-        SettingsError: ``runtime`` or ``device`` is none.
         OSError: the file cannot be read.
     """
     if runtime not in RUNTIMES:
@@ -124,7 +135,7 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", device: torch.d
     target = _device(device)
     if Path(path).suffix in SUFFIXES:
         return read_plan(path, runtime=runtime, device=target)
-    return read_module(path, runtime=runtime, device=target)
+    return read_module(path, runtime=runtime, device=target, allowed=permissions(allow_ops))
 
 
 def _device(device: torch.device | str | int | None) -> torch.device | None:
@@ -146,15 +157,6 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     if Path(path).suffix in SUFFIXES:
         return inspect_plan(path)
     return inspect_module(path)
-
-
-def inspect_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the sidecar of a plan says."""
-    from engine.files.module_file import describe_record
-    from engine.files.plan_file import _record
-
-    record = _record(Path(path).read_bytes(), sidecar_path(path))
-    return {"path": str(path), "engines": [describe_record(record)]}
 
 
 __all__ = ["FORMATS", "Reader", "inspect", "load", "save"]

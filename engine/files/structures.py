@@ -1,17 +1,14 @@
-"""How a compiled module is called, as JSON: the pytrees of its arguments and results, and what each leaf is.
+"""How a saved module is called, as JSON: its arguments, and the containers of its arguments and results as pytrees.
 
-Classes are found by name among those that PyTorch knows as containers.  A file makes nothing be imported,
-except from the libraries of models listed in ``_LIBRARIES``.
+A leaf is null, and a container is an object with its class, its context and its children.  Which classes files may
+name is said in `engine.files.containers`.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
-import importlib
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,9 +16,9 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.guards import Guard
 from engine.capture.inputs import Range
-from engine.capture.pytrees import register
 from engine.capture.signature import Argument, Signature, _children, _is_leaf
 from engine.errors import FileError, SaveError
+from engine.files import containers
 from engine.files.values import read_value, write_value
 from engine.runtime.expressions import (
     Symbols,
@@ -33,12 +30,6 @@ from engine.runtime.expressions import (
 )
 from engine.runtime.metadata import read_dtype, write_dtype
 
-_LIBRARIES = frozenset({"diffusers", "torch", "torchvision", "transformers"})
-_BUILTINS: dict[str, Any] = {
-    **{f"builtins.{cls.__name__}": cls for cls in (bool, dict, float, int, list, set, str, tuple)},
-    **{f"collections.{name}": getattr(collections, name) for name in ("OrderedDict", "defaultdict", "deque")},
-    "collections.namedtuple": collections.namedtuple,
-}
 # Contexts of transformers' caches name classes, which it imports and calls: only these are let through.
 _NAMED_CLASS = re.compile(r"transformers\.(cache_utils\.\w+|models\.[\w.]+\.\w*Cache\w*|[\w.]*\w*Cache\w*)")
 _CONTAINERS = frozenset({"builtins.list", "builtins.dict", "builtins.tuple", "builtins.set", "collections.OrderedDict"})
@@ -73,29 +64,52 @@ def _written_defaults(defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def read_signature(data: Any) -> Signature:
     """The signature of what `write_signature` gave.
 
+    Everything else in it is read and checked before classes of libraries are imported or made known to PyTorch.
+
     Raises:
         FileError: it is damaged, or needs a class that is not there.
     """
     try:
         symbols = read_symbols(data["symbols"])
-        ranges = {read_size(name, symbols): Range(*map(int, sizes)) for name, *sizes in data["ranges"]}
-        return Signature(
-            read_spec(data["in"]),
-            read_spec(data["out"]),
-            tuple(_read_argument(argument, symbols) for argument in data["arguments"]),
-            ranges,  # type: ignore[arg-type]
-            tuple(map(str, data["parameters"])),
-            {str(name): read_value(value) for name, value in data["defaults"].items()},
+        ranges = {read_size(name, symbols): _range(sizes) for name, *sizes in data["ranges"]}
+        arguments = tuple(_read_argument(argument, symbols) for argument in data["arguments"])
+        parameters = tuple(_text(name) for name in data["parameters"])
+        defaults = {_text(name): read_value(value) for name, value in data["defaults"].items()}
+        guards = tuple(
+            Guard(read_relation(relation, symbols), _text(source), bool(asked))
             # Files of earlier versions have none.
-            tuple(
-                Guard(read_relation(relation, symbols), str(source), bool(asked))
-                for relation, source, asked in data.get("guards", ())
-            ),
+            for relation, source, asked in data.get("guards", ())
         )
+        leaves = outline(data["in"])
+        _check_call(data["in"])
+        if leaves != len(arguments):
+            raise FileError(f"the signature has {len(arguments)} arguments for {leaves} leaves")
+        outline(data["out"])
+        specs = _spec(data["in"]), _spec(data["out"])
+        return Signature(*specs, arguments, ranges, parameters, defaults, guards)  # type: ignore[arg-type]
     except FileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, AssertionError) as error:
+    except Exception as error:
         raise FileError(f"the signature is damaged: {type(error).__name__}: {error}") from None
+
+
+def _check_call(spec: Any) -> None:
+    """Calls are a tuple of positional arguments and a dict of keyword arguments."""
+    kinds = [child and child["type"] for child in spec["children"]] if spec else []
+    if spec is None or spec["type"] != "builtins.tuple" or kinds != ["builtins.tuple", "builtins.dict"]:
+        raise FileError("the signature does not have positional and keyword arguments")
+
+
+def _range(sizes: list[Any]) -> Range:
+    if len(sizes) != 3 or not all(type(size) is int and abs(size) <= 1 << 64 for size in sizes):
+        raise FileError(f"{str(sizes)[:80]} is not a range of sizes")
+    return Range(*sizes)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise FileError(f"{str(value)[:40]!r} stands where the signature has a name")
+    return value
 
 
 def _write_argument(argument: Argument, symbols: Symbols) -> dict[str, Any]:
@@ -119,12 +133,14 @@ def _write_argument(argument: Argument, symbols: Symbols) -> dict[str, Any]:
 
 
 def _read_argument(data: Mapping[str, Any], symbols: Mapping[str, Any]) -> Argument:
+    if "shape" in data and ("dtype" not in data or not isinstance(data["shape"], list)):
+        raise FileError(f"the argument {str(data['name'])[:40]!r} is a tensor of no dtype or shape")
     return Argument(
-        str(data["name"]),
-        data.get("placeholder"),
+        _text(data["name"]),
+        _text(data["placeholder"]) if "placeholder" in data else None,
         tuple(read_size(size, symbols) for size in data["shape"]) if "shape" in data else None,
         read_dtype(data["dtype"]) if "dtype" in data else None,
-        data.get("device"),
+        _text(data["device"]) if "device" in data else None,
         read_size(data["symbol"], symbols) if "symbol" in data else None,
         read_value(data.get("value")),
     )
@@ -154,14 +170,42 @@ def read_spec(data: Any) -> pytree.TreeSpec:
     """The structure that `write_spec` wrote.
 
     Raises:
-        FileError: it is damaged, or has a class that is not there.
+        FileError: it is damaged, or has a class that is not there or that files may not name.
+    """
+    outline(data)
+    return _spec(data)
+
+
+def outline(data: Any) -> int:
+    """Check a structure without making anything of it, or for it; returns the number of its leaves.
+
+    Raises:
+        FileError: it is damaged, or has a class that is not there or that files may not name.
     """
     if data is None:
+        return 1
+    if not isinstance(data, dict) or not {"type", "context", "children"} <= data.keys():
+        raise FileError("a container among inputs or results is damaged")
+    children = data["children"]
+    if not isinstance(children, list):
+        raise FileError("a container among inputs or results is damaged: its children are no list")
+    _check_context(data["context"], FileError)
+    context = read_value(data["context"], _class_outline)
+    containers.check(data["type"], context, len(children))
+    return sum(map(outline, children))
+
+
+def _class_outline(data: Mapping[str, Any]) -> Any:
+    return containers.Named(str(data["class"])) if "class" in data else NotImplemented
+
+
+def _spec(data: Any) -> pytree.TreeSpec:
+    if data is None:
         return pytree.tree_structure(0)
-    found = _find_container(data["type"])
-    context = data["context"]
-    _check_context(context, FileError)
-    return pytree.TreeSpec(found, read_value(context, _read_class), [read_spec(child) for child in data["children"]])
+    found = containers.container(data["type"])
+    return pytree.TreeSpec(
+        found, read_value(data["context"], _read_class), [_spec(child) for child in data["children"]]
+    )
 
 
 def _write_class(value: Any) -> Any:
@@ -169,62 +213,11 @@ def _write_class(value: Any) -> Any:
 
 
 def _read_class(data: Mapping[str, Any]) -> Any:
-    if "class" not in data:
-        return NotImplemented
-    name = data["class"]
-    if name in _BUILTINS:
-        return _BUILTINS[name]
-    found = _find_class(name)
-    if not (issubclass(found, tuple) and hasattr(found, "_fields")):
-        raise FileError(f"{name} stands where a named tuple is expected")
-    return found
+    return containers.class_in_context(data["class"]) if "class" in data else NotImplemented
 
 
 def _class_name(cls: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _find_container(name: Any) -> Any:
-    if name in _BUILTINS:
-        return _BUILTINS[name]
-    found = _find_class(name)
-    if found not in pytree.SUPPORTED_NODES and not register(found):
-        raise FileError(
-            f"{name} is no container that PyTorch knows: register it with torch.utils._pytree.register_pytree_node "
-            "before the file is loaded"
-        )
-    return found
-
-
-def _find_class(name: Any) -> type:
-    parts = name.split(".") if isinstance(name, str) else []
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise FileError(f"{str(name)[:80]!r} is not the name of a class")
-    for end in range(len(parts) - 1, 0, -1):
-        module = _module(".".join(parts[:end]), parts[0])
-        found: Any = module
-        for part in parts[end:]:
-            found = getattr(found, part, None)
-        if isinstance(found, type):
-            return found
-    module_name = ".".join(parts[:-1])
-    raise FileError(
-        f"the model takes or returns a {name}, which is not known here: import {module_name} before the file is loaded"
-    )
-
-
-def _module(name: str, package: str) -> Any:
-    if name not in sys.modules and package in _LIBRARIES:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if not (error.name or name).startswith(package):
-                raise FileError(f"the model takes or returns a class of {name}, which needs {error.name}") from None
-        except Exception as error:
-            raise FileError(
-                f"the model takes or returns a class of {name}, which cannot be imported: {error}"
-            ) from error
-    return sys.modules.get(name)
 
 
 def _check_context(context: Any, error: type[Exception]) -> None:
@@ -238,7 +231,7 @@ def _check_context(context: Any, error: type[Exception]) -> None:
                 pairs = [pair for pair in content if isinstance(pair, list) and len(pair) == 2]
                 named = [value for key, value in pairs if key == "p"]
                 for value in named if any(key == "_t" for key, _ in pairs) else ():
-                    if value not in _CONTAINERS and not (isinstance(value, str) and _NAMED_CLASS.fullmatch(value)):
+                    if not isinstance(value, str) or not (value in _CONTAINERS or _NAMED_CLASS.fullmatch(value)):
                         raise error(f"a container's context names {str(value)[:80]!r}, which a file may not name")
             _check_context(content, error)
 

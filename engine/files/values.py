@@ -95,7 +95,7 @@ def read_value(data: Any, special: Special = _unknown) -> Any:
         return _read(kind, content, special)
     except FileError:
         raise
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:
         raise FileError(f"{str(data)[:80]} is not a value: {error}") from None
 
 
@@ -119,7 +119,7 @@ def _read(kind: str, content: Any, special: Special) -> Any:
             return ...
         case "dtype":
             return read_dtype(content)
-        case "device":
+        case "device" if isinstance(content, str):
             return torch.device(content)
         case "layout":
             return _LAYOUTS[content]

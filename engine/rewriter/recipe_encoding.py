@@ -1,7 +1,6 @@
 """Recipes as JSON values, so that a saved engine can be refitted.
 
-Reading one makes nothing but functional ATen calls of it: an op that writes, or that reaches outside of its
-arguments, is refused.
+Reading one makes nothing of it but calls of ops that any file may call (`engine.known_ops`).
 """
 
 from __future__ import annotations
@@ -13,11 +12,16 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+from engine import known_ops
+from engine.dtypes import dtype_named
 from engine.errors import FileError, SaveError
 from engine.rewriter.recipe import Recipe, Result, Source, Step
 
 _NAMED = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
-_REFUSED = frozenset({"from_file"})
+# Not ``getattr(torch, name)``: that imports parts of PyTorch that are named like nothing else.
+_VALUES = {
+    kind: {name: value for name, value in vars(torch).items() if isinstance(value, cls)} for kind, cls in _NAMED.items()
+}
 
 
 def encode(recipe: Recipe) -> dict[str, Any]:
@@ -29,8 +33,11 @@ def encode(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def decode(data: Any) -> Recipe:
+def decode(data: Any, allowed: frozenset[str] = frozenset()) -> Recipe:
     """The recipe that :func:`encode` wrote.
+
+    Args:
+        allowed: ops that the user allows besides those that any file may call.
 
     Raises:
         FileError: it is no such thing, or calls an op that a recipe may not call.
@@ -38,27 +45,25 @@ def decode(data: Any) -> Recipe:
     try:
         steps = []
         for node, op, arguments in data["steps"]:
-            steps.append(Step(str(node), _op(op), tuple(_decoded(item) for item in arguments)))
+            steps.append(Step(str(node), _op(op, allowed), tuple(_decoded(item) for item in arguments)))
         result = _decoded(data["result"])
         literals = {str(name): decode_tensor(tensor) for name, tensor in data["literals"].items()}
     except FileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+    except Exception as error:
         raise FileError(f"the recipe of a weight is damaged: {type(error).__name__}: {error}") from error
     if not isinstance(result, Result | Source):
         raise FileError("the recipe of a weight is damaged: it has no result")
     return Recipe(tuple(steps), result, literals)
 
 
-def _op(name: str) -> OpOverload:
-    namespace, packet, overload = name.split(".")
-    if namespace not in ("aten", "prims") or packet in _REFUSED:
-        raise FileError(f"the recipe of a weight calls {name}, which recipes may not call")
-    op = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-    # TorchScript's own ops are found here too, and save and print; the dispatcher has none of them.
-    known = isinstance(op, OpOverload) and torch._C._dispatch_has_kernel(op.name())
-    if not known or op._schema.is_mutable:
-        raise FileError(f"the recipe of a weight calls {name}, which writes to its arguments")
+def _op(name: Any, allowed: frozenset[str]) -> OpOverload:
+    try:
+        op = known_ops.find(str(name), allowed)
+    except FileError as error:
+        raise FileError(f"the recipe of a weight is damaged: {error}") from None
+    if not isinstance(op, OpOverload):
+        raise FileError(f"the recipe of a weight calls {name}, which runs graphs")
     return op
 
 
@@ -99,8 +104,8 @@ def _decoded(item: Any) -> Any:
         return torch.device(value)
     if kind == "complex":
         return complex(*value)
-    found = getattr(torch, value)
-    if not isinstance(found, _NAMED[kind]):
+    found = _VALUES[kind].get(value)
+    if found is None:
         raise ValueError(f"torch.{value} is no {kind}")
     return found
 
@@ -119,7 +124,9 @@ def encode_tensor(tensor: torch.Tensor) -> dict[str, Any]:
 
 def decode_tensor(data: Any) -> torch.Tensor:
     """The tensor that :func:`encode_tensor` wrote, on the CPU."""
-    dtype = getattr(torch, data["dtype"])
+    dtype = dtype_named(data["dtype"])
+    if dtype is None:
+        raise ValueError(f"{data['dtype']!r} is no dtype")
     raw = bytearray(base64.b64decode(data["data"], validate=True))
     if not raw:
         return torch.empty(data["shape"], dtype=dtype)

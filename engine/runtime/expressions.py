@@ -23,6 +23,9 @@ Symbols: TypeAlias = "dict[str, dict[str, bool]]"
 _ASSUMPTIONS = ("integer", "positive", "nonnegative", "real")
 # Larger exponents are no sizes, and would take the reader's time and memory.
 _LARGEST_EXPONENT = 64
+_LARGEST_NUMBER = 1 << 64
+# sympy's time to simplify an expression grows with the third power of its height: 100 take up to four seconds.
+_MOST_NODES, _GREATEST_HEIGHT = 1000, 100
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(functions, name)
@@ -40,6 +43,7 @@ _FUNCTIONS |= {
     name: getattr(sympy, name)
     for name in ("Abs", "Eq", "Ge", "Gt", "Le", "Lt", "Ne", "Piecewise", "And", "Or", "Not", "floor", "ceiling", "sign")
 }
+_EXPONENTS = frozenset({"FloatPow", "LShift", "PowByNatural", "RShift", "RoundDecimal"})
 _COMPARISONS = {ast.Lt: sympy.Lt, ast.LtE: sympy.Le, ast.Gt: sympy.Gt, ast.GtE: sympy.Ge}
 
 
@@ -110,6 +114,8 @@ def read_size(value: Any, symbols: Mapping[str, sympy.Symbol]) -> Int:
         FileError: it is no size; nothing in it is run as code.
     """
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _LARGEST_NUMBER:
+            raise FileError(f"a size of {len(str(abs(value)))} digits is none")
         return value
     return _parsed(value, symbols, normal)
 
@@ -130,12 +136,31 @@ def _parsed(value: Any, symbols: Mapping[str, sympy.Symbol], finish: Callable[[A
     if not isinstance(value, str) or len(value) > 10_000:
         raise FileError(f"{str(value)[:80]!r} is not a size")
     try:
-        return finish(_read(ast.parse(value, mode="eval").body, symbols))
-    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError, AttributeError) as error:
+        tree = ast.parse(value, mode="eval").body
+        _check_extent(tree)
+        return finish(_read(tree, symbols))
+    except Exception as error:
         raise FileError(f"{value[:80]!r} is not a size: {error}") from None
 
 
+def _check_extent(tree: ast.expr) -> None:
+    level: list[ast.AST] = [tree]
+    nodes = height = 0
+    while level:
+        nodes, height = nodes + len(level), height + 1
+        if nodes > 3 * _MOST_NODES or height > _GREATEST_HEIGHT:  # of an operation there are three in the tree
+            raise ValueError(f"it has more than {_MOST_NODES} parts, or more than {_GREATEST_HEIGHT} inside each other")
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+
+
 def _read(node: ast.expr, symbols: Mapping[str, sympy.Symbol]) -> Any:
+    found = _read_node(node, symbols)
+    if isinstance(found, sympy.Expr) and found.is_number and not abs(found) <= _LARGEST_NUMBER:
+        raise ValueError("it holds a number that no size has")
+    return found
+
+
+def _read_node(node: ast.expr, symbols: Mapping[str, sympy.Symbol]) -> Any:
     match node:
         case ast.Constant(value=bool() as value):
             return sympy.true if value else sympy.false
@@ -154,7 +179,10 @@ def _read(node: ast.expr, symbols: Mapping[str, sympy.Symbol]) -> Any:
         case ast.Tuple(elts=elements):
             return tuple(_read(element, symbols) for element in elements)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
-            return _FUNCTIONS[name](*(_read(argument, symbols) for argument in arguments))
+            values = [_read(argument, symbols) for argument in arguments]
+            if name in _EXPONENTS and any(v.is_number and abs(v) > _LARGEST_EXPONENT for v in values[1:]):
+                raise ValueError(f"{name} of such a number would be no size")
+            return _FUNCTIONS[name](*values)
         case ast.Name(id=name) if name in ("True", "False"):
             return sympy.true if name == "True" else sympy.false
     raise ValueError(f"{ast.unparse(node)[:80]!r} has no meaning in a size")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.dtypes import dtype_named
 from engine.errors import FileError, RecordError, RuntimeUnavailable, SaveError, SettingsError, TensorRTNotFound
 from engine.runtime.boundary import TensorSpec
 from engine.runtime.expressions import Symbols, read_size, read_symbols, write_size
@@ -211,8 +212,8 @@ def write_dtype(dtype: torch.dtype) -> str:
 
 def read_dtype(name: Any) -> torch.dtype:
     """The dtype of a name; raises FileError where there is none."""
-    dtype = getattr(torch, name, None) if isinstance(name, str) and name.isidentifier() else None
-    if not isinstance(dtype, torch.dtype):
+    dtype = dtype_named(name)
+    if dtype is None:
         raise FileError(f"{str(name)[:40]!r} is not a dtype")
     return dtype
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from engine import strict_json
 from engine.errors import RecordError
 
 FIELDS = (
@@ -340,7 +341,7 @@ def read_metadata(text: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
             return {}, (f"{_where(_METADATA)} is a pickle, as Torch-TensorRT writes it, and was not opened",)
         raise RecordError(f"{_where(_METADATA)} is not JSON")
     try:
-        value = json.loads(data)
+        value = strict_json.parse(data)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{_where(_METADATA)} is damaged JSON: {error}") from None
     return value, ()

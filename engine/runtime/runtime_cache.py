@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 import warnings
 import weakref
 from pathlib import Path
@@ -16,6 +18,10 @@ from typing import Any
 import filelock
 import torch
 
+from engine import strict_json
+from engine.cache_folder import ABANDONED, locked
+from engine.errors import FileError
+from engine.regular_file import read_regular
 from engine.tensorrt import load
 
 _MAGIC = b"engine runtime cache, format 1\n"
@@ -44,10 +50,10 @@ class RuntimeCacheFile:
     def read(self) -> bytes | None:
         """What the file holds; None where there is no usable file."""
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except (OSError, FileError) as error:
             warnings.warn(f"the runtime cache {self.path} cannot be read: {error}", stacklevel=2)
             return None
         found = self._content(data)
@@ -69,10 +75,11 @@ class RuntimeCacheFile:
         if digest == self._digest:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{self.path}.lock", timeout=_WAIT):
+        with locked(f"{self.path}.lock", _WAIT):
+            self._tidy()
             try:
-                there = self._content(self.path.read_bytes())
-            except OSError:
+                there = self._content(read_regular(self.path))
+            except (OSError, FileError):
                 there = None
             if there is not None and len(there) >= len(content):
                 return False
@@ -88,12 +95,21 @@ class RuntimeCacheFile:
         self._digest = digest
         return True
 
+    def _tidy(self) -> None:
+        """Remove what killed writers left: of this file, under its lock, all; of others what is old."""
+        for path in self.path.parent.glob(f".{self.path.name}.*"):
+            path.unlink(missing_ok=True)
+        for path in self.path.parent.glob(".*.cache.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > ABANDONED:
+                    path.unlink()
+
     def _content(self, data: bytes) -> bytes | None:
         if not data.startswith(_MAGIC):
             return None
         header, _, content = data[len(_MAGIC) :].partition(b"\n")
         try:
-            fields = json.loads(header)
+            fields = strict_json.parse(header)
         except ValueError:
             return None
         digest = hashlib.sha256(content).hexdigest()
