@@ -86,7 +86,7 @@ class LoopEmission:
             becomes = tensor(following)
             if len(states) > 1 and not _is_computed(following):
                 becomes = self._recomputed(becomes)
-            state.set_input(1, self._carried(becomes))
+            self._scope.tell(state, _setting(1, self._carried(becomes)))
         made = [
             self._add(loop, "add_loop_output", (state.get_output(0), outputs.LAST_VALUE), "last") for state in states
         ]
