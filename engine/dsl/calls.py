@@ -24,6 +24,7 @@ _RESULTS = {
     **dict.fromkeys(("full", "scalar", "tensor", "filled"), "tensor"),
     **dict.fromkeys(("sqrt", "exp", "log", "cos", "sin", "float", "epsilon", "smallest", "largest"), "float"),
     "dtype": "dtype",
+    "multiplied": "dtype",
 }
 # Builtins whose first argument is certainly a tensor, a list, a dtype.
 _FIRST: dict[str, tuple[str, ...]] = {

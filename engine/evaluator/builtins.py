@@ -16,9 +16,10 @@ from engine import sizes as staged
 from engine.dsl.names import OF_GRAPHS
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
-from engine.evaluator.uniform import is_uniform
-from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor
+from engine.evaluator.uniform import MOVES, is_uniform
+from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.sizes import Int, Sizes
+from engine.tensorrt import capabilities
 
 # Guards read the elements of small constants only: an index list, a mask, a scalar.
 _READABLE_ELEMENTS = 65_536
@@ -84,10 +85,7 @@ def elements(context: BuiltinContext, value: object, most: int = _READABLE_ELEME
         data = tensor.number if tensor.numbers is None else list(tensor.numbers)
         return torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
     if isinstance(tensor, Captured) and context.mirror.is_const(tensor.value):
-        if (
-            math.prod(n if isinstance(n, int) else most + 1 for n in shape_of(tensor))
-            > most
-        ):
+        if math.prod(n if isinstance(n, int) else most + 1 for n in shape_of(tensor)) > most:
             raise Failed(f"constant of more than {most} elements")
         data = context.mirror.read_constant(tensor.value)
         assert isinstance(data, torch.Tensor)
@@ -105,6 +103,17 @@ def _is_full(context: BuiltinContext, value: object, number: object) -> bool:
             return None
 
     return is_uniform(_tensor(value, "is_full"), number, contents)
+
+
+def _multiplied(context: BuiltinContext, value: object) -> torch.dtype:
+    """The dtype in which the installed TensorRT multiplies a tensor: some look through casts."""
+    tensor = _tensor(value, "multiplied")
+    if capabilities().undoes_casts:
+        while isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+            if tensor.call.layer.name not in {*MOVES, "trt.cast"}:
+                break
+            tensor = tensor.call.values["x"]
+    return dtype_of(tensor)
 
 
 def _is_const(context: BuiltinContext, value: object) -> bool:
@@ -292,6 +301,7 @@ _TABLE: dict[str, tuple[Callable[..., Any], int, int | None]] = {
     "dim": (_dim, 2, 2),
     "dtype": (lambda c, t: dtype_of(t), 1, 1),
     "numel": (lambda c, t: _product(c, shape_of(t)), 1, 1),
+    "multiplied": (_multiplied, 1, 1),
     "is_const": (_is_const, 1, 1),
     "is_full": (_is_full, 2, 2),
     "is_known": (lambda c, v: staged.is_known(v), 1, 1),
