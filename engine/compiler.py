@@ -35,8 +35,8 @@ from engine.matcher.matcher import Matcher
 from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
 from engine.partitioner.tiling import computes
-from engine.report import Fallback, Report, SegmentReport
 from engine.precision import precision
+from engine.report import Fallback, Report, SegmentReport
 from engine.rewriter import Trace, fold_constants, lower_all
 from engine.runtime.modes import RunOptions
 from engine.settings import CompilationSettings

@@ -20,9 +20,9 @@ def precision(calls: Iterable[Any], context: Context, use_fp32_acc: bool) -> Pre
     """Which layers among some calls of plans keep their sums in half precision."""
     found: Counter[str] = Counter()
     for call in calls:
-        if isinstance(call, LayerCall) and call.layer.accumulates is not None:
-            if evaluate(call.layer.accumulates, Env(dict(call.values), context)) in _HALF:
-                found[call.layer.name.removeprefix("trt.")] += 1
+        sums = call.layer.accumulates if isinstance(call, LayerCall) else None
+        if sums is not None and evaluate(sums, Env(dict(call.values), context)) in _HALF:
+            found[call.layer.name.removeprefix("trt.")] += 1
     return Precision(dict(sorted(found.items())), use_fp32_acc)
 
 

@@ -112,10 +112,17 @@ def test_without_the_setting_convolutions_are_not_between_casts() -> None:
     assert sorted(kind.rpartition(".")[2] for kind in wide).count("CAST") == 4  # x, kernel, bias, and back
 
 
+@torch.no_grad()
 def test_torch_compile_takes_the_setting() -> None:
     model, x = made(torch.float16)
-    compiled = torch.compile(model, backend="engine", options={"use_fp32_acc": True})
-    for got, wanted in zip(compiled(x), model.float()(x.float()), strict=True):
+    torch.compiler.reset()
+    reports: list[Any] = []
+    with engine.observe(after_compile=lambda event: reports.append(event.report)):
+        compiled = torch.compile(model, backend="engine", options={"use_fp32_acc": True})
+        results = compiled(x)
+    assert [report.precision for report in reports] == [Precision({}, True)]
+    assert reports[0].rules_used["half_sums.conv_of_half[0]"] == 1
+    for got, wanted in zip(results, model.float()(x.float()), strict=True):
         torch.testing.assert_close(got.float(), wanted, rtol=1e-2, atol=1e-2)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import engine
 from engine.conversion import scope
 from engine.conversion.emitter import TileRefused
 from engine.conversion.network import empty_network
@@ -119,11 +120,23 @@ def test_what_a_layer_drops_is_an_error_of_its_rule(case: str) -> None:
 MORE: dict[str, tuple[Any, tuple[torch.Tensor, ...], str]] = {
     "activation": (F.elu, (f32(2, 3),), "trt.activation(x, type=SELU, alpha=1.6732, beta=1.0507)"),
     "scale": (lambda x: x * 2, (f32(1, 2, 4),), "trt.scale(x, none, none, none, mode=UNIFORM, channel_axis=1)"),
-    "quantize": (lambda x: to(x, torch.int8), (f32(4, 8),), "trt.quantize(x, tensor([0.1, 0.2, 0.3, 0.4], f32), to_type=i8, axis=0)"),
-    "random": (lambda x: x * 2, (f32(3),), "trt.fill(scalar(0.0, f32), scalar(1.0, f32), shape=[3], op=RANDOM_UNIFORM)"),
+    "quantize": (
+        lambda x: to(x, torch.int8),
+        (f32(4, 8),),
+        "trt.quantize(x, tensor([0.1, 0.2, 0.3, 0.4], f32), to_type=i8, axis=0)",
+    ),
+    "random": (
+        lambda x: x * 2,
+        (f32(3),),
+        "trt.fill(scalar(0.0, f32), scalar(1.0, f32), shape=[3], op=RANDOM_UNIFORM)",
+    ),
     "attention": (attention, ATTENTION, "trt.attention(x, y, z, u, norm_op=SOFTMAX, decomposable=true)"),
-    "rotary": (lambda x, y, z: x * 1, (f16(2, 4, 6, 16), f16(2, 6, 4), f16(2, 6, 4)), "trt.rotary_embedding(x, y, z, interleaved=true, dim=8)"),
-}  # fmt: skip
+    "rotary": (
+        lambda x, y, z: x * 1,
+        (f16(2, 4, 6, 16), f16(2, 6, 4), f16(2, 6, 4)),
+        "trt.rotary_embedding(x, y, z, interleaved=true, dim=8)",
+    ),
+}
 # What needs numbers in formats that a network of these tests has no tensors for.
 NOT_TOLD = {
     ("trt.attention", "normalization_quantize_to_type"),
@@ -225,3 +238,28 @@ def test_an_error_in_the_log_while_an_output_is_read_is_an_error_of_the_layer() 
     layer = network.add("add_shuffle", (x,), "turned", then=lambda made: setattr(made, "first_transpose", (0, 0)))
     with pytest.raises(Refused, match="first_transpose"):
         network.output(layer)
+
+
+MASKED = """
+convert masked_and_causal
+  match aten.scaled_dot_product_attention(q: tensor[_, _, _, _], k, v, mask: tensor, 0.0, false, scale=_)
+  emit  trt.attention(product(q, full(0.25, q)), k, v, mask, causal=true, decomposable=true)
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_rule_whose_layer_drops_a_mask_gives_way(device: str, tmp_path: Any) -> None:
+    path = tmp_path / "masked.rules"
+    path.write_text(MASKED)
+    q, k, v, mask = (x.to(device) for x in ATTENTION)
+
+    class Attention(torch.nn.Module):
+        def forward(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+            return F.scaled_dot_product_attention(q, k, v, mask)
+
+    compiled = engine.compile(Attention(), (q, k, v, mask), rules=[path], min_block_size=1)
+    (refusal,) = compiled.report.refusals
+    assert "masked.masked_and_causal" in refusal.reason
+    assert "setMask" in refusal.reason
+    assert compiled.report.coverage == 1.0
+    torch.testing.assert_close(compiled(q, k, v, mask), Attention()(q, k, v, mask), rtol=1e-2, atol=1e-2)
