@@ -36,6 +36,7 @@ from engine.matcher.matcher import Matcher
 from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
 from engine.partitioner.tiling import computes
+from engine.precision import precision
 from engine.report import Fallback, Report, SegmentReport
 from engine.rewriter import Trace, fold_constants, lower_all
 from engine.runtime.modes import RunOptions
@@ -185,6 +186,7 @@ class Compilation:
     def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
         report.notes = captured.notes
+        ruleset = ruleset.with_settings(settings)
         timings = report.timings
         memory = ModelMemory(captured.tensors())
         with timings.phase("mirror"), collector_held_back():
@@ -265,6 +267,8 @@ class Compilation:
         used.update(tile.rule.id for segment in self.partition.engines for tile in _all_tiles(segment))
         report.rules_used = {rule: count for rule, count in sorted(used.items()) if count}
         report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
+        calls = (call for segment in self.partition.engines for tile in _all_tiles(segment) for call in tile.plan.calls)
+        report.precision = precision(calls, self.context, self.settings.use_fp32_acc)
 
     # -------------------------------------------------------------------------------- building
 

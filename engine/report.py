@@ -58,6 +58,32 @@ class SegmentReport:
     cache: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In what precision engines compute, where it is less than PyTorch's.
+
+    Attributes:
+        sums_in_half: layer -> how many of them sum up half-precision products or elements in half precision; their
+            error grows with the length of the sum.
+        use_fp32_acc: the setting, which sums them in float32.
+    """
+
+    sums_in_half: dict[str, int] = field(default_factory=dict)
+    use_fp32_acc: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many layers sum in half precision."""
+        return sum(self.sums_in_half.values())
+
+    def __str__(self) -> str:
+        if not self.sums_in_half:
+            return "no layer sums in half precision"
+        layers = ", ".join(f"{count} {layer}" for layer, count in self.sums_in_half.items())
+        remedy = "" if self.use_fp32_acc else "; use_fp32_acc=True sums them in float32, as PyTorch does"
+        return f"{self.total} layer(s) sum in half precision ({layers}){remedy}"
+
+
 @dataclass(slots=True)
 class Timings:
     """Seconds per phase, in order of execution; phases that run several times add up.
@@ -112,6 +138,7 @@ class Report:
         overridden: (rule that won, rule it overrides) for user rules over built-in ones.
         compute_capabilities: that the engines serve, as TensorRT names them.
         notes: what was decided about the sizes of inputs, one sentence each.
+        precision: how many layers sum in half precision.
     """
 
     model: str
@@ -126,6 +153,7 @@ class Report:
     tensorrt: str = ""
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
     notes: tuple[str, ...] = ()
+    precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self) -> None:
         self.timings.model = self.model

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _ELSEWHERE = {
     "enabled_precisions": "networks are strongly typed: convert the model (`model.half()`) instead",
     "use_explicit_typing": "networks are always strongly typed",
-    "use_fp32_acc": "networks are strongly typed: convert the operands in the model instead",
     "use_python_runtime": 'use runtime="python" or runtime="cpp"',
     "arg_inputs": "pass the inputs as `args`",
     "kwarg_inputs": "pass the inputs as `kwargs`",
@@ -74,6 +73,10 @@ class CompilationSettings:
     """Compute in int32 what the model computes in int16 (inputs and outputs keep their dtype); without it int16 stays
     in PyTorch, because TensorRT has none.  Sums and products that leave int16 wrap around when they are returned, and
     not before they are compared, divided or converted."""
+
+    use_fp32_acc: bool = False
+    """Sum float16 in float32 in convolutions, attention, einsum and running sums, as PyTorch does, where TensorRT sums
+    it in float16.  Matrix products are always summed in float32."""
 
     disable_tf32: bool = False
     """Forbid TensorFloat-32 for float32 matrix products and convolutions."""
@@ -298,6 +301,7 @@ _CHECKS = {
     "workspace_size": _count,
     "truncate_double": _flag,
     "widen_int16": _flag,
+    "use_fp32_acc": _flag,
     "disable_tf32": _flag,
     "hardware_compatible": _flag,
     "version_compatible": _flag,

@@ -52,12 +52,14 @@ class Capabilities:
         rtx: TensorRT-RTX: no plugins, no data-dependent output sizes.
         features: names that ``needs cap.<name>`` tests.
         specializes: whether the kernels that TensorRT-RTX compiles for the shapes of a call compute what they should.
+        undoes_casts: whether products of float16 between casts to float32 are summed in float16 all the same.
     """
 
     version: tuple[int, int]
     rtx: bool
     features: frozenset[str]
     specializes: bool = True
+    undoes_casts: bool = False
 
 
 # TensorRT-RTX has version numbers of its own; the API each one follows was read from its bindings.
@@ -66,6 +68,10 @@ _RTX_API = {(1, 4): (10, 16), (1, 5): (11, 0), (1, 6): (11, 1), (1, 7): (11, 2)}
 # Of x @ w + b with a dynamic number of rows, kernels for one shape add b to the first row only, in TensorRT alone too
 # (seen with 1.4.0.76 on an H100; 1.6.1.120 is right; 1.5 was not run, and has no layout in C++)
 _WRONG_KERNELS = {(1, 4), (1, 5)}
+
+# Matrix products and einsum, by their error against float64 (seen with 1.4.0.76 on an H200; 1.6.1.120 keeps the casts;
+# 1.5 was not run)
+_UNDO_CASTS = {(1, 4), (1, 5)}
 
 
 @functools.cache
@@ -80,4 +86,5 @@ def capabilities() -> Capabilities:
     if not rtx:
         features |= {"data_dependent", "plugin"}
     specializes = not (rtx and own in _WRONG_KERNELS)
-    return Capabilities((version[0], version[1]), rtx, frozenset(features), specializes)
+    undoes_casts = rtx and own in _UNDO_CASTS
+    return Capabilities((version[0], version[1]), rtx, frozenset(features), specializes, undoes_casts)

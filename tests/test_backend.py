@@ -424,7 +424,7 @@ def test_full_compilation_names_what_is_missing():
         ({"min_block_size": 0}, "min_block_size is a whole number"),
         ({"runtime": "gpu"}, "runtime='gpu' is not one of"),
         ({"pass_through_build_failures": 1}, "pass_through_build_failures is True or False"),
-        ({"use_fp32_acc": True}, "strongly typed"),
+        ({"use_explicit_typing": True}, "strongly typed"),
     ],
 )
 def test_wrong_options_are_errors_and_no_fallback(options, match):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.conversion.scope import quote
 from engine.conversion.weights import WeightStore
 from engine.errors import FileError, RefitError
 from engine.rewriter.recipe_encoding import decode_tensor, encode_tensor
@@ -82,8 +83,12 @@ class Blueprint:
 
         built = empty_network(self.name, settings)
         try:
-            _Replay(self, built, weights).run()
-            profiles = [self._profile(built.builder, entries) for entries in self.profiles]
+            with built.logger.gather() as messages:
+                _Replay(self, built, weights).run()
+                profiles = [self._profile(built.builder, entries) for entries in self.profiles]
+            # What TensorRT does not take it only logs.
+            if quote(messages):
+                raise RuntimeError(quote(messages))
         except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError) as error:
             raise RefitError(f"{self.name} cannot be built again by this TensorRT: {error}") from error
         if profiles:

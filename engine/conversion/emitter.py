@@ -18,6 +18,7 @@ from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
 from engine.conversion.flow import FlowEmission
 from engine.conversion.scope import Mismatch, NetworkScope, Refused, mismatch
 from engine.conversion.shapes import ShapeTensors
+from engine.conversion.transcript import Said
 from engine.conversion.weights import Origin
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken
@@ -260,6 +261,7 @@ class _CallEmission:
         self._made = made
         self._written = written
         self._slots: dict[int, Any] = {}  # inputs to be set once the layer exists
+        self._holds: list[Said] = []  # attributes that the layer has from its constructor
         self._parameters = {parameter.name: parameter for parameter in call.layer.parameters}
 
     def add(self) -> tuple[Any, ...]:
@@ -281,7 +283,14 @@ class _CallEmission:
             for slot, tensor in self._slots.items():
                 made.set_input(slot, tensor)
 
-        made = scope.add(_method(layer.via), arguments, self._name(), then=finish, metadata=self._metadata())
+        made = scope.add(
+            _method(layer.via),
+            arguments,
+            self._name(),
+            then=finish,
+            metadata=self._metadata(),
+            holds=self._holds,
+        )
         outputs = []
         for index, promised in enumerate(call.outputs):
             tensor, shape, data_type = scope.output(made, index)
@@ -321,7 +330,10 @@ class _CallEmission:
         if parameter.attribute and not is_known(value):
             self._deliver(parameter, value)
             return (0,) * len(value) if isinstance(value, tuple) else 0
-        return self._converted(parameter, value)
+        converted = self._converted(parameter, value)
+        if parameter.attribute:
+            self._holds.append(Said(False, parameter.property or parameter.name, converted))
+        return converted
 
     def _property(self, parameter: tree.Parameter) -> Any:
         value = self._call.values[parameter.name]

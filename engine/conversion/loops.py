@@ -9,15 +9,12 @@ import torch
 
 from engine.conversion.scope import NetworkScope, Refused
 from engine.conversion.shapes import ShapeTensors
+from engine.evaluator.uniform import MOVES
 from engine.plan import AbstractTensor, CallOutput, LayerCall, LoopEnd, LoopStart
 from engine.tensorrt import load
 
 Tensors = Callable[[AbstractTensor], Any]
 """The network tensor of an abstract one."""
-
-
-# Layers that make no new elements, and that TensorRT may take out.
-_MOVES = frozenset({"trt.identity", "trt.shuffle", "trt.slice", "trt.squeeze", "trt.unsqueeze"})
 
 
 class LoopEmission:
@@ -86,7 +83,7 @@ class LoopEmission:
             becomes = tensor(following)
             if len(states) > 1 and not _is_computed(following):
                 becomes = self._recomputed(becomes)
-            state.set_input(1, self._carried(becomes))
+            self._scope.tell(state, _setting(1, self._carried(becomes)))
         made = [
             self._add(loop, "add_loop_output", (state.get_output(0), outputs.LAST_VALUE), "last") for state in states
         ]
@@ -129,7 +126,7 @@ class LoopEmission:
 def _is_computed(tensor: AbstractTensor) -> bool:
     """Whether a layer of the rule itself makes new elements, and does not only move some."""
     call = tensor.call if isinstance(tensor, CallOutput) else None
-    return isinstance(call, LayerCall) and call.layer.name not in _MOVES
+    return isinstance(call, LayerCall) and call.layer.name not in MOVES
 
 
 def _setting(index: int, tensor: Any) -> Callable[[Any], None]:

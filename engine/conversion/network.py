@@ -217,7 +217,8 @@ class _Segment:
         for axis, size in enumerate(shape):
             if not isinstance(size, int):
                 # Dims of one name are equal, which TensorRT cannot know otherwise.
-                tensor.set_dimension_name(axis, str(size))
+                with self.scope.listening():
+                    tensor.set_dimension_name(axis, str(size))
                 self.scope.transcript.dimension(tensor, axis, str(size))
                 self.shapes.define(size, tensor, axis)
         self.emitter.tensors[value] = tensor
@@ -262,12 +263,10 @@ class _Segment:
         # A binding needs a tensor of its own.
         if tensor.is_network_input or tensor.is_network_output or self.mirror.is_const(value):
             tensor = self.scope.add("add_identity", (tensor,), f"outputs/{name}").get_output(0)
-        tensor.name = name
-        with self.logger.gather() as messages:
+        with self.scope.listening():
+            tensor.name = name
             self.network.mark_output(tensor)
             self.scope.transcript.output(tensor)
-        if quote(messages):
-            raise Refused(quote(messages))
 
 
 def _creation_flags() -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from engine.conversion.dtypes import tensorrt_dtype
-from engine.conversion.transcript import Transcript
+from engine.conversion.readback import lost
+from engine.conversion.transcript import Said, Transcript
 from engine.conversion.weights import Origin, WeightStore
 from engine.errors import ConversionError
 from engine.logger import Logger, Message
@@ -54,35 +56,65 @@ class NetworkScope:
         then: Callable[[Any], None] | None = None,
         metadata: Mapping[str, str] | None = None,
         owner: Any = None,
+        holds: Sequence[Said] = (),
     ) -> Any:
         """Add a layer with ``network.<method>(*arguments)``, finish it with ``then``, and name it.
 
         Args:
             owner: the loop or conditional that the layer is an end of; its method is called instead of the network's.
+            holds: properties that the layer has from ``arguments``, where it can be asked for them.
 
         Raises:
-            Refused: TensorRT has no such method, returned no layer, or logged an error.
+            Refused: TensorRT has no such method, returned no layer, logged an error, or dropped what it was told.
         """
         function = getattr(self.network if owner is None else owner, method, None)
         if function is None:
             raise Refused(f"{load().__name__} {load().__version__} has no {method}")
+        with self.listening():
+            layer = function(*arguments)
+            told = self.transcript.layer(method, arguments, layer, owner)
+            if layer is None:
+                raise Refused(f"{method} returned no layer")
+            if then is not None:
+                then(told)
+            has = [said for said in holds if hasattr(type(layer), said.name)]
+            _check_kept(layer, [*has, *self.transcript.heard(told)[1]])
+            layer.name = self.unique(name)
+            text = "" if metadata is None else json.dumps(metadata)
+            self.transcript.named(layer, text)
+            if metadata is not None and hasattr(layer, "metadata"):
+                layer.metadata = text
+        self.layer_names.append(layer.name)
+        return layer
+
+    def tell(self, told: Any, then: Callable[[Any], None]) -> None:
+        """Finish a layer that was added before; ``told`` is the stand-in that its own ``then`` was given.
+
+        Raises:
+            Refused: TensorRT logged an error, or dropped what it was told.
+        """
+        before = len(self.transcript.heard(told)[1])
+        with self.listening():
+            then(told)
+            layer, said = self.transcript.heard(told)
+            _check_kept(layer, said[before:])
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Make an error of whatever TensorRT refuses, whether it raises, returns nothing, or only logs.
+
+        Raises:
+            Refused: with TensorRT's own words where it has some.
+        """
         with self.logger.gather() as messages:
             try:
-                layer = function(*arguments)
-                told = self.transcript.layer(method, arguments, layer, owner)
-                if layer is not None and then is not None:
-                    then(told)
+                yield
+            except Refused as refused:
+                raise Refused(quote(messages) or str(refused)) from refused
             except (TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise Refused(quote(messages) or f"{type(error).__name__}: {error}") from error
-        if layer is None or quote(messages):
-            raise Refused(quote(messages) or f"{method} returned no layer")
-        layer.name = self.unique(name)
-        self.layer_names.append(layer.name)
-        text = "" if metadata is None else json.dumps(metadata)
-        self.transcript.named(layer, text)
-        if metadata is not None and hasattr(layer, "metadata"):
-            layer.metadata = text
-        return layer
+        if quote(messages):
+            raise Refused(quote(messages))
 
     def output(self, layer: Any, index: int = 0) -> tuple[Any, tuple[int, ...], Any]:
         """Output tensor ``index`` of a layer with its shape (-1: dynamic) and data type, as TensorRT infers them.
@@ -90,13 +122,9 @@ class NetworkScope:
         Raises:
             Refused: TensorRT cannot infer them, because the inputs do not fit.
         """
-        with self.logger.gather() as messages:
-            try:
-                tensor = layer.get_output(index)
-                shape, data_type = tuple(tensor.shape), tensor.dtype
-            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise Refused(quote(messages) or f"{type(error).__name__}: {error}") from error
-        return tensor, shape, data_type
+        with self.listening():
+            tensor = layer.get_output(index)
+            return tensor, tuple(tensor.shape), tensor.dtype
 
     def unique(self, name: str) -> str:
         """``name``, with a number when it is taken."""
@@ -144,6 +172,12 @@ class NetworkScope:
         if tensor.dtype == data_type:
             return tensor
         return self.add("add_cast", (tensor, data_type), name).get_output(0)
+
+
+def _check_kept(layer: Any, said: Sequence[Said]) -> None:
+    dropped = lost(layer, said)
+    if dropped:
+        raise Refused(dropped)
 
 
 def quote(messages: Sequence[Message]) -> str:

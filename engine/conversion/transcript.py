@@ -73,6 +73,11 @@ class Transcript:
         self._calls.append(call)
         return _Told(layer, call.then)
 
+    @staticmethod
+    def heard(told: Any) -> tuple[Any, Sequence[Said]]:
+        """The layer behind a stand-in, and what it was told so far."""
+        return told._layer, told._then
+
     def named(self, layer: Any, metadata: str = "") -> None:
         """Note the name, the metadata and the outputs of the layer that was added last."""
         call = self._calls[-1]

@@ -154,7 +154,7 @@ class Builder(ExpressionBuilder):
         )
 
     def _layer(self, branch: Branch) -> tree.LayerItem:
-        name, *parameters, outputs, gives, via, since, until = branch.children
+        name, *parameters, outputs, gives, unless, accumulates, via, since, until = branch.children
         built: list[tree.Parameter] = []
         attribute = False
         for parameter in parameters:
@@ -197,6 +197,8 @@ class Builder(ExpressionBuilder):
             results,
             tuple(given),
             call,
+            None if unless is None else self.expr(unless.children[0]),
+            None if accumulates is None else self.expr(accumulates.children[0]),
             None if since is None else str(since.children[0]),
             None if until is None else str(until.children[0]),
         )

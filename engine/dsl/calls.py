@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
-    **dict.fromkeys(("is_const", "is_known", "is_tensor", "unused", "all", "any", "bool"), "bool"),
+    **dict.fromkeys(("is_const", "is_full", "is_known", "is_tensor", "unused", "all", "any", "bool"), "bool"),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),
     **dict.fromkeys(("present", "prefix_sums", "broadcast", "run", "conditional"), "list"),
     **dict.fromkeys(("full", "scalar", "tensor", "filled"), "tensor"),
     **dict.fromkeys(("sqrt", "exp", "log", "cos", "sin", "float", "epsilon", "smallest", "largest"), "float"),
     "dtype": "dtype",
+    "multiplied": "dtype",
 }
 # Builtins whose first argument is certainly a tensor, a list, a dtype.
 _FIRST: dict[str, tuple[str, ...]] = {

@@ -170,6 +170,9 @@ class _Declarations:
             for given in layer.gives:
                 for expr in given or ():
                     checker.sort(expr, scope)
+            for clause in (layer.unless, layer.accumulates):
+                if clause is not None:
+                    checker.sort(clause, scope)
             reached = self.definitions.closure(checker.effects)
             for name, span in (reached.ops | reached.layers).items():
                 self.problems.report(f"a layer declaration computes sizes and dtypes, {name} makes a tensor", span)

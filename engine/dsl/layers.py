@@ -189,6 +189,8 @@ def _layer(item: tree.LayerItem) -> Layer:
         item.outputs,
         item.gives,
         item.via,
+        item.unless,
+        item.accumulates,
         None if item.since is None else needs.parse_version(item.since),
         None if item.until is None else needs.parse_version(item.until),
         item.span,

@@ -20,6 +20,8 @@ _RELATIONS = {
 }
 # Features that are not layers; see `engine.tensorrt.capabilities`.
 FEATURES = frozenset({"data_dependent", "plugin"})
+# Settings that rules may ask for, as ``setting.NAME``; such rules are left out of compilations without them.
+SETTINGS = frozenset({"use_fp32_acc"})
 
 
 def parse_version(text: str) -> tuple[int, int]:
@@ -45,8 +47,14 @@ def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
         case tree.Name(name="rtx"):
             return capabilities.rtx
         case tree.Qualified():
-            return term.name.removeprefix("cap.") in capabilities.features
+            return setting(term) is not None or term.name.removeprefix("cap.") in capabilities.features
     raise AssertionError(f"unchecked term of `needs`: {term}")
+
+
+def setting(term: tree.Expr) -> str | None:
+    """The setting that a term asks for, None if it asks for something else."""
+    prefix, _, name = term.name.partition(".") if isinstance(term, tree.Qualified) else ("", "", "")
+    return name if prefix == "setting" else None
 
 
 def check(term: tree.Expr, features: Collection[str], problems: Problems) -> None:
@@ -57,6 +65,13 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
     """
     hint: str | None
     match term:
+        case tree.Qualified() if setting(term) is not None:
+            name = setting(term)
+            if name not in SETTINGS:
+                hint = suggestion(str(name), SETTINGS, f"rules may ask for {', '.join(sorted(SETTINGS))}")
+                problems.report(f"unknown setting `{name}`", term.span, hint)
+        case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(setting, _parts(term))):
+            problems.report("a setting stands alone in `needs`", term.span, "needs setting.use_fp32_acc, not rtx")
         case tree.Binary(operator="and" | "or"):
             check(term.left, features, problems)
             check(term.right, features, problems)
@@ -82,6 +97,15 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
         case tree.Name():
             hint = suggestion(term.name, ["rtx", "trt"], "needs trt >= 10.14, not rtx, cap.attention")
             problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
+
+
+def _parts(term: tree.Expr) -> list[tree.Expr]:
+    match term:
+        case tree.Binary(operator="and" | "or"):
+            return [*_parts(term.left), *_parts(term.right)]
+        case tree.Unary():
+            return _parts(term.value)
+    return [term]
 
 
 def show(term: tree.Expr) -> str:

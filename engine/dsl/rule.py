@@ -152,6 +152,8 @@ class Layer:
     outputs: tuple[tree.Type, ...]
     gives: tuple[tuple[tree.Expr, tree.Expr] | None, ...]
     via: tree.Call
+    unless: tree.Expr | None
+    accumulates: tree.Expr | None
     since: tuple[int, int] | None
     until: tuple[int, int] | None
     span: Span

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engine.dsl import host
+from engine.dsl import host, needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import Source, builtin_sources, read_sources
 from engine.errors import SettingsError, TensorRTNotFound
@@ -49,6 +49,7 @@ class RuleSet:
     hash: str
     sources: tuple[str, ...]
     _by_kind: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False)
+    _by_setting: dict[frozenset[str], RuleSet] = field(default_factory=dict, repr=False)
 
     def phase(self, *kinds: str) -> tuple[Rule, ...]:
         """The active rules of some kinds, in precedence order."""
@@ -160,6 +161,37 @@ class RuleSet:
             overridden=tuple(pair for pair in self.overridden if pair[0] not in gone),
             hash=digest,
             _by_kind={},
+            _by_setting={},
+        )
+
+    def with_settings(self, settings: Any) -> RuleSet:
+        """These rules but for those that need a setting which ``settings`` do not have.
+
+        Args:
+            settings: an :class:`engine.CompilationSettings`.
+        """
+        on = frozenset(name for name in needs.SETTINGS if getattr(settings, name))
+        if on not in self._by_setting:
+            missing = {
+                rule.id: name
+                for rule in self.rules
+                for name in map(needs.setting, rule.needs)
+                if name is not None and name not in on
+            }
+            # The same objects again, so that what is compiled from them serves the next model too.
+            self._by_setting[on] = self._reduced(missing) if missing else self
+        return self._by_setting[on]
+
+    def _reduced(self, missing: Mapping[str, str]) -> RuleSet:
+        left_out = tuple((rule, f"needs {missing[rule.id]}=True") for rule in self.rules if rule.id in missing)
+        return replace(
+            self,
+            rules=tuple(rule for rule in self.rules if rule.id not in missing),
+            inactive=self.inactive + left_out,
+            overridden=tuple(pair for pair in self.overridden if pair[0] not in missing),
+            hash=_digest(self.hash, *sorted(missing)),
+            _by_kind={},
+            _by_setting={},
         )
 
     def __eq__(self, other: object) -> bool:

@@ -401,6 +401,7 @@ class LayerItem(Node):
     """``layer trt.name(inputs, *, attributes) -> outputs via add_name(...)``.
 
     ``gives`` holds one ``(shape, dtype)`` expression pair per output, or None where the declaration is silent.
+    ``unless`` says of which operands TensorRT makes a wrong engine, ``accumulates`` in which dtype sums are kept.
     """
 
     name: str
@@ -408,6 +409,8 @@ class LayerItem(Node):
     outputs: tuple[Type, ...]
     gives: tuple[tuple[Expr, Expr] | None, ...]
     via: Call
+    unless: Expr | None = None
+    accumulates: Expr | None = None
     since: str | None = None
     until: str | None = None
 

@@ -16,11 +16,15 @@ from engine import sizes as staged
 from engine.dsl.names import OF_GRAPHS
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
-from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor
+from engine.evaluator.uniform import MOVES, is_uniform
+from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.sizes import Int, Sizes
+from engine.tensorrt import capabilities
 
 # Guards read the elements of small constants only: an index list, a mask, a scalar.
 _READABLE_ELEMENTS = 65_536
+# What is compared with one number never becomes a list: masks of long sequences as well.
+_COMPARABLE_ELEMENTS = 1 << 28
 
 
 class Failed(Exception):
@@ -74,22 +78,42 @@ def dtype_of(value: object) -> torch.dtype:
     return tensor.dtype
 
 
-def elements(context: BuiltinContext, value: object) -> torch.Tensor:
-    """The contents of a constant tensor."""
+def elements(context: BuiltinContext, value: object, most: int = _READABLE_ELEMENTS) -> torch.Tensor:
+    """The contents of a constant tensor of no more than ``most`` elements."""
     tensor = _tensor(value, "values")
     if isinstance(tensor, ConstantTensor) and staged.is_known((tensor.shape, tensor.number, tensor.numbers)):
         data = tensor.number if tensor.numbers is None else list(tensor.numbers)
         return torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
     if isinstance(tensor, Captured) and context.mirror.is_const(tensor.value):
-        if (
-            math.prod(n if isinstance(n, int) else _READABLE_ELEMENTS + 1 for n in shape_of(tensor))
-            > _READABLE_ELEMENTS
-        ):
-            raise Failed(f"constant of more than {_READABLE_ELEMENTS} elements")
+        if math.prod(n if isinstance(n, int) else most + 1 for n in shape_of(tensor)) > most:
+            raise Failed(f"constant of more than {most} elements")
         data = context.mirror.read_constant(tensor.value)
         assert isinstance(data, torch.Tensor)
         return data
     raise Failed("not a constant")
+
+
+def _is_full(context: BuiltinContext, value: object, number: object) -> bool:
+    """Whether every element of a tensor is known to be a number."""
+
+    def contents(tensor: AbstractTensor) -> torch.Tensor | None:
+        try:
+            return elements(context, tensor, most=_COMPARABLE_ELEMENTS)
+        except Failed:
+            return None
+
+    return is_uniform(_tensor(value, "is_full"), number, contents)
+
+
+def _multiplied(context: BuiltinContext, value: object) -> torch.dtype:
+    """The dtype in which the installed TensorRT multiplies a tensor: some look through casts."""
+    tensor = _tensor(value, "multiplied")
+    if capabilities().undoes_casts:
+        while isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+            if tensor.call.layer.name not in {*MOVES, "trt.cast"}:
+                break
+            tensor = tensor.call.values["x"]
+    return dtype_of(tensor)
 
 
 def _is_const(context: BuiltinContext, value: object) -> bool:
@@ -277,7 +301,9 @@ _TABLE: dict[str, tuple[Callable[..., Any], int, int | None]] = {
     "dim": (_dim, 2, 2),
     "dtype": (lambda c, t: dtype_of(t), 1, 1),
     "numel": (lambda c, t: _product(c, shape_of(t)), 1, 1),
+    "multiplied": (_multiplied, 1, 1),
     "is_const": (_is_const, 1, 1),
+    "is_full": (_is_full, 2, 2),
     "is_known": (lambda c, v: staged.is_known(v), 1, 1),
     "is_tensor": (lambda c, v: isinstance(v, AbstractTensor), 1, 1),
     "values": (_values, 1, 1),

@@ -83,6 +83,8 @@ def layer_call(layer: Layer, positional: list[Any], keywords: dict[str, Any], sp
         values[parameter.name] = _checked(layer, parameter, value, span, env.context)
     call = LayerCall(layer, values, span)
     scope = Scope(values, env.context)
+    if layer.unless is not None and evaluate(layer.unless, scope) is not False:
+        raise Failed(f"TensorRT makes a wrong engine of {layer.name} with these operands", span)
     call.outputs = tuple(
         _layer_output(call, index, layer.gives[index] if index < len(layer.gives) else None, scope)
         for index in range(len(layer.outputs))

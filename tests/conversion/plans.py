@@ -41,6 +41,8 @@ def layer_of(item: tree.LayerItem) -> Layer:
         item.outputs,
         item.gives,
         item.via,
+        item.unless,
+        item.accumulates,
         version(item.since),
         version(item.until),
         item.span,
