@@ -20,6 +20,7 @@ from engine.capture.branches import Branch, observed_branches
 from engine.capture.composites import remembered_composites
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
+from engine.capture.fixed_sizes import observed_fixes
 from engine.capture.layouts import layouts_by_hint
 from engine.capture.pytrees import register_from_error
 from engine.errors import CaptureError
@@ -115,10 +116,16 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
     """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
     branches.clear()
     _forget_control_flow()
-    with torch.no_grad(), whole_recurrence(), layouts_by_hint(), observed_branches(branches):
-        program = torch.export.export(
-            model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
-        )
+    fixes: list[Branch] = []
+    with torch.no_grad(), whole_recurrence(), layouts_by_hint(), observed_branches(branches), observed_fixes(fixes):
+        try:
+            program = torch.export.export(
+                model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
+            )
+        except Exception:
+            # Of a program that was made they say nothing more than its sizes do.
+            branches.extend(fixes)
+            raise
     return decomposed(program)
 
 
