@@ -3,23 +3,59 @@
 What ``torch.export`` itself cannot take is in ``NOT_EXPORTED``, and ends in a ``CaptureError`` with the model's line.
 """
 
+import re
+
 import pytest
+import torch
 
-import engine
-from tests.zoo.__main__ import ALL, read
-from tests.zoo.forms import FORMS, Outcome, cast, covered, exported
+from tests.zoo.__main__ import ALL
+from tests.zoo.forms import FORMS, cast, covered, exported
 
-_HALF = ("float16-static", "float16-dynamic", "bfloat16-static", "bfloat16-dynamic")
 _EVERY = tuple(map(str, FORMS))
+_HALF = tuple(str(form) for form in FORMS if form.dtype != torch.float32)
+_FLOAT16 = tuple(str(form) for form in FORMS if form.dtype == torch.float16)
+_DYNAMIC = tuple(str(form) for form in FORMS if form.dynamic)
 
-# Model -> forms and part of the message. PyTorch's own export ends in an error of the same kind.
-NOT_EXPORTED: dict[str, tuple[tuple[str, ...], str]] = {}
+_ASKS_DATA = "Could not guard on data-dependent expression"
+_FIXES_BATCH = "the model fixes a size at"
+
+# Model -> forms and part of the message. PyTorch's own export ends in an error there too.
+NOT_EXPORTED: dict[str, tuple[tuple[str, ...], str]] = {
+    # `if is_global_attn`, which is read from the mask
+    "LongformerModel": (_EVERY, _ASKS_DATA),
+    "LEDModel": (_EVERY, _ASKS_DATA),
+    # `if hidden_states.dtype == torch.float16 and not torch.isfinite(hidden_states).all()`
+    "BartModel": (_FLOAT16, _ASKS_DATA),
+    "MarianMTModel": (_FLOAT16, _ASKS_DATA),
+    # Loops over the images of a batch
+    "SuperPointForKeypointDetection": (_DYNAMIC, _FIXES_BATCH),
+    "RTDetrForObjectDetection": (_DYNAMIC, _FIXES_BATCH),
+    "LlavaForConditionalGeneration": (_DYNAMIC, _FIXES_BATCH),
+    # PyTorch has no Fourier transform of half precision on a CPU.
+    "FNetModel": (_HALF, "Unsupported dtype"),
+    # Computes in float32 on the way, which its half weights do not take: it does not run in PyTorch either.
+    "AutoencoderTiny": (_HALF, "should be the same"),
+    "raft_small": (_HALF, "expected"),
+}
 
 # Model -> ops that stay in PyTorch.
-LEFT: dict[str, set[str]] = {}
+LEFT: dict[str, set[str]] = {
+    # TensorRT-RTX has no layer for the places of true elements.
+    "SuperPointForKeypointDetection": {"aten.nonzero.default", "aten.index.Tensor"},
+}
 
-# Quick ones of several families; the others are slow together.
-IN_CI: list[tuple[str, str]] = []
+# Quick ones of several families; all of them take an hour.
+IN_CI = [
+    ("AlbertModel", "float16-dynamic"),
+    ("BartModel", "float16-dynamic"),
+    ("MambaForCausalLM", "bfloat16-static"),
+    ("DeepseekV3ForCausalLM", "float16-dynamic"),
+    ("Dinov2Model", "bfloat16-dynamic"),
+    ("eva02_tiny_patch14_224", "float16-static"),
+    ("mambaout_femto", "bfloat16-dynamic"),
+    ("FluxTransformer2DModel", "bfloat16-static"),
+    ("swin3d", "float16-dynamic"),
+]
 REST = [(name, str(form)) for name in ALL for form in FORMS if (name, str(form)) not in IN_CI]
 
 
@@ -31,7 +67,7 @@ def _check(name, form):
     if str(form) in forms:
         assert outcome.error.startswith("CaptureError: ")
         assert message in outcome.error
-        assert "\n  at " in outcome.error
+        assert re.search(r"\n  (at|the model fixes a size at) .*\.py:\d+ in ", outcome.error)
         assert exported(built) != ""
     else:
         assert outcome.error == ""

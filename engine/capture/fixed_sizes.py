@@ -28,7 +28,7 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def observed_fixes(fixes: list[Branch]) -> Iterator[None]:
-    """Add each size that is fixed, with the line of the model, to ``fixes``: the first place, which fixes it for all."""
+    """Add each size that is fixed, with the first line of the model that does so, to ``fixes``."""
     replace = getattr(ShapeEnv, "_set_replacement", None)
     if replace is None:
         # Not a public method. Where PyTorch has none, errors do not say where.

@@ -66,7 +66,8 @@ def _run(missing: list[tuple[str, str]], path: Path, console: Console) -> Answer
 def _brief(outcome: Outcome) -> str:
     if outcome.coverage is None:
         return outcome.error.splitlines()[0][:300]
-    return f"{outcome.coverage:.1%}, {len(outcome.left)} nodes in PyTorch: {', '.join(sorted({op for _, op, _ in outcome.left}))}"
+    ops = sorted({op for _, op, _ in outcome.left})
+    return f"{outcome.coverage:.1%}, {len(outcome.left)} nodes in PyTorch: {', '.join(ops)}"
 
 
 def _table(names: Iterable[str], answers: Answers) -> Table:

@@ -27,9 +27,7 @@ class Form:
         return f"{str(self.dtype).removeprefix('torch.')}-{'dynamic' if self.dynamic else 'static'}"
 
 
-FORMS = tuple(
-    itertools.starmap(Form, itertools.product((torch.float32, torch.float16, torch.bfloat16), (False, True)))
-)
+FORMS = tuple(itertools.starmap(Form, itertools.product((torch.float32, torch.float16, torch.bfloat16), (False, True))))
 
 
 @dataclass(frozen=True)

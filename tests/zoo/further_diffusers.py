@@ -16,7 +16,7 @@ Builder = Callable[[Request], Built]
 
 
 def _made(name: str, options: dict[str, Any], inputs: dict[str, Any]) -> Builder:
-    """A model from its class name and options; inputs are functions of the batch size, or values without a batch dim."""
+    """A model from its class name and options; inputs are functions of the batch size, or have no batch dim."""
 
     def build(request: Request) -> Built:
         import diffusers
@@ -44,7 +44,7 @@ def _each(value: float) -> Callable[[int], torch.Tensor]:
 
 
 def _ids(count: int) -> Callable[[int], torch.Tensor]:
-    """Zero, or ones, as integers for each sample."""
+    """Integers below ``count``, one for each sample."""
     return lambda batch: torch.arange(batch) % count
 
 
@@ -70,7 +70,8 @@ FURTHER: dict[str, Builder] = {
         {**_BLOCKS, "in_channels": 4, "num_single_layers": 1, "joint_attention_dim": 32, "pooled_projection_dim": 16,
          "axes_dims_rope": (2, 2, 4), "guidance_embeds": True},
         {"hidden_states": _random(16, 4), "encoder_hidden_states": _random(6, 32), "pooled_projections": _random(16),
-         "timestep": _each(0.5), "guidance": _each(3.5), "img_ids": torch.rand(16, 3).round(), "txt_ids": torch.zeros(6, 3)},
+         "timestep": _each(0.5), "guidance": _each(3.5), "img_ids": torch.rand(16, 3).round(),
+         "txt_ids": torch.zeros(6, 3)},
     ),
     "PixArtTransformer2DModel": _made(
         "PixArtTransformer2DModel",
@@ -84,7 +85,8 @@ FURTHER: dict[str, Builder] = {
          "cross_attention_dim": 32, "cross_attention_dim_t5": 16, "pooled_projection_dim": 16, "text_len": 4,
          "text_len_t5": 4},
         {"hidden_states": _random(4, 8, 8), "timestep": _each(5.0), "encoder_hidden_states": _random(4, 32),
-         "encoder_hidden_states_t5": _random(4, 16), "text_embedding_mask": lambda b: torch.ones(b, 4, dtype=torch.int64),
+         "encoder_hidden_states_t5": _random(4, 16),
+         "text_embedding_mask": lambda b: torch.ones(b, 4, dtype=torch.int64),
          "text_embedding_mask_t5": lambda b: torch.ones(b, 4, dtype=torch.int64),
          "image_meta_size": _random(6), "style": _ids(1), "image_rotary_emb": torch.randn(2, 16, 8)},
     ),
@@ -144,7 +146,8 @@ FURTHER: dict[str, Builder] = {
     ),
     "UNet1DModel": _made(
         "UNet1DModel",
-        {"sample_size": 32, "block_out_channels": (32, 32, 64), "layers_per_block": 1, "in_channels": 4, "out_channels": 4,
+        {"sample_size": 32, "block_out_channels": (32, 32, 64), "layers_per_block": 1, "in_channels": 4,
+         "out_channels": 4,
          "time_embedding_type": "fourier", "use_timestep_embedding": False,
          "extra_in_channels": 64},
         {"sample": _random(4, 32), "timestep": torch.tensor(3)},
@@ -158,7 +161,8 @@ FURTHER: dict[str, Builder] = {
     "UNet3DConditionModel": _made(
         "UNet3DConditionModel",
         {**_LEVELS, "sample_size": 8, "cross_attention_dim": 16, "attention_head_dim": 4,
-         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D")},
+         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "up_block_types": ("UpBlock3D",
+         "CrossAttnUpBlock3D")},
         {"sample": _random(4, 2, 8, 8), "timestep": torch.tensor(3), "encoder_hidden_states": _random(6, 16)},
     ),
     "UNetSpatioTemporalConditionModel": _made(
@@ -193,7 +197,8 @@ FURTHER: dict[str, Builder] = {
     ),
     "AutoencoderKLWan": _made(
         "AutoencoderKLWan",
-        {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False, True, True],
+        {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1,
+         "temperal_downsample": [False, True, True],
          "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4},
         {"sample": _random(3, 1, 16, 16)},
     ),
