@@ -8,6 +8,8 @@ import re
 import pytest
 import torch
 
+import engine
+from tests.models import ZOO
 from tests.zoo.__main__ import ALL
 from tests.zoo.forms import FORMS, cast, covered, exported
 
@@ -35,7 +37,9 @@ NOT_EXPORTED: dict[str, tuple[tuple[str, ...], str]] = {
     "FNetModel": (_HALF, "Unsupported dtype"),
     # Computes in float32 on the way, which its half weights do not take: it does not run in PyTorch either.
     "AutoencoderTiny": (_HALF, "should be the same"),
-    "raft_small": (_HALF, "expected"),
+    "raft_small": (_HALF, "should be the same"),
+    # Detection: what is found is counted in Python.
+    "fcos_resnet50_fpn": (_EVERY, _ASKS_DATA),
 }
 
 # Model -> ops that stay in PyTorch.
@@ -53,7 +57,7 @@ IN_CI = [
     ("Dinov2Model", "bfloat16-dynamic"),
     ("eva02_tiny_patch14_224", "float16-static"),
     ("mambaout_femto", "bfloat16-dynamic"),
-    ("FluxTransformer2DModel", "bfloat16-static"),
+    ("SD3Transformer2DModel", "bfloat16-static"),
     ("swin3d", "float16-dynamic"),
 ]
 REST = [(name, str(form)) for name in ALL for form in FORMS if (name, str(form)) not in IN_CI]
@@ -78,6 +82,12 @@ def _check(name, form):
 @pytest.mark.parametrize(("name", "form"), IN_CI)
 def test_model_can_be_asked_for_its_coverage(name, form):
     _check(name, form)
+
+
+def test_a_line_of_torchvision_is_the_models():
+    built = ZOO["vit_b_16"].build("small", dynamic=False)
+    with pytest.raises(engine.EngineError, match=r"\n  at .*torchvision/models/vision_transformer\.py:\d+ in "):
+        engine.coverage(built.model, (torch.randn(2, 3, 40, 32),))
 
 
 @pytest.mark.slow

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
 import sympy
@@ -27,6 +27,8 @@ _NOISE = (
     "You can suppress this exception",
     "For more details about this graph break",
     "Hint: Please report an issue",
+    # The frame that PyTorch names is its own or that of an observer of ours; the model's line is found from the trace.
+    "Caused by: (",
 )
 _MOST_LINES = 14
 _MOST_BRANCHES = 3
@@ -58,8 +60,9 @@ _DEFAULT_ADVICE = (
     "every problem at once, and an ExportedProgram made in any other way is taken as it is"
 )
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+# With the separator: the folders of torchvision and torchaudio begin with the name of PyTorch's.
+_TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+_HERE = os.path.join(os.path.dirname(__file__), "")
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
 
 

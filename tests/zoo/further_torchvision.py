@@ -23,7 +23,7 @@ def _registered(name: str, *shape: int, **options: Any) -> Builder:
 
         model = torchvision.models.get_model(name, weights=None, **options)
         x = torch.randn(request.batch, *shape)
-        return calibrated(Built(model, (x,), {}, {"x": request.dims()}), (2, *shape))
+        return calibrated(Built(model, (x,), {}, (request.dims(),)), (2, *shape))
 
     return build
 
