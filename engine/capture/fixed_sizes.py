@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import sympy
 import torch
@@ -35,17 +34,17 @@ def observed_fixes(fixes: list[Branch]) -> Iterator[None]:
         yield
         return
 
-    def observe(shape_env: ShapeEnv, symbol: sympy.Symbol, value: sympy.Expr, *more: Any) -> None:
+    def observe(shape_env: ShapeEnv, symbol: sympy.Symbol, value: sympy.Expr, message: str) -> None:
         if value.is_Integer and symbol not in shape_env.replacements:
             source = _model_line(sys._getframe(1))
             if source is not None:
                 fixes.append(Branch(sympy.Eq(symbol, value, evaluate=False), source))
-        return replace(shape_env, symbol, value, *more)  # type: ignore[no-any-return]
+        replace(shape_env, symbol, value, message)
 
     with _LOCK:
         # A ``ShapeEnv`` notes who asks, which is never this file.
         uninteresting_files().add(__file__)
-        ShapeEnv._set_replacement = observe  # type: ignore[method-assign]
+        ShapeEnv._set_replacement = observe  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from tests.zoo.request import Built, Request
 
@@ -26,7 +27,7 @@ def _made(name: str, options: dict[str, Any], inputs: dict[str, Any]) -> Builder
         shapes: dict[str, Any] = {}
         for key, value in inputs.items():
             kwargs[key] = value(request.batch) if callable(value) else value
-            shapes[key] = request.dims() if callable(value) else None
+            shapes[key] = request.dims() if callable(value) else pytree.tree_map(lambda _: None, value)
         if "return_dict" in inspect.signature(model.forward).parameters:
             kwargs["return_dict"], shapes["return_dict"] = False, None
         return Built(model, (), kwargs, shapes)
