@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 import traceback
@@ -28,6 +29,8 @@ _NOISE = (
     "You can suppress this exception",
     "For more details about this graph break",
     "Hint: Please report an issue",
+    # The frame that PyTorch names is its own or that of an observer of ours; the model's line is found from the trace.
+    "Caused by: (",
 )
 _MOST_LINES = 14
 _MOST_BRANCHES = 3
@@ -59,8 +62,9 @@ _DEFAULT_ADVICE = (
     "every problem at once, and an ExportedProgram made in any other way is taken as it is"
 )
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+# With the separator: the folders of torchvision and torchaudio begin with the name of PyTorch's.
+_TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+_HERE = os.path.join(os.path.dirname(__file__), "")
 # Such as copy.py; packages are installed in a folder of it.
 _STDLIB = tuple(str(path) for path in Path(sysconfig.get_path("stdlib")).glob("*.py"))
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
@@ -81,7 +85,7 @@ def capture_error(
         message += f"\n  at {where}"
     elif "specialized it to be a constant" in text:
         fixing = dict.fromkeys(branch.source for branch in branches if isinstance(branch.relation, sympy.Eq))
-        message += "".join(f"\n  the model compares a size at {source}" for source in list(fixing)[:_MOST_BRANCHES])
+        message += "".join(f"\n  the model fixes a size at {source}" for source in list(fixing)[:_MOST_BRANCHES])
     if strict_error is not None and type(strict_error) is not type(error):
         message += f"\n  strict mode fails too: {essence(str(strict_error)).splitlines()[0]}"
     return CaptureError(f"{message}\n  try: {advice(error)}")

@@ -22,6 +22,7 @@ from engine.capture.composites import remembered_composites
 from engine.capture.data_reads import traced_reads
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
+from engine.capture.fixed_sizes import observed_fixes
 from engine.capture.layouts import layouts_by_hint
 from engine.capture.pytrees import register_from_error
 from engine.capture.unchanged import unchanged
@@ -118,12 +119,26 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
     """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
     branches.clear()
     _forget_control_flow()
+    fixes: list[Branch] = []
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
     reads = nullcontext() if strict else traced_reads()
-    with unchanged(model), torch.no_grad(), whole_recurrence(), layouts_by_hint(), observed_branches(branches), reads:
-        program = torch.export.export(
-            model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
-        )
+    with (
+        unchanged(model),
+        torch.no_grad(),
+        whole_recurrence(),
+        layouts_by_hint(),
+        observed_branches(branches),
+        observed_fixes(fixes),
+        reads,
+    ):
+        try:
+            program = torch.export.export(
+                model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
+            )
+        except Exception:
+            # Of a program that was made they say nothing more than its sizes do.
+            branches.extend(fixes)
+            raise
     return decomposed(program)
 
 

@@ -237,9 +237,23 @@ def test_a_model_of_one_size_says_where():
             return x * 2
 
     with pytest.raises(
-        CaptureError, match=r"the model compares a size at .*test_guards\.py:\d+ in forward: torch\._assert"
+        CaptureError, match=r"the model fixes a size at .*test_guards\.py:\d+ in forward: torch\._assert"
     ):
         capture(Fixed(), [ranged((2, 2), (2, 4), (2, 8))])
+
+
+@pytest.mark.parametrize(
+    "fixing",
+    [
+        lambda x: sum(x[place] * place for place in range(x.shape[0])),  # an int is asked for
+        lambda x: torch.stack([row.sum() for row in x]),  # in C++
+        lambda x: x + x.new_zeros(4, 1),  # by an operator that compares
+        lambda x: x.reshape(int(x.shape[0]), -1, 2),
+    ],
+)
+def test_a_model_that_fixes_the_size_of_its_batch_says_where(fixing):
+    with pytest.raises(CaptureError, match=r"the model fixes a size at .*test_guards\.py:\d+ in <lambda>: lambda x: "):
+        capture(Call(fixing), [ranged((2, 6), (4, 6), (8, 6))])
 
 
 # ------------------------------------------------------------------------------------ windows

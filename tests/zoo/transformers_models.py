@@ -10,7 +10,7 @@ from torch import nn
 from tests.zoo.request import Built, Request, calibrated
 
 
-def _mask(tokens: torch.Tensor) -> torch.Tensor:
+def padding_mask(tokens: torch.Tensor) -> torch.Tensor:
     """A padding mask: the second half of the first sequence is padding."""
     mask = torch.ones_like(tokens)
     mask[0, tokens.shape[1] // 2 :] = 0
@@ -21,7 +21,7 @@ def _masked(request: Request, model: nn.Module, vocabulary: int) -> Built:
     """An encoder with token ids and a padding mask."""
     tokens = request.tokens(vocabulary)
     shapes = {"input_ids": request.dims(1), "attention_mask": request.dims(1)}
-    return Built(model, (), {"input_ids": tokens, "attention_mask": _mask(tokens)}, shapes)
+    return Built(model, (), {"input_ids": tokens, "attention_mask": padding_mask(tokens)}, shapes)
 
 
 def _causal(request: Request, model: nn.Module, vocabulary: int) -> Built:
@@ -101,7 +101,7 @@ def t5(request: Request, **options: Any) -> Built:
     return Built(
         T5ForConditionalGeneration(config),
         (),
-        {"input_ids": tokens, "attention_mask": _mask(tokens), "decoder_input_ids": answer},
+        {"input_ids": tokens, "attention_mask": padding_mask(tokens), "decoder_input_ids": answer},
         {"input_ids": request.dims(1), "attention_mask": request.dims(1), "decoder_input_ids": request.dims()},
     )
 
@@ -142,7 +142,7 @@ def clip(request: Request) -> Built:
         {
             "input_ids": tokens,
             "pixel_values": torch.randn(request.batch, 3, side, side),
-            "attention_mask": _mask(tokens),
+            "attention_mask": padding_mask(tokens),
         },
         {"input_ids": request.dims(1), "pixel_values": request.dims(), "attention_mask": request.dims(1)},
     )
