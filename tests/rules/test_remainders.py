@@ -98,7 +98,7 @@ def test_by_number(dtype: torch.dtype, number: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("number", (0.1, 6.28, -0.7, 3.0))
+@pytest.mark.parametrize("number", [0.1, 6.28, -0.7, 3.0])
 def test_as_pytorch(dtype: torch.dtype, number: float) -> None:
     """Where PyTorch is exact itself."""
     a = (torch.arange(-400, 400) / 10).to(dtype)
@@ -146,7 +146,7 @@ class Whole(torch.nn.Module):
         )
 
 
-@pytest.mark.parametrize("dtype", (torch.int64, torch.int32))
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
 def test_ints(dtype: torch.dtype) -> None:
     a = torch.arange(-20, 20, dtype=dtype).repeat_interleave(8)
     b = torch.tensor([-7, -3, -2, -1, 1, 2, 3, 7], dtype=dtype).repeat(40)
