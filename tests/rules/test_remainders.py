@@ -13,7 +13,7 @@ from torch import Tensor
 import engine
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-NUMBERS = (0.1, -0.1, 6.28, 0.7, 1.0, -3.0, 1e-3, 1e30, 3e-42, math.inf, -math.inf, 0.0, math.nan)
+NUMBERS = (4.0, 2.0**80, 0.5, 0.1, -0.1, 6.28, 0.7, 1.0, -3.0, 1e-3, 1e30, 3e-42, math.inf, -math.inf, 0.0, math.nan)
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, 3.0, -4.0, 2.0, math.inf, -math.inf, math.nan, 1e30, -3e38, 1e-40, 65504.0)
 
 
