@@ -16,6 +16,7 @@ DTYPES: dict[str, torch.dtype] = {
     "i8": torch.int8,
     "u8": torch.uint8,
     "bool": torch.bool,
+    "c32": torch.complex32,
     "c64": torch.complex64,
     "c128": torch.complex128,
 }
@@ -32,7 +33,7 @@ def dtype_named(name: object) -> torch.dtype | None:
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn)
 INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-COMPLEX = (torch.complex64, torch.complex128)
+COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 CLASSES: dict[str, tuple[torch.dtype, ...]] = {
     "floating": FLOATING,
     "integral": INTEGRAL,

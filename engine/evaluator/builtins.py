@@ -242,6 +242,10 @@ def _math(function: Callable[[Any], Any]) -> Callable[..., Any]:
     return applied
 
 
+def _rounded(context: BuiltinContext, value: Any, dtype: torch.dtype) -> Any:
+    return torch.tensor(_known_number(value), dtype=torch.float64).to(dtype).item()
+
+
 def _range(context: BuiltinContext, *bounds: Any) -> list[int]:
     return list(range(*map(_known_number, bounds)))
 
@@ -339,6 +343,9 @@ _TABLE: dict[str, tuple[Callable[..., Any], int, int | None]] = {
     "floor": (_math(math.floor), 1, 1),
     "ceil": (_math(math.ceil), 1, 1),
     "round": (_math(round), 1, 1),
+    "rounded": (_rounded, 2, 2),
+    "ldexp": (lambda c, v, k: math.ldexp(_known_number(v), _known_number(k)), 2, 2),
+    "exponent": (_math(lambda v: math.frexp(v)[1] - 1), 1, 1),
     "int": (lambda c, v: v if staged.is_staged(v) else int(v), 1, 1),
     "float": (_math(float), 1, 1),
     "bool": (_math(bool), 1, 1),

@@ -105,7 +105,7 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
 
     Returns:
         A plan whose outputs align with the roots (several roots), or with the outputs of the one root; or the
-        reason why the rule does not apply.
+        reason why the rule does not apply, which of a `convert` rule may be :func:`other_outputs`.
     """
     env = Env({name: _abstract(value, context) for name, value in match.bindings.items()}, context)
     env.names.update(rule.family)
@@ -124,7 +124,8 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
         outputs = _align(emitted, rule, match, context)
     except Failed as failed:
         return Failure(failed.reason, failed.span, guarded)
-    return Plan(outputs, calls_of(outputs))
+    plan = Plan(outputs, calls_of(outputs))
+    return plan if rule.kind != "convert" else other_outputs(plan, rule, match, context) or plan
 
 
 def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
@@ -209,6 +210,32 @@ def _align(emitted: Any, rule: Rule, match: Match, context: Context) -> tuple[Ab
         raise Failed(f"the right side must give {len(val)} outputs", rule.emit.span)
     outputs = [output(value) for value in emitted]
     return tuple(outputs + [None] * (len(val) - len(outputs)))
+
+
+def other_outputs(plan: Plan, rule: Rule, match: Match, context: Context) -> Failure | None:
+    """Why a plan is no replacement: an output has another dtype, or certainly another shape, than PyTorch gives."""
+    mirror = context.mirror
+    several = len(match.roots) > 1
+    for index, output in enumerate(plan.outputs):
+        root = match.roots[index if several else 0]
+        value = Value(root, rule.roots[index].output if several else index)
+        fake = mirror.fake(value)
+        if output is None or not isinstance(fake, torch.Tensor) or mirror.unused(value):
+            continue
+        shape = output.shape
+        wanted = mirror.shape(value)
+        if output.dtype not in (None, fake.dtype):
+            what = "dtype"
+        elif shape is not None and (
+            len(shape) != len(wanted)
+            or any(context.sizes.compare("==", a, b) is False for a, b in zip(shape, wanted, strict=True))
+        ):
+            what = "shape"
+        else:
+            continue
+        reason = f"the rule gives {describe(output)}, another {what} than PyTorch's {describe(_abstract(value, context))}"
+        return Failure(reason, rule.emit.span, guarded=True)
+    return None
 
 
 # ------------------------------------------------------------------------------------------ expressions

@@ -19,7 +19,7 @@ from torch import fx
 
 from engine.dsl.rule import Rule
 from engine.errors import EngineError
-from engine.evaluator import Context, Failure, apply, decreasing
+from engine.evaluator import Context, Failure, apply, decreasing, other_outputs
 from engine.evaluator.builtins import Failed
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import describe
@@ -107,7 +107,8 @@ class Rewriter:
         """Rewrite until no rule applies anywhere.
 
         Raises:
-            EngineError: a rule breaks its promise: it gives another dtype or shape, a ``simplify`` rule does not
+            EngineError: a rule breaks its promise: it gives another dtype or shape (then, unless rewrites are
+                checked, it does not apply), a ``simplify`` rule does not
                 simplify, ``lower`` rules do not end, or the two kinds undo each other.
         """
         started = perf_counter()
@@ -159,6 +160,8 @@ class Rewriter:
         plan = apply(rule, match, self.context)
         if isinstance(plan, Failure):
             return plan
+        if not self.check and (other := other_outputs(plan, rule, match, self.context)) is not None:
+            return other
         replacement = prepare(self.mirror, rule, match.roots, match.nodes, plan)
         if isinstance(replacement, Failure) or rule.kind != "simplify":
             return replacement

@@ -30,6 +30,7 @@ TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.float32: (1e-4, 2e-5),
     torch.float16: (1e-2, 2e-2),
     torch.bfloat16: (5e-2, 5e-2),
+    torch.complex32: (1e-2, 2e-2),
     torch.complex64: (1e-4, 2e-5),
 }
 

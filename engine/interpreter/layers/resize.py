@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -24,14 +23,15 @@ _ROUND: dict[str, Callable[[Tensor], Tensor]] = {
 def resize(step: Step, x: Tensor, dims: Tensor | None = None) -> Tensor:
     """Sample the input where ``ResizeCoordinateTransformation`` puts each output coordinate.
 
-    The output shape is input 1, the ``shape`` attribute, or floor(size * scale).  Interpolation is
+    The output shape is input 1, the ``shape`` attribute, or floor(size * scale) in float32.  Interpolation is
     separable, so one axis is resized after the other.
     """
     scales = step["scales"]
     if dims is not None:
         shape = integers(dims)
     elif scales:
-        shape = [math.floor(size * scale) for size, scale in zip(x.shape, scales, strict=True)]
+        products = torch.tensor(x.shape, dtype=torch.float32) * torch.tensor(scales, dtype=torch.float32)
+        shape = integers(products.floor())
     elif step["shape"] is not None:
         shape = list(step["shape"])
     else:

@@ -14,6 +14,7 @@ from tests.interpreter.cases import (
     reductions,
     resize,
     slicing,
+    special,
 )
 
 _FAMILIES = (
@@ -27,6 +28,7 @@ _FAMILIES = (
     reductions,
     resize,
     slicing,
+    special,
 )
 
 CASES: list[LayerCase] = [case for family in _FAMILIES for case in family.cases()]
