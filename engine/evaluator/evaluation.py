@@ -19,7 +19,9 @@ from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.errors import Span
 from engine.evaluator import calls, graphs, loops
-from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Failed, describe
+from engine.evaluator.bounds import MOST_STEPS, modest, numbers
+from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Failed, Raised, describe
+from engine.evaluator.faults import Faults
 from engine.graph.arguments import staged as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
@@ -39,6 +41,8 @@ class Context:
         layers, macros, hosts: by name as written in rules (``trt.slice``, ``lift``, ``host.f``).
         inner: makes the tiled graph that rules run from a graph that an op takes, given per input the node of the
             constant that it always is, or None; absent where nothing can be run.
+        faults: what rules do wrong is told here.
+        steps: how many expressions may still be evaluated for the rule that is tried.
     """
 
     mirror: Mirror
@@ -46,6 +50,8 @@ class Context:
     macros: Mapping[str, tree.Macro]
     hosts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inner: Callable[[Subgraph, tuple[fx.Node | None, ...]], InnerGraph] | None = None
+    faults: Faults = field(default_factory=Faults)
+    steps: int = MOST_STEPS
 
     @property
     def sizes(self) -> Sizes:
@@ -106,7 +112,11 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
     Returns:
         A plan whose outputs align with the roots (several roots), or with the outputs of the one root; or the
         reason why the rule does not apply.
+
+    Raises:
+        EngineError: something in the rule raised, and faults are strict.
     """
+    context.steps = MOST_STEPS
     env = Env({name: _abstract(value, context) for name, value in match.bindings.items()}, context)
     env.names.update(rule.family)
     env.names["result"] = _result(match.roots[0], context)
@@ -122,9 +132,15 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
         guarded = True
         emitted = evaluate(rule.emit, env)
         outputs = _align(emitted, rule, match, context)
+        return Plan(outputs, calls_of(outputs))
     except Failed as failed:
         return Failure(failed.reason, failed.span, guarded)
-    return Plan(outputs, calls_of(outputs))
+    except Exception as error:
+        raised = Raised.of(error, rule.span)
+        at = f"{raised.span.file}:{raised.span.line}"
+        message = f"{rule.id} cannot be evaluated{{at}}: {raised.reason} ({at})"
+        context.faults.tell(rule, match.roots[0], message, kind="raised", cause=raised.__cause__ or error)
+        return Failure(raised.reason, raised.span, guarded)
 
 
 def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
@@ -137,6 +153,7 @@ def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
     for step in rule.steps:
         if isinstance(step, tree.Let) and step.target.name is not None:
             env.names[step.target.name] = _Lazy(step.value, Env(env.names, context))
+    context.steps = MOST_STEPS
     return int(evaluate(rule.decreases, env))
 
 
@@ -219,13 +236,22 @@ def evaluate(expr: tree.Expr, env: Env) -> Any:
 
     Raises:
         Failed: the rule cannot apply, with the innermost span that is known.
+        Raised: something raised an exception of Python, likewise.
     """
+    context = env.context
+    context.steps -= 1
     try:
+        if context.steps < 0:
+            raise Failed(f"takes more than {MOST_STEPS} steps to evaluate")
         return _EVALUATORS[type(expr)](expr, env)
     except Failed as failed:
         if failed.span is None:
             failed.span = expr.span
         raise
+    except Raised:
+        raise
+    except Exception as error:
+        raise Raised.of(error, expr.span) from error
 
 
 def _name(expr: tree.Name, env: Env) -> Any:
@@ -269,7 +295,7 @@ def _call(expr: tree.Call, env: Env) -> Any:
         if isinstance(argument, tree.Keyword):
             keywords[argument.name] = evaluate(argument.value, env)
         elif isinstance(argument, tree.Splat):
-            positional.extend(evaluate(argument.value, env))
+            positional.extend(modest(evaluate(argument.value, env)))
         else:
             positional.append(evaluate(argument, env))
     function = expr.function
@@ -288,7 +314,10 @@ def _call(expr: tree.Call, env: Env) -> Any:
     else:
         raise Failed("only functions, macros, ops and layers can be called")
     if name.startswith("host."):
-        return env.context.hosts[name](*positional, **keywords)
+        try:
+            return env.context.hosts[name](*positional, **keywords)
+        except Exception as error:
+            raise Raised.of(error, expr.span, f"{name} raised ") from error
     layer = env.context.layers.get(name)
     if layer is not None:
         return calls.layer_call(layer, positional, keywords, expr.span, env)
@@ -370,19 +399,21 @@ def _binary(expr: tree.Binary, env: Env) -> Any:
         return _connective(expr, env)
     left, right = evaluate(expr.left, env), evaluate(expr.right, env)
     if operator == "++":
-        return list(left) + list(right)
+        return modest([*left, *right])
     if operator in ("in", "not in"):
         return _contains(env, left, right) is (operator == "in")
     if operator in ("==", "!=", "<", "<=", ">", ">="):
         return _compare(operator, left, right, env)
     try:
         if staged.is_staged(left) and staged.is_staged(right) and operator != "/":
-            return _ARITHMETIC[operator](left, right)
+            return modest(_ARITHMETIC[operator](left, right))
         if not staged.is_known((left, right)):
             raise Failed(f"{left} {operator} {right} is not a whole number known when compiling")
-        return _PLAIN[operator](left, right)
+        return modest(_PLAIN[operator](*numbers(left, right)))
     except ZeroDivisionError:
         raise Failed("division by zero") from None
+    except OverflowError as error:
+        raise Failed(str(error)) from None
     except TypeError:
         raise Failed(f"{describe(left)} {operator} {describe(right)} has no meaning") from None
 
@@ -478,7 +509,7 @@ def _list(expr: tree.ListOf, env: Env) -> list[Any]:
             items.extend(evaluate(item.value, env))
         else:
             items.append(evaluate(item, env))
-    return items
+    return modest(items)
 
 
 def _comprehension(expr: tree.Comprehension, env: Env) -> list[Any]:
