@@ -129,6 +129,8 @@ class PatternResolver:
                 position = operator.positions[argument.name]
             elif keyword_seen:
                 self.problems.report("positional arguments come before named ones", argument.span)
+                self._anything(value)
+                continue
             elif index >= len(operator.arguments):
                 self.problems.report(
                     f"{operator.name} takes {len(operator.arguments)} arguments", argument.span, operator.schema
