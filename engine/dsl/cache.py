@@ -6,6 +6,7 @@ Entries are JSON with a digest.  An entry that is damaged, or was made under oth
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("engine.rules")
 # Rule sets differ by user files and versions; old ones are not missed.
 _ENTRIES = 32
+# Bytes; the built-in rules take five million.
+_LARGEST = 256 << 20
 _warned = False
 
 
@@ -90,14 +94,14 @@ def _code() -> list[tuple[str, int, int]]:
 def load(entry: str) -> Checked | None:
     """A cached outcome; None if there is none, or none that can be trusted."""
     try:
-        text = (directory() / f"{entry}.json").read_text(encoding="utf-8")
+        text = _read(directory() / f"{entry}.json")
         digest, _, payload = text.partition("\n")
         if digest != _digest(entry, payload):
             raise ValueError("its digest is wrong")
         return _decode(json.loads(payload))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+    except Exception as error:  # whatever a file can hold that we did not write
         _LOG.info("rule cache entry %s is made again: %s", entry, error)
         return None
 
@@ -110,11 +114,26 @@ def store(entry: str, checked: Checked) -> None:
         payload = json.dumps(_encode(checked), separators=(",", ":"))
         folder = directory()
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock", timeout=10):
-            _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+        # Entries are whole files that take their place at once, so only clearing out takes turns.
+        _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / ".lock", timeout=0):
             _prune(folder)
-    except (OSError, filelock.Timeout) as error:
+    except (OSError, ValueError) as error:
         _warn(error)
+
+
+def _read(path: Path) -> str:
+    """The text of an entry; what is no regular file of a size that entries have is not read."""
+    # Opening a pipe waits for a writer, unless it is told not to.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+            raise ValueError("it is no entry")
+        with open(descriptor, encoding="utf-8", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _digest(entry: str, payload: str) -> str:
@@ -134,9 +153,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _prune(folder: Path) -> None:
-    entries = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in entries[_ENTRIES:]:
-        path.unlink(missing_ok=True)
+    ages: dict[Path, float] = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError):  # another process was faster
+            ages[path] = path.lstat().st_mtime
+    for path in sorted(ages, key=lambda path: ages[path], reverse=True)[_ENTRIES:]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _warn(error: Exception) -> None:

@@ -84,7 +84,8 @@ class _Order:
         if b in explicit[a] or a in explicit[b]:
             return []
         pairs = len(self._ways(a)) * len(self._ways(b))
-        self._spend(b, pairs * (1 + len(self._ways(a)[0].facts) + len(self._ways(b)[0].facts)))
+        facts = len(self._ways(a)[0].facts) + len(self._ways(b)[0].facts)
+        self._spend(b, 8 + pairs * (2 + facts // 2))
         overlapping = [(x, y) for x in self._ways(a) for y in self._ways(b) if not x.excludes(y)]
         if not overlapping:
             return []
