@@ -137,11 +137,17 @@ class Builder(ExpressionBuilder):
             return tree.Literal(span, self.whole(branch.children[0]))
         if branch.data == "list_spec":
             return tree.ListSpec(span, tuple(self._spec(item) for item in branch.children if item is not None))
-        modifier, dtype, shape, below = branch.children
+        modifier, expanded, dtype, shape, below = branch.children
         if modifier == "static":
             self.report("a test input is `const` or not, never `static`", modifier)
         return tree.TensorSpec(
-            span, str(dtype), self.dims(shape), modifier is not None, None if below is None else self.whole(below)
+            span,
+            str(dtype),
+            self.dims(shape),
+            modifier is not None,
+            None if below is None else self.whole(below),
+            modifier == "parameter",
+            expanded is not None,
         )
 
     def _macro(self, branch: Branch) -> tree.Macro:

@@ -272,6 +272,9 @@ class _Checker:
                 )
             if binding.name in seen:
                 self.problems.report(f"`{binding.name}` is bound twice", binding.span)
+            same = binding.value.name if isinstance(binding.value, tree.Name) else None
+            if same in seen and same != binding.name:
+                continue  # the value of an operand before it, once more
             seen.add(binding.name)
             if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
                 self._check_spec(binding.value, dims)

@@ -260,6 +260,8 @@ class PatternResolver:
 
     def _check_type(self, kind: tree.Type) -> str | None:
         """Report what is wrong with an ascribed type; gives the sort of what it binds."""
+        if kind.modifier == "parameter":
+            self.problems.report("`parameter` stands in test lines; parameters are `const`", kind.span)
         if kind.modifier == "static":
             self.problems.report(
                 "`static` stands in layer declarations, not in patterns",
