@@ -28,7 +28,7 @@ from engine.compiled import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
 from engine.engine_cache import CachedEngine
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
-from engine.evaluator import Context, apply
+from engine.evaluator import Context, Faults, apply
 from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
 from engine.inner import InnerGraphs
@@ -194,7 +194,7 @@ class Compilation:
                 captured.graph, captured.constants, captured.fake_mode, captured.shape_env, sizes=captured.sizes()
             )
             mirror.hoist_sizes()
-            inner = InnerGraphs(ruleset, settings)
+            inner = InnerGraphs(ruleset, settings, faults=Faults(settings.debug or None))
             matcher = Matcher(ruleset.phase("convert"), mirror)
         self = cls(captured, ruleset, settings, mirror, inner.context(mirror), report, matcher, inner, memory)
         inner.refusals, inner.trace = self.refusals, self.trace
@@ -266,6 +266,7 @@ class Compilation:
         used = Counter({rule: counter.applications for rule, counter in self.trace.counters.items()})
         used.update(tile.rule.id for segment in self.partition.engines for tile in _all_tiles(segment))
         report.rules_used = {rule: count for rule, count in sorted(used.items()) if count}
+        report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.inner.faults.notes)))
         report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
         calls = (call for segment in self.partition.engines for tile in _all_tiles(segment) for call in tile.plan.calls)
         report.precision = precision(calls, self.context, self.settings.use_fp32_acc)

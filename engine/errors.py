@@ -48,11 +48,22 @@ class Diagnostic:
 def _underline(span: Span, source: str, label: str) -> str:
     if not source:
         return ""
-    end = span.end_column if span.end_line == span.line else len(source.rstrip()) + 1
-    width = max(1, end - span.column)
+    source, column = source.rstrip(), span.column
+    end = span.end_column if span.end_line == span.line else len(source) + 1
+    width = max(1, end - column)
+    if len(source) > _WIDEST:
+        start = max(0, column - 1 - _WIDEST // 4)
+        before, after = "... " if start else "", " ..." if start + _WIDEST < len(source) else ""
+        column += len(before) - start
+        width = min(width, _WIDEST + len(before) - column + 1)
+        source = before + source[start : start + _WIDEST] + after
     number = f"{span.line:>4} | "
-    marks = " " * (len(number) - 2) + "| " + " " * (span.column - 1) + "^" * width
-    return f"\n{number}{source.rstrip()}\n{marks}" + (f" {label}" if label else "")
+    marks = " " * (len(number) - 2) + "| " + " " * (column - 1) + "^" * width
+    return f"\n{number}{source}\n{marks}" + (f" {label}" if label else "")
+
+
+# Letters of a line that are shown; rules have up to 120.
+_WIDEST = 600
 
 
 class EngineError(Exception):

@@ -16,7 +16,7 @@ from torch import fx
 from engine.capture.importer import import_subgraph
 from engine.capture.substitution import ADVICE, substitute_inside, substitutes
 from engine.dsl.ruleset import RuleSet
-from engine.evaluator import Context, apply
+from engine.evaluator import Context, Faults, apply
 from engine.graph.arguments import staged
 from engine.graph.mirror import Mirror
 from engine.graph.subgraph import Subgraph
@@ -76,12 +76,14 @@ class InnerGraphs:
     Attributes:
         settings: of the compilation.
         refusals: pairs of node and rule that TensorRT refused, inside as outside.
+        faults: what rules do wrong is told here, inside as outside.
     """
 
     ruleset: RuleSet
     settings: CompilationSettings
     refusals: Mapping[tuple[str, str], str] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
+    faults: Faults = field(default_factory=Faults)
     _made: dict[Any, InnerGraph] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
@@ -96,7 +98,7 @@ class InnerGraphs:
         def inner(subgraph: Subgraph, known: tuple[fx.Node | None, ...]) -> InnerGraph:
             return self._inner(subgraph, known, mirror)
 
-        return Context(mirror, rules.layers, rules.macros, rules.hosts, inner)
+        return Context(mirror, rules.layers, rules.macros, rules.hosts, inner, self.faults)
 
     def retile(self) -> None:
         """Forget all tiles: what was refused has changed."""

@@ -137,7 +137,8 @@ class Report:
         rules_used: rule id -> number of times it was applied, rewrites and tiles together.
         overridden: (rule that won, rule it overrides) for user rules over built-in ones.
         compute_capabilities: that the engines serve, as TensorRT names them.
-        notes: what was decided about the sizes of inputs, one sentence each.
+        notes: what was decided about the sizes of inputs, one sentence each; and what rules did wrong, with the
+            rule's file and line and the node, once for each rule and kind of fault.
         precision: how many layers sum in half precision.
     """
 

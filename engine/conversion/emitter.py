@@ -25,7 +25,7 @@ from engine.dsl.rule import EnumToken
 from engine.dtypes import DTYPES
 from engine.errors import ConversionError
 from engine.evaluator import Context, evaluate
-from engine.evaluator.builtins import Failed
+from engine.evaluator.bounds import Failed
 from engine.evaluator.evaluation import Env
 from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value

@@ -13,6 +13,7 @@ from lark import Token
 
 from engine.dsl import tree
 from engine.dsl.expression_builder import BadItem, Branch, ExpressionBuilder
+from engine.dsl.limits import DEEPEST, depth
 from engine.errors import Span
 
 
@@ -23,10 +24,20 @@ class Builder(ExpressionBuilder):
 
     def item(self, branch: Branch) -> tree.RuleItem | tree.Macro | tree.Extern | tree.LayerItem | None:
         """A rule, macro, extern or layer; None if it has a mistake."""
+        deep = False
         try:
-            return getattr(self, f"_{branch.data}")(branch)  # type: ignore[no-any-return]
+            built = getattr(self, f"_{branch.data}")(branch)
+            deep = depth(built) > DEEPEST
         except BadItem:
             return None
+        except RecursionError:
+            deep = True
+        if deep:
+            name = next(item for item in branch.children if isinstance(item, Token) and item.type != "KIND")
+            hint = "give parts of it names, by `let` or macros; a sum of a list is `sum([..])`"
+            self.report(f"`{name}` nests more than {DEEPEST} levels", name, hint=hint)
+            return None
+        return built  # type: ignore[no-any-return]
 
     def _rule(self, branch: Branch) -> tree.RuleItem:
         kind, name, family, doc, *clauses = branch.children
@@ -123,14 +134,20 @@ class Builder(ExpressionBuilder):
         if branch.data == "none":
             return tree.Literal(span, None)
         if branch.data == "integer":
-            return tree.Literal(span, int(branch.children[0]))
+            return tree.Literal(span, self.whole(branch.children[0]))
         if branch.data == "list_spec":
             return tree.ListSpec(span, tuple(self._spec(item) for item in branch.children if item is not None))
-        modifier, dtype, shape, below = branch.children
+        modifier, expanded, dtype, shape, below = branch.children
         if modifier == "static":
             self.report("a test input is `const` or not, never `static`", modifier)
         return tree.TensorSpec(
-            span, str(dtype), self.dims(shape), modifier is not None, None if below is None else int(below)
+            span,
+            str(dtype),
+            self.dims(shape),
+            modifier is not None,
+            None if below is None else self.whole(below),
+            modifier == "parameter",
+            expanded is not None,
         )
 
     def _macro(self, branch: Branch) -> tree.Macro:
@@ -172,7 +189,7 @@ class Builder(ExpressionBuilder):
                     None if default is None else self.expr(default),
                     attribute,
                     None if alias is None else str(alias),
-                    None if slot is None else int(slot),
+                    None if slot is None else self.whole(slot),
                     wildcard is not None,
                 )
             )

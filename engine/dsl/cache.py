@@ -6,6 +6,7 @@ Entries are JSON with a digest.  An entry that is damaged, or was made under oth
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -99,7 +100,7 @@ def load(entry: str) -> Checked | None:
         return parse(entry, read_regular(directory() / f"{entry}.json"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a file can hold that we did not write
         _LOG.info("rule cache entry %s is made again: %s", entry, error)
         return None
 
@@ -121,8 +122,6 @@ def parse(entry: str, data: bytes) -> Checked | None:
 
 def store(entry: str, checked: Checked) -> None:
     """Keep an outcome; failing to is not an error."""
-    import filelock
-
     try:
         payload = json.dumps(_encode(checked), separators=(",", ":"))
         folder = directory()
@@ -133,7 +132,7 @@ def store(entry: str, checked: Checked) -> None:
                 path.unlink(missing_ok=True)
             _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
             _prune(folder)
-    except (OSError, filelock.Timeout) as error:
+    except (OSError, ValueError) as error:
         _warn(error)
 
 
@@ -154,9 +153,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _prune(folder: Path) -> None:
-    entries = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in entries[_ENTRIES:]:
-        path.unlink(missing_ok=True)
+    ages: dict[Path, float] = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError):  # another process was faster
+            ages[path] = path.lstat().st_mtime
+    for path in sorted(ages, key=lambda path: ages[path], reverse=True)[_ENTRIES:]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _warn(error: Exception) -> None:

@@ -13,11 +13,25 @@ from engine.dsl.checked import Checked
 from engine.dsl.declarations import define
 from engine.dsl.definitions import Effects
 from engine.dsl.expressions import ExpressionChecker
+from engine.dsl.limits import (
+    DEEPEST_EVALUATION,
+    LARGEST_EXPANSION,
+    MOST_MEMBERS,
+    MOST_PARTS,
+    MOST_ROOTS,
+    MOST_RULES,
+    Budget,
+    Exhausted,
+    Extent,
+    Extents,
+)
 from engine.dsl.names import RELAXATIONS, constants, dtypes, suggestion
 from engine.dsl.patterns import PatternResolver, find_operator
-from engine.dsl.problems import Problems
+from engine.dsl.problems import Problems, TooMany
 from engine.dsl.rule import EnumToken, OpName, Rule
-from engine.errors import Diagnostic, Span
+from engine.errors import Diagnostic, RuleError, Span
+from engine.matcher import automaton
+from engine.matcher.expansion import expand
 from engine.tensorrt import Capabilities
 
 
@@ -37,7 +51,13 @@ def check(
     Raises:
         RuleError: with every mistake.
     """
-    return _Checker(files, capabilities, hosts).run(syntax_errors)
+    problems = Problems({file.path: file.text for file, _ in files})
+    try:
+        problems.add(syntax_errors)
+        return _Checker(files, capabilities, hosts, problems).run()
+    except (TooMany, Exhausted):
+        problems.raise_if_any()
+        raise
 
 
 class _Checker:
@@ -46,23 +66,34 @@ class _Checker:
         files: Sequence[tuple[tree.File, int]],
         capabilities: Capabilities | None,
         hosts: Mapping[str, Callable[..., Any]],
+        problems: Problems,
     ) -> None:
         self.files = files
         self.capabilities = capabilities
-        self.problems = Problems({file.path: file.text for file, _ in files})
+        self.problems = problems
+        self.budget = Budget(problems)
         self.definitions = define([file for file, _ in files], capabilities, hosts, self.problems)
         self.emitted: dict[tuple[str, str], Mapping[str, Span]] = {}  # by kind and id
         self.reasons: dict[tuple[str, str], str] = {}
         self.foreign: dict[str, str | None] = {}
+        macros = self.definitions.macros
+        self.extents = Extents(macros, {name: [*e.macros] for name, e in self.definitions.effects.items()})
+        for name, extent in self.extents.of_macros.items():
+            self._check_extent(f"macro `{name}`", extent, macros[name].span)
 
-    def run(self, syntax_errors: Sequence[Diagnostic]) -> Checked:
-        self.problems.add(syntax_errors)
-        rules = [rule for file, level in self.files for item in file.rules for rule in self._rules(file, item, level)]
+    def run(self) -> Checked:
+        rules: list[Rule] = []
+        for file, level in self.files:
+            for item in file.rules:
+                rules.extend(self._rules(file, item, level))
+                if len(rules) > MOST_RULES:
+                    self.problems.report(f"there are more than {MOST_RULES} rules", item.span, "load fewer at once")
+                    raise Exhausted
         rules = self._replaced(rules)
         self._check_over(rules)
         termination.check(rules, self.emitted, self.problems)
         active = [rule for rule in rules if _key(rule) not in self.reasons]
-        ordered, overridden = precedence.order(active, self.problems)
+        ordered, overridden = precedence.order(active, self.problems, self.budget)
         self.problems.raise_if_any()
         return Checked(
             tuple(ordered),
@@ -77,6 +108,9 @@ class _Checker:
     # ------------------------------------------------------------------------------------ rules
 
     def _rules(self, file: tree.File, item: tree.RuleItem, level: int) -> Iterator[Rule]:
+        if item.family is not None and len(item.family.members) > MOST_MEMBERS:
+            self.problems.report(f"a family has at most {MOST_MEMBERS} members", item.family.span)
+            return
         families = self._families(item)
         for term in item.needs:
             features = self.definitions.layers.features() | (self.capabilities.features if self.capabilities else set())
@@ -103,6 +137,7 @@ class _Checker:
             if name not in used:
                 self.problems.report(f"the family variable `{name}` is not used", item.family.span)  # type: ignore[union-attr]
         direct, total = checker.effects, self.definitions.closure(checker.effects)
+        self._check_extent(f"rule `{item.name}`", self.extents.of_rule(item), item.span)
         self._check_phase(item, direct)
         for index, (family, (resolver, roots)) in enumerate(zip(families, patterns, strict=True)):
             if not roots:
@@ -125,7 +160,35 @@ class _Checker:
                 text=text,
             )
             self._note(rule, item, direct, total, resolver)
-            yield rule
+            if self._check_pattern(rule, item):
+                yield rule
+
+    def _check_extent(self, what: str, extent: Extent, span: Span) -> None:
+        if extent.size > LARGEST_EXPANSION:
+            message = f"{what} stands for more than {LARGEST_EXPANSION} expressions once its macros are written out"
+            self.problems.report(message, span, "give a value that is used twice a name, by `let`")
+        elif extent.depth > DEEPEST_EVALUATION:
+            message = f"{what} nests {extent.depth} levels once its macros and names are written out"
+            self.problems.report(message, span, f"at most {DEEPEST_EVALUATION} are evaluated")
+
+    def _check_pattern(self, rule: Rule, item: tree.RuleItem) -> bool:
+        """Whether a pattern is within the limits of matching; what is wrong is reported once for a family."""
+        parts = sum(1 for part in tree.walk(item.match) if not isinstance(part, tree.Dim | tree.Type))
+        if parts > MOST_PARTS:
+            self.problems.report(f"a pattern has at most {MOST_PARTS} parts, this has {parts}", item.span)
+            return False
+        if len(rule.roots) > MOST_ROOTS:
+            self.problems.report(f"a pattern has at most {MOST_ROOTS} roots", item.span)
+            return False
+        try:
+            self.budget.spend(parts * len(expand(rule)) * len(rule.roots), item.span)
+            automaton.check(rule)
+        except RuleError as error:
+            for found in error.diagnostics:
+                message = found.message.replace(rule.id, _base(rule))
+                self.problems.report(message, found.span or item.span, found.hint)
+            return False
+        return True
 
     def _families(self, item: tree.RuleItem) -> list[dict[str, object]]:
         if item.family is None:
@@ -209,6 +272,9 @@ class _Checker:
                 )
             if binding.name in seen:
                 self.problems.report(f"`{binding.name}` is bound twice", binding.span)
+            same = binding.value.name if isinstance(binding.value, tree.Name) else None
+            if same in seen and same != binding.name:
+                continue  # the value of an operand before it, once more
             seen.add(binding.name)
             if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
                 self._check_spec(binding.value, dims)
@@ -344,7 +410,7 @@ def _base(rule: Rule) -> str:
 
 
 def _text(text: str, span: Span) -> str:
-    lines = text.splitlines()[span.line - 1 : span.end_line]
+    lines = text.split("\n")[span.line - 1 : span.end_line]
     lines[-1] = lines[-1][: span.end_column - 1]
     lines[0] = lines[0][span.column - 1 :]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ other tests.  Unordered operands and optional ops give several ways to match; ea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from engine.dsl import tree
 from engine.dsl.names import dtype_classes, dtypes, expand_dtypes
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
+from engine.matcher.expansion import orders
 
 Path = tuple[object, ...]
 Facts = dict[tuple[Path, str], Any]
@@ -100,7 +102,7 @@ def _op_ways(op: OpMatch, path: Path, *, root: bool = False) -> list[_Way]:
 def _orders(op: OpMatch) -> Iterator[Sequence[tuple[int, ArgumentPattern]]]:
     yield op.arguments
     by_position = dict(op.arguments)
-    if op.unordered and 0 in by_position and 1 in by_position:
+    if op.unordered and 0 in by_position and 1 in by_position and len(orders(op)) > 1:
         yield sorted((by_position | {0: by_position[1], 1: by_position[0]}).items(), key=lambda item: item[0])
 
 
@@ -182,7 +184,7 @@ def _finished(rule: Rule, way: _Way) -> Constraints:
     for number, step in enumerate(rule.steps):
         if isinstance(step, tree.Let):
             if step.target.name is not None:
-                renamed[step.target.name] = f"({_text(step.value, renamed)})"
+                renamed[step.target.name] = _shortened(f"({_text(step.value, renamed)})")
             continue
         if step.target is not None:
             guards.add(f"{_text(step.target, {})} := {_text(step.value, renamed)}")
@@ -198,6 +200,11 @@ def _finished(rule: Rule, way: _Way) -> Constraints:
             else:
                 facts[fact[0]] = fact[1]
     return Constraints(facts, frozenset(guards), frozenset(negated))
+
+
+def _shortened(text: str) -> str:
+    """A text that stands for another one: names that are read several times would multiply it."""
+    return text if len(text) < 200 else hashlib.blake2b(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _atoms(expr: tree.Expr) -> Iterator[tree.Expr]:

@@ -128,28 +128,26 @@ class _Declarations:
 
     def _check_macro_cycles(self) -> None:
         done: set[str] = set()
+        effects = self.definitions.effects
         for start in self.definitions.macros:
-            path: list[str] = []
-
-            def visit(name: str, path: list[str] = path) -> None:
-                if name in path:
-                    cycle = [*path[path.index(name) :], name]
+            path: dict[str, Iterator[str]] = {}  # macros on the way here, each with those it has yet to follow
+            following: str | None = start
+            while following is not None or path:
+                if following is None:
+                    finished, _ = path.popitem()
+                    done.add(finished)
+                elif following in path:
+                    names = [*path]
+                    cycle = [*names[names.index(following) :], following]
                     macro = self.definitions.macros[min(cycle)]
                     self.problems.report(
                         f"macro `{macro.name}` calls itself: {' > '.join(_rotated(cycle))}",
                         macro.span,
                         "macros are expanded in place and cannot recur; use a comprehension or a host function",
                     )
-                    return
-                if name in done or name not in self.definitions.effects:
-                    return
-                path.append(name)
-                for called in self.definitions.effects[name].macros:
-                    visit(called)
-                path.pop()
-                done.add(name)
-
-            visit(start)
+                elif following not in done and following in effects:
+                    path[following] = iter(effects[following].macros)
+                following = next(path[next(reversed(path))], None) if path else None
 
     def _check_layers(self) -> None:
         for layer in self.definitions.layers.items.values():

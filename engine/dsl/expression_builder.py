@@ -8,6 +8,7 @@ from typing import Any
 from lark import Token
 
 from engine.dsl import tree
+from engine.dsl.limits import LARGEST_NUMBER
 from engine.dsl.names import dtypes
 from engine.dsl.operations import Operations
 from engine.errors import Diagnostic, Span
@@ -63,10 +64,10 @@ class ExpressionBuilder:
         if first.type == "UNDERSCORE":
             return tree.Dim(span)
         if first.type == "INT":
-            return tree.Dim(span, size=int(first))
+            return tree.Dim(span, size=self.whole(first))
         if bounds[0] is None:
             return tree.Dim(span, str(first))
-        low, high = map(int, bounds)
+        low, high = map(self.whole, bounds)
         if low > high:
             self.report(f"the range {low}..{high} is empty", branch)
         return tree.Dim(span, str(first), range=(low, high))
@@ -123,7 +124,7 @@ class ExpressionBuilder:
             shared=shared is not None,
             optional=optional is not None,
             unordered=arguments.data == "unordered",
-            output=None if projection is None else int(projection.children[0]),
+            output=None if projection is None else self.whole(projection.children[0]),
             outputs=None
             if outputs is None
             else tuple(None if name.type == "UNDERSCORE" else str(name) for name in outputs.children),
@@ -195,6 +196,15 @@ class ExpressionBuilder:
 
     # ------------------------------------------------------------------------------------ helpers
 
+    def whole(self, token: Branch) -> int:
+        """The number that a token writes."""
+        # Python refuses to read thousands of digits, and nothing is that large.
+        number = int(token) if len(token) < 40 else LARGEST_NUMBER
+        if number >= LARGEST_NUMBER:
+            self.report("this number is too large", token, hint="numbers have up to 64 bits")
+            raise BadItem
+        return number
+
     def span(self, branch: Branch) -> Span:
         """Where a branch stands in the file."""
         place: Any = branch if isinstance(branch, Token) else branch.meta
@@ -237,8 +247,8 @@ _EXPRESSIONS: dict[str, Callable[[ExpressionBuilder, Any, Span], tree.Expr]] = {
     "upper": lambda b, t, s: tree.Upper(s, str(t.children[0])),
     "qualified": lambda b, t, s: tree.Qualified(s, str(t.children[0])),
     "string": lambda b, t, s: tree.Literal(s, str(t.children[0])[1:-1]),
-    "integer": lambda b, t, s: tree.Literal(s, int(t.children[0])),
-    "minus_integer": lambda b, t, s: tree.Literal(s, -int(t.children[0])),
+    "integer": lambda b, t, s: tree.Literal(s, b.whole(t.children[0])),
+    "minus_integer": lambda b, t, s: tree.Literal(s, -b.whole(t.children[0])),
     "float": lambda b, t, s: tree.Literal(s, float(t.children[0])),
     "minus_float": lambda b, t, s: tree.Literal(s, -float(t.children[0])),
     "approximate": lambda b, t, s: tree.Approximate(s, float(t.children[0])),
@@ -250,7 +260,7 @@ _EXPRESSIONS: dict[str, Callable[[ExpressionBuilder, Any, Span], tree.Expr]] = {
     "call": ExpressionBuilder._call,
     "index": lambda b, t, s: tree.Index(s, b.expr(t.children[0]), b.expr(t.children[1])),
     "slice": ExpressionBuilder._slice,
-    "field": lambda b, t, s: tree.Field(s, b.expr(t.children[0]), int(t.children[1])),
+    "field": lambda b, t, s: tree.Field(s, b.expr(t.children[0]), b.whole(t.children[1])),
     "need_negation": lambda b, t, s: tree.Unary(s, "not", b.expr(t.children[0])),
     "need_version": _version,
     "need": lambda b, t, s: b._chain(t, "or"),

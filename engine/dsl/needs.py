@@ -27,7 +27,8 @@ SETTINGS = frozenset({"use_fp32_acc"})
 def parse_version(text: str) -> tuple[int, int]:
     """``"10.15"`` as ``(10, 15)``, so that it is later than 10.9; ``"11"`` is 11.0."""
     major, _, minor = text.partition(".")
-    return int(major), int(minor.partition(".")[0] or 0)
+    # No version has nine digits, and Python reads no more than some thousand.
+    return int(major[:9]), int(minor.partition(".")[0][:9] or 0)
 
 
 def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:

@@ -84,7 +84,7 @@ def imported(texts: Iterable[str]) -> list[str]:
     return sorted(name for name in found - OWN if name in sys.modules)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _namespaces(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\b([a-z]\w*)\.[a-z]", text))
 

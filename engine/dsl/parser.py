@@ -7,6 +7,7 @@ on a line of their own, and the pieces are parsed alone, so that one mistake hid
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from importlib import resources
@@ -17,7 +18,9 @@ from lark import Lark, Token, UnexpectedEOF, UnexpectedInput
 
 from engine.dsl import tree
 from engine.dsl.builder import Builder
+from engine.dsl.limits import LARGEST_FILE, MOST_TOKENS
 from engine.dsl.mistakes import MISTAKES, WORDS
+from engine.dsl.problems import MOST_MISTAKES
 from engine.errors import Diagnostic, RuleError, Span
 
 _ITEM = re.compile(r"^[ \t]*(simplify|lower|convert|def|extern|layer)\b(?![ \t]*[=,)\]:.])", re.MULTILINE)
@@ -25,7 +28,9 @@ _CLAUSE = re.compile(
     r"^[ \t]*(match|when|let|emit|needs|over|decreases|relax|test|reject)\b(?![ \t]*[=,)\]:.])", re.MULTILINE
 )
 _RULE = re.compile(r"\s*(simplify|lower|convert)\b")
-_BLANK = re.compile(r"(\s|#[^\n]*)*")
+# Possessive: what is not blank is found without trying every way to part the comments before it.
+_BLANK = re.compile(r"(?:\s++|#[^\n]*+)*+")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @functools.cache
@@ -52,8 +57,15 @@ def parse(text: str, path: str = "<text>", stem: str | None = None) -> tree.File
 
 def parse_with_errors(text: str, path: str, stem: str | None = None) -> tuple[tree.File, list[Diagnostic]]:
     """Parse a rules file; gives what could be parsed, and all mistakes."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     builder = Builder(path, lines)
+    tokens = sum(1 for _ in itertools.islice(_TOKEN.finditer(text), MOST_TOKENS + 1))
+    if len(text) > LARGEST_FILE or tokens > MOST_TOKENS:
+        limits = f"{LARGEST_FILE // 1024} KiB and {MOST_TOKENS} words"
+        top = Span(path, 1, 1, 1, 1)
+        return tree.File(stem or Path(path).stem, path, text, (), (), (), ()), [
+            Diagnostic(f"this file is too large; one file has up to {limits}", top, hint="split it")
+        ]
     try:
         branches = _lark().parse(text).children  # type: ignore[attr-defined]
         syntax: list[Diagnostic] = []
@@ -93,6 +105,8 @@ def _parse_pieces(text: str, path: str, lines: list[str]) -> tuple[list[Any], li
                 except UnexpectedInput as error:
                     found.append(_diagnostic(error, piece, path, lines))
         diagnostics += found or [whole]
+        if len(diagnostics) >= MOST_MISTAKES:
+            break
     return branches, diagnostics
 
 
@@ -182,10 +196,9 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
     """Advice: from the letter or word itself, from open brackets, from mistakes like it."""
     if found in WORDS:
         return WORDS[found]
-    before = piece.splitlines(keepends=True)[:line]
-    if before:
-        before[-1] = before[-1][: column - 1]
-    text = "".join(before)
+    before = piece.split("\n")[:line]
+    before[-1] = before[-1][: column - 1]
+    text = "\n".join(before)
     if found == "*" and text.endswith("*"):
         return "powers are products, or an op"
     known = _mistakes().get(_situation(error))

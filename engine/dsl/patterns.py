@@ -129,6 +129,8 @@ class PatternResolver:
                 position = operator.positions[argument.name]
             elif keyword_seen:
                 self.problems.report("positional arguments come before named ones", argument.span)
+                self._anything(value)
+                continue
             elif index >= len(operator.arguments):
                 self.problems.report(
                     f"{operator.name} takes {len(operator.arguments)} arguments", argument.span, operator.schema
@@ -258,6 +260,8 @@ class PatternResolver:
 
     def _check_type(self, kind: tree.Type) -> str | None:
         """Report what is wrong with an ascribed type; gives the sort of what it binds."""
+        if kind.modifier == "parameter":
+            self.problems.report("`parameter` stands in test lines; parameters are `const`", kind.span)
         if kind.modifier == "static":
             self.problems.report(
                 "`static` stands in layer declarations, not in patterns",

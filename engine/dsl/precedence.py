@@ -13,21 +13,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.dsl.constraints import Constraints, ways_of
+from engine.dsl.limits import Budget
 from engine.dsl.names import PHASES
 from engine.dsl.problems import Problems
 from engine.dsl.rule import Rule
 
 
-def order(rules: Sequence[Rule], problems: Problems) -> tuple[list[Rule], list[tuple[str, str]]]:
+def order(
+    rules: Sequence[Rule], problems: Problems, budget: Budget | None = None
+) -> tuple[list[Rule], list[tuple[str, str]]]:
     """Rules in precedence order with their ranks, and which user rule overrides which built-in one.
 
     The order is total and depends on the rules alone: phases in turn, and ids where nothing else decides.
+
+    Raises:
+        Exhausted: the rules are too many or too alike to be compared.
     """
-    return _Order(rules, problems).run()
+    return _Order(rules, problems, budget or Budget(problems)).run()
 
 
 class _Order:
-    def __init__(self, rules: Sequence[Rule], problems: Problems) -> None:
+    def __init__(self, rules: Sequence[Rule], problems: Problems, budget: Budget) -> None:
+        self.budget = budget
         self.rules = sorted(rules, key=lambda rule: (PHASES.index(rule.kind), rule.id))
         self.problems = problems
         self.ways: dict[int, list[Constraints]] = {}
@@ -66,7 +73,9 @@ class _Order:
 
     def _ways(self, number: int) -> list[Constraints]:
         if number not in self.ways:
-            self.ways[number] = ways_of(self.rules[number])
+            found = self.ways[number] = ways_of(self.rules[number])
+            # Facts are gathered part by part.
+            self._spend(number, sum(len(way.facts) ** 2 for way in found) // 8)
         return self.ways[number]
 
     def _compare(self, a: int, b: int, explicit: Sequence[set[int]]) -> list[tuple[int, int, bool]]:
@@ -74,6 +83,9 @@ class _Order:
         first, second = self.rules[a], self.rules[b]
         if b in explicit[a] or a in explicit[b]:
             return []
+        pairs = len(self._ways(a)) * len(self._ways(b))
+        facts = len(self._ways(a)[0].facts) + len(self._ways(b)[0].facts)
+        self._spend(b, 8 + pairs * (2 + facts // 2))
         overlapping = [(x, y) for x in self._ways(a) for y in self._ways(b) if not x.excludes(y)]
         if not overlapping:
             return []
@@ -92,10 +104,15 @@ class _Order:
             return [(a, b, a_tests_all)]
         return []
 
+    def _spend(self, number: int, amount: int) -> None:
+        self.budget.spend(amount, self.rules[number].span)
+
     def _reaches(self, start: int, goal: int) -> bool:
         seen, waiting = {start}, [start]
         while waiting:
-            for later in self.before[waiting.pop()]:
+            following = self.before[waiting.pop()]
+            self._spend(start, len(following))
+            for later in following:
                 if later == goal:
                     return True
                 if later not in seen:

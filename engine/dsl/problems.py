@@ -10,11 +10,19 @@ from engine.errors import Diagnostic, RuleError, Span
 _ITEMS = frozenset({"simplify", "lower", "convert", "def", "extern", "layer"})
 
 
+# Nobody mends more at once, and looking for what was meant takes time for each.
+MOST_MISTAKES = 100
+
+
+class TooMany(Exception):
+    """So many mistakes are recorded that checking goes no further."""
+
+
 class Problems:
     """Mistakes found so far, each once, whatever number of family members has it."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
-        self._lines = {path: text.splitlines() for path, text in texts.items()}
+        self._lines = {path: text.split("\n") for path, text in texts.items()}
         self._found: dict[tuple[Span, str], Diagnostic] = {}
 
     def report(
@@ -25,13 +33,19 @@ class Problems:
         related: tuple[Span, str] | None = None,
         label: str = "",
     ) -> None:
-        """Record a mistake, with another place that has to do with it."""
+        """Record a mistake, with another place that has to do with it.
+
+        Raises:
+            TooMany: there are enough.
+        """
         span = self._heading(span)
         more: tuple[tuple[Span, str, str], ...] = ()
         if related is not None:
             place = self._heading(related[0])
             more = ((place, self.source(place), related[1]),)
         self._found.setdefault((span, message), Diagnostic(message, span, self.source(span), label, hint, more))
+        if len(self._found) > MOST_MISTAKES:
+            raise TooMany
 
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Record mistakes that something else has described."""

@@ -74,8 +74,7 @@ class RuleSet:
                 is inactive for its sake.
 
         Raises:
-            RuleError: with every mistake in every file.
-            FileNotFoundError: a path does not exist.
+            RuleError: with every mistake in every file; it is a FileNotFoundError too where a path does not exist.
         """
         sources = builtin_sources() if builtin else []
         known = {Path(source.path).resolve() for source in sources}
@@ -227,7 +226,7 @@ def _hash(sources: Sequence[Source], target: Capabilities | None) -> str:
 def _digest(*parts: str) -> str:
     digest = hashlib.blake2b(digest_size=20)
     for part in parts:
-        encoded = part.encode()
+        encoded = part.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
 

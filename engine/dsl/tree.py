@@ -303,12 +303,17 @@ class Guard(Node):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec(Node):
-    """A test input: ``const f32[B=2..4, 8]``, ``i64[3] < 10``."""
+    """A test input: ``const f32[B=2..4, 8]``, ``i64[3] < 10``, ``parameter f32[8]``, ``expanded f32[2, 8]``.
+
+    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements.
+    """
 
     dtype: str
     dims: tuple[Dim, ...]
     const: bool = False
     below: int | None = None
+    parameter: bool = False
+    expanded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

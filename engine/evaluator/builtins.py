@@ -16,6 +16,7 @@ from engine import sizes as staged
 from engine.dsl.names import OF_GRAPHS
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
+from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
 from engine.evaluator.uniform import MOVES, is_uniform
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.sizes import Int, Sizes
@@ -27,13 +28,21 @@ _READABLE_ELEMENTS = 65_536
 _COMPARABLE_ELEMENTS = 1 << 28
 
 
-class Failed(Exception):
-    """The rule does not apply; ``span`` is the place in the rule that said so, when known."""
+class Raised(Exception):
+    """Something that a rule evaluates raised an exception of Python; ``span`` is the place in the rule."""
 
-    def __init__(self, reason: str, span: Span | None = None) -> None:
+    def __init__(self, reason: str, span: Span) -> None:
         super().__init__(reason)
         self.reason = reason
         self.span = span
+
+    @classmethod
+    def of(cls, error: Exception, span: Span, said: str = "") -> Raised:
+        """An exception with the place that it came from; one that has a place already keeps it."""
+        if isinstance(error, Raised):
+            return error
+        first = str(error).strip().partition("\n")[0]
+        return cls(f"{said}{type(error).__name__}" + (f": {first}" if first else ""), span)
 
 
 class BuiltinContext(Protocol):
@@ -82,15 +91,20 @@ def elements(context: BuiltinContext, value: object, most: int = _READABLE_ELEME
     """The contents of a constant tensor of no more than ``most`` elements."""
     tensor = _tensor(value, "values")
     if isinstance(tensor, ConstantTensor) and staged.is_known((tensor.shape, tensor.number, tensor.numbers)):
+        _check_readable(tensor.shape or (), most)
         data = tensor.number if tensor.numbers is None else list(tensor.numbers)
         return torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
     if isinstance(tensor, Captured) and context.mirror.is_const(tensor.value):
-        if math.prod(n if isinstance(n, int) else most + 1 for n in shape_of(tensor)) > most:
-            raise Failed(f"constant of more than {most} elements")
+        _check_readable(shape_of(tensor), most)
         data = context.mirror.read_constant(tensor.value)
         assert isinstance(data, torch.Tensor)
         return data
     raise Failed("not a constant")
+
+
+def _check_readable(shape: Iterable[Int], most: int = _READABLE_ELEMENTS) -> None:
+    if math.prod(n if isinstance(n, int) else most + 1 for n in shape) > most:
+        raise Failed(f"constant of more than {most} elements")
 
 
 def _is_full(context: BuiltinContext, value: object, number: object) -> bool:
@@ -151,22 +165,22 @@ def _prefix_sums(context: BuiltinContext, values: Iterable[Int]) -> list[Int]:
     sums = []
     for value in values:
         sums.append(total)
-        total = staged.add(total, value)
+        total = modest(staged.add(total, value))
     return sums
 
 
 def _product(context: BuiltinContext, values: Iterable[Int]) -> Int:
     total: Int = 1
     for value in values:
-        total = staged.mul(total, value)
+        total = modest(staged.mul(total, value))
     return total
 
 
 def _sum(context: BuiltinContext, values: Iterable[Any]) -> Any:
     total: Any = 0
     for value in values:
-        total = total + value
-    return staged.normal(total) if staged.is_staged(total) else total
+        total = total + value if staged.is_staged(value) else sum(numbers(total, value))
+    return modest(staged.normal(total) if staged.is_staged(total) else total)
 
 
 def _extreme(pick: Callable[..., Int], fallback: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,10 +246,10 @@ def _known_number(value: Any) -> Any:
     return value
 
 
-def _math(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    def applied(context: BuiltinContext, value: Any) -> Any:
+def _math(function: Callable[..., Any]) -> Callable[..., Any]:
+    def applied(context: BuiltinContext, *values: Any) -> Any:
         try:
-            return function(_known_number(value))
+            return function(*map(_known_number, values))
         except (ValueError, OverflowError) as error:
             raise Failed(str(error)) from None
 
@@ -247,7 +261,11 @@ def _rounded(context: BuiltinContext, value: Any, dtype: torch.dtype) -> Any:
 
 
 def _range(context: BuiltinContext, *bounds: Any) -> list[int]:
-    return list(range(*map(_known_number, bounds)))
+    found = range(*map(_known_number, bounds))
+    # The length of a long range does not fit what `len` gives.
+    if found[MOST_ITEMS : MOST_ITEMS + 1]:
+        raise Failed(f"a list of more than {MOST_ITEMS} elements")
+    return list(found)
 
 
 def _present(context: BuiltinContext, values: Iterable[object]) -> list[tuple[int, object]]:
@@ -344,9 +362,9 @@ _TABLE: dict[str, tuple[Callable[..., Any], int, int | None]] = {
     "ceil": (_math(math.ceil), 1, 1),
     "round": (_math(round), 1, 1),
     "rounded": (_rounded, 2, 2),
-    "ldexp": (lambda c, v, k: math.ldexp(_known_number(v), _known_number(k)), 2, 2),
+    "ldexp": (_math(math.ldexp), 2, 2),
     "exponent": (_math(lambda v: math.frexp(v)[1] - 1), 1, 1),
-    "int": (lambda c, v: v if staged.is_staged(v) else int(v), 1, 1),
+    "int": (lambda c, v: v if staged.is_staged(v) else _math(int)(c, v), 1, 1),
     "float": (_math(float), 1, 1),
     "bool": (_math(bool), 1, 1),
     "epsilon": (_finfo("eps"), 1, 1),

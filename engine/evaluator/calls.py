@@ -14,8 +14,9 @@ from engine.dsl import operators
 from engine.dsl.rule import EnumToken, Layer
 from engine.dsl.tree import Parameter, Type
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
-from engine.errors import EngineError, Span
-from engine.evaluator.builtins import Failed, describe
+from engine.errors import Span
+from engine.evaluator.bounds import Failed
+from engine.evaluator.builtins import describe
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, OpCall, map_tensors
 
 if TYPE_CHECKING:
@@ -199,7 +200,9 @@ def op_call(name: str, positional: list[Any], keywords: dict[str, Any], span: Sp
         arguments = _placed(op, _canonical(op, positional, keywords, span), context)
         call = OpCall(op, arguments, span)
         call.fake = infer(call, context)
-    except (EngineError, RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Failed:
+        raise
+    except Exception as error:  # kernels written in Python refuse by whatever they run into
         first = str(error).strip().splitlines()
         raise Failed(f"{name} refuses these arguments: {first[0] if first else type(error).__name__}", span) from error
     outputs = call.fake if isinstance(call.fake, list | tuple) else (call.fake,)

@@ -19,7 +19,9 @@ from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.errors import Span
 from engine.evaluator import calls, graphs, loops
-from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Failed, describe
+from engine.evaluator.bounds import MOST_STEPS, Failed, modest, numbers
+from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Raised, describe
+from engine.evaluator.faults import Faults
 from engine.graph.arguments import staged as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
@@ -39,6 +41,8 @@ class Context:
         layers, macros, hosts: by name as written in rules (``trt.slice``, ``lift``, ``host.f``).
         inner: makes the tiled graph that rules run from a graph that an op takes, given per input the node of the
             constant that it always is, or None; absent where nothing can be run.
+        faults: what rules do wrong is told here.
+        steps: how many expressions may still be evaluated for the rule that is tried.
     """
 
     mirror: Mirror
@@ -46,6 +50,8 @@ class Context:
     macros: Mapping[str, tree.Macro]
     hosts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     inner: Callable[[Subgraph, tuple[fx.Node | None, ...]], InnerGraph] | None = None
+    faults: Faults = field(default_factory=Faults)
+    steps: int = MOST_STEPS
 
     @property
     def sizes(self) -> Sizes:
@@ -105,8 +111,13 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
 
     Returns:
         A plan whose outputs align with the roots (several roots), or with the outputs of the one root; or the
-        reason why the rule does not apply, which of a `convert` rule may be :func:`other_outputs`.
+        reason why the rule does not apply, which of a `convert` rule may be that it gives another dtype or shape
+        than PyTorch.
+
+    Raises:
+        EngineError: something in the rule raised, and faults are strict.
     """
+    context.steps = MOST_STEPS
     env = Env({name: _abstract(value, context) for name, value in match.bindings.items()}, context)
     env.names.update(rule.family)
     env.names["result"] = _result(match.roots[0], context)
@@ -122,10 +133,17 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
         guarded = True
         emitted = evaluate(rule.emit, env)
         outputs = _align(emitted, rule, match, context)
+        plan = Plan(outputs, calls_of(outputs))
+        other = _other_outputs(plan, rule, match, context) if rule.kind == "convert" else None
+        return plan if other is None else other
     except Failed as failed:
         return Failure(failed.reason, failed.span, guarded)
-    plan = Plan(outputs, calls_of(outputs))
-    return plan if rule.kind != "convert" else other_outputs(plan, rule, match, context) or plan
+    except Exception as error:
+        raised = Raised.of(error, rule.span)
+        at = f"{raised.span.file}:{raised.span.line}"
+        message = f"{rule.id} cannot be evaluated{{at}}: {raised.reason} ({at})"
+        context.faults.tell(rule, match.roots[0], message, kind="raised", cause=raised.__cause__ or error)
+        return Failure(raised.reason, raised.span, guarded)
 
 
 def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
@@ -138,6 +156,7 @@ def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
     for step in rule.steps:
         if isinstance(step, tree.Let) and step.target.name is not None:
             env.names[step.target.name] = _Lazy(step.value, Env(env.names, context))
+    context.steps = MOST_STEPS
     return int(evaluate(rule.decreases, env))
 
 
@@ -212,7 +231,7 @@ def _align(emitted: Any, rule: Rule, match: Match, context: Context) -> tuple[Ab
     return tuple(outputs + [None] * (len(val) - len(outputs)))
 
 
-def other_outputs(plan: Plan, rule: Rule, match: Match, context: Context) -> Failure | None:
+def _other_outputs(plan: Plan, rule: Rule, match: Match, context: Context) -> Failure | None:
     """Why a plan is no replacement: an output has another dtype, or certainly another shape, than PyTorch gives."""
     mirror = context.mirror
     several = len(match.roots) > 1
@@ -246,13 +265,22 @@ def evaluate(expr: tree.Expr, env: Env) -> Any:
 
     Raises:
         Failed: the rule cannot apply, with the innermost span that is known.
+        Raised: something raised an exception of Python, likewise.
     """
+    context = env.context
+    context.steps -= 1
     try:
+        if context.steps < 0:
+            raise Failed(f"takes more than {MOST_STEPS} steps to evaluate")
         return _EVALUATORS[type(expr)](expr, env)
     except Failed as failed:
         if failed.span is None:
             failed.span = expr.span
         raise
+    except Raised:
+        raise
+    except Exception as error:
+        raise Raised.of(error, expr.span) from error
 
 
 def _name(expr: tree.Name, env: Env) -> Any:
@@ -296,7 +324,7 @@ def _call(expr: tree.Call, env: Env) -> Any:
         if isinstance(argument, tree.Keyword):
             keywords[argument.name] = evaluate(argument.value, env)
         elif isinstance(argument, tree.Splat):
-            positional.extend(evaluate(argument.value, env))
+            positional.extend(modest(evaluate(argument.value, env)))
         else:
             positional.append(evaluate(argument, env))
     function = expr.function
@@ -315,7 +343,10 @@ def _call(expr: tree.Call, env: Env) -> Any:
     else:
         raise Failed("only functions, macros, ops and layers can be called")
     if name.startswith("host."):
-        return env.context.hosts[name](*positional, **keywords)
+        try:
+            return env.context.hosts[name](*positional, **keywords)
+        except Exception as error:
+            raise Raised.of(error, expr.span, f"{name} raised ") from error
     layer = env.context.layers.get(name)
     if layer is not None:
         return calls.layer_call(layer, positional, keywords, expr.span, env)
@@ -397,19 +428,21 @@ def _binary(expr: tree.Binary, env: Env) -> Any:
         return _connective(expr, env)
     left, right = evaluate(expr.left, env), evaluate(expr.right, env)
     if operator == "++":
-        return list(left) + list(right)
+        return modest([*left, *right])
     if operator in ("in", "not in"):
         return _contains(env, left, right) is (operator == "in")
     if operator in ("==", "!=", "<", "<=", ">", ">="):
         return _compare(operator, left, right, env)
     try:
         if staged.is_staged(left) and staged.is_staged(right) and operator != "/":
-            return _ARITHMETIC[operator](left, right)
+            return modest(_ARITHMETIC[operator](left, right))
         if not staged.is_known((left, right)):
             raise Failed(f"{left} {operator} {right} is not a whole number known when compiling")
-        return _PLAIN[operator](left, right)
+        return modest(_PLAIN[operator](*numbers(left, right)))
     except ZeroDivisionError:
         raise Failed("division by zero") from None
+    except OverflowError as error:
+        raise Failed(str(error)) from None
     except TypeError:
         raise Failed(f"{describe(left)} {operator} {describe(right)} has no meaning") from None
 
@@ -505,7 +538,7 @@ def _list(expr: tree.ListOf, env: Env) -> list[Any]:
             items.extend(evaluate(item.value, env))
         else:
             items.append(evaluate(item, env))
-    return items
+    return modest(items)
 
 
 def _comprehension(expr: tree.Comprehension, env: Env) -> list[Any]:

@@ -15,7 +15,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from engine import sizes as staged
 from engine.errors import EngineError, Span
-from engine.evaluator.builtins import Failed, describe
+from engine.evaluator.bounds import Failed
+from engine.evaluator.builtins import describe
 from engine.graph.mirror import Value
 from engine.graph.provenance import model_line
 from engine.graph.subgraph import Subgraph

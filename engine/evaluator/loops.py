@@ -9,7 +9,8 @@ import torch
 from engine import sizes as staged
 from engine.dsl import tree
 from engine.errors import Span
-from engine.evaluator.builtins import Failed, describe
+from engine.evaluator.bounds import Failed
+from engine.evaluator.builtins import describe
 from engine.plan import AbstractTensor, CallOutput, LoopEnd, LoopStart
 from engine.sizes import Int, Sizes
 

@@ -50,7 +50,7 @@ def expand(rule: Rule) -> tuple[Expansion, ...]:
 
 def _check_limits(rule: Rule) -> None:
     ops = [op for root in rule.roots for op in ops_in(root)]
-    unordered = [op for op in ops if op.unordered and len(_orders(op)) > 1]
+    unordered = [op for op in ops if op.unordered and len(orders(op)) > 1]
     diagnostics = []
     if len(unordered) > MAX_UNORDERED:
         diagnostics.append(
@@ -105,7 +105,7 @@ def _forms(pattern: ArgumentPattern) -> list[ArgumentPattern]:
     if not isinstance(pattern, OpMatch):
         return [pattern]
     forms: list[ArgumentPattern] = []
-    for arguments in _orders(pattern):
+    for arguments in orders(pattern):
         positions = [position for position, _ in arguments]
         for chosen in itertools.product(*(_forms(argument) for _, argument in arguments)):
             plain = tuple(zip(positions, chosen, strict=True))
@@ -115,7 +115,7 @@ def _forms(pattern: ArgumentPattern) -> list[ArgumentPattern]:
     return forms
 
 
-def _orders(pattern: OpMatch) -> list[tuple[tuple[int, ArgumentPattern], ...]]:
+def orders(pattern: OpMatch) -> list[tuple[tuple[int, ArgumentPattern], ...]]:
     """The arguments in each order that can match; a number never sits in a slot that takes only tensors."""
     if not pattern.unordered:
         return [pattern.arguments]

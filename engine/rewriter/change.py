@@ -10,7 +10,8 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from engine.graph.mirror import Mirror, Value
-from engine.sizes import Sizes, normal
+from engine.plan import AbstractTensor
+from engine.sizes import Int, Sizes, normal
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ def replace(mirror: Mirror, targets: Sequence[tuple[Value, Value]], new: Iterabl
     )
 
 
-def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor, *, certain: bool) -> str | None:
+def disagreement(
+    sizes: Sizes, old: torch.Tensor, new: torch.Tensor | AbstractTensor, *, certain: bool
+) -> str | None:
     """How a replacement differs from what it replaces: a sentence, or None if dtype and shape agree.
 
     Args:
@@ -62,9 +65,10 @@ def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor, *, certain:
     """
     if old.dtype != new.dtype:
         return f"the dtype becomes {new.dtype} instead of {old.dtype}"
-    if old.dim() != new.dim():
-        return f"the rank becomes {new.dim()} instead of {old.dim()}"
-    for axis, (before, after) in enumerate(zip(old.shape, new.shape, strict=True)):
+    shape = new.shape or ()
+    if old.dim() != len(shape):
+        return f"the rank becomes {len(shape)} instead of {old.dim()}"
+    for axis, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
         a, b = normal(before), normal(after)
         equal = sizes.compare("==", a, b)
         if equal is True or has_unbacked(after) or has_unbacked(before):
@@ -74,15 +78,15 @@ def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor, *, certain:
     return None
 
 
-def has_unbacked(size: int | torch.SymInt) -> bool:
+def has_unbacked(size: Int | torch.SymInt) -> bool:
     """Whether a size is only known once the data is."""
-    return isinstance(size, torch.SymInt) and bool(free_unbacked_symbols(size))
+    return not isinstance(size, int) and bool(free_unbacked_symbols(size))
 
 
 def text(fake: object) -> str:
     """A fake value for an error message, e.g. ``float32[2, s27]``."""
-    if isinstance(fake, torch.Tensor):
-        return f"{str(fake.dtype).removeprefix('torch.')}[{', '.join(map(str, fake.shape))}]"
+    if isinstance(fake, torch.Tensor | AbstractTensor):
+        return f"{str(fake.dtype).removeprefix('torch.')}[{', '.join(map(str, fake.shape or ()))}]"
     if isinstance(fake, tuple | list):
         return "(" + ", ".join(map(text, fake)) + ")"
     return str(fake)
@@ -90,9 +94,12 @@ def text(fake: object) -> str:
 
 def counts(mirror: Mirror, node: fx.Node) -> bool:
     """Whether a node does work at run time: not an input, a constant, a projection or a size."""
-    if node.op != "call_function" or mirror.op(node) == "getitem":
-        return False
-    return holds_tensors(node) and not mirror.is_const(Value(node, 0))
+    return computed(mirror, node) and not mirror.is_const(Value(node, 0))
+
+
+def computed(mirror: Mirror, node: fx.Node) -> bool:
+    """Whether a node does work at run time or, if it is constant, when constants are folded."""
+    return node.op == "call_function" and mirror.op(node) != "getitem" and holds_tensors(node)
 
 
 def holds_tensors(node: fx.Node) -> bool:

@@ -16,7 +16,7 @@ from engine.evaluator import Failure
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance, describe
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, OpCall, Plan, map_tensors, tensors
-from engine.rewriter.change import Change, counts, disagreement, has_unbacked, replace, text
+from engine.rewriter.change import Change, computed, counts, disagreement, has_unbacked, replace, text
 from engine.sizes import Int, is_known
 
 # Larger constants stay an op, which a rule can turn into something that needs no memory in the engine.
@@ -67,8 +67,32 @@ def prepare(
     return Replacement(rule, tuple(roots), tuple(sorted(nodes)), plan, tuple(targets))
 
 
-def shrinkage(mirror: Mirror, replacement: Replacement) -> tuple[int, bool]:
-    """How many live non-constant nodes a replacement saves, and whether a matched node survives for other users."""
+@dataclass(frozen=True, slots=True)
+class Shrinkage:
+    """What a replacement saves.
+
+    Constants are folded, so they cost nothing at run time, and how many nodes compute there comes first. Among
+    replacements that leave that as it is, those shrink the graph that leave fewer constant nodes: a scale that a
+    rule takes out of a constant operand, say.
+
+    Attributes:
+        live: computing nodes removed, less those emitted.
+        constant: constant nodes removed, less those emitted.
+        survives: a matched node stays for other users.
+        folds: a matched node is constant, so that what it saves is saved without the rule.
+    """
+
+    live: int
+    constant: int
+    survives: bool
+    folds: bool
+
+    def __bool__(self) -> bool:
+        return (self.live, self.constant) > (0, 0)
+
+
+def shrinkage(mirror: Mirror, replacement: Replacement) -> Shrinkage:
+    """How many nodes a replacement saves."""
     kept = {operand.value.node for operand in _captured(replacement)}
     replaced = {old for old, _ in replacement.targets}
     dead: set[fx.Node] = set()
@@ -81,8 +105,41 @@ def shrinkage(mirror: Mirror, replacement: Replacement) -> tuple[int, bool]:
             continue
         dead.add(node)
         stack.extend(value.node for value in mirror.inputs(node))
-    survives = any(node not in dead and node not in kept for node in replacement.nodes if counts(mirror, node))
-    return sum(counts(mirror, node) for node in dead) - _emitted(mirror, replacement.plan), survives
+    matched = [node for node in replacement.nodes if computed(mirror, node)]
+    removed = [node for node in dead if computed(mirror, node)]
+    live = sum(counts(mirror, node) for node in removed)
+    emitted = _emitted(mirror, replacement.plan)
+    return Shrinkage(
+        live - emitted,
+        len(removed) - live - (len(replacement.plan.calls) - emitted),
+        survives=any(node not in dead and node not in kept for node in matched),
+        folds=not all(counts(mirror, node) for node in matched),
+    )
+
+
+def disagreements(mirror: Mirror, replacement: Replacement, *, certain: bool) -> str | None:
+    """How what a replacement gives differs from what it replaces, None if it does not.
+
+    Args:
+        certain: demand that dims are equal for all sizes; otherwise only refuse dims that certainly differ.
+    """
+    inherited = _inherited(mirror, replacement)
+    for old, output in replacement.targets:
+        before = mirror.fake(old)
+        if isinstance(output, CallOutput) and id(output.call) in inherited:
+            continue
+        reason = disagreement(mirror.sizes, before, output, certain=certain)
+        if reason is not None:
+            by = "a constant"
+            if isinstance(output, CallOutput):
+                by = mirror.graph._target_to_str(_call(output.call).op)
+            elif isinstance(output, Captured):
+                by = output.value.node.name
+            return (
+                f"{replacement.rule.id} replaces {describe(old.node)}, which is {text(before)}, by {by}, which is {text(output)}: {reason}.  "
+                "The two sides of a rule must agree; cast, reshape or expand on the right side, or add a `when` guard"
+            )
+    return None
 
 
 def _captured(replacement: Replacement) -> list[Captured]:
@@ -133,7 +190,8 @@ class Committer:
         """Insert the calls, replace the roots and erase what nobody uses any more.
 
         Raises:
-            EngineError: the plan gives another dtype or shape than what it replaces.
+            Exception: an operand depends on a root, or PyTorch refuses a call or a constant. The graph then
+                computes what it did before.
         """
         mirror, rule = self._mirror, replacement.rule
         origin = (*replacement.roots, *(node for node in replacement.nodes if node not in replacement.roots))
@@ -143,7 +201,7 @@ class Committer:
             [operand.value for operand in _captured(replacement)],
             [node for node in replacement.nodes if node not in replacement.roots],
         )
-        inherited = self._inherited(replacement)
+        inherited = _inherited(mirror, replacement)
         made: dict[int, fx.Node] = {}
         new: list[fx.Node] = []
 
@@ -155,34 +213,24 @@ class Committer:
             assert isinstance(operand, ConstantTensor)
             return self._literal(operand, before, origin, step, new)
 
-        for call in map(_call, replacement.plan.calls):
-            arguments = map_tensors(call.arguments, value)
-            fake = inherited.get(id(call), call.fake)
-            node = mirror.insert(call.op, arguments, before, origin=origin, rule=step, fake=fake)
-            made[id(call)] = node
-            new.append(node)
-            if self._check:
-                self._recheck(rule, node)
-        targets = [(old, value(output)) for old, output in replacement.targets]
+        try:
+            for call in map(_call, replacement.plan.calls):
+                arguments = map_tensors(call.arguments, value)
+                fake = inherited.get(id(call), call.fake)
+                node = mirror.insert(call.op, arguments, before, origin=origin, rule=step, fake=fake)
+                made[id(call)] = node
+                new.append(node)
+                if self._check:
+                    self._recheck(rule, node)
+            targets = [(old, value(output)) for old, output in replacement.targets]
+        except Exception:
+            mirror.erase_dead(new)
+            raise
         expanded = dict.fromkeys(op for node in origin for op in node.meta.get("decomposed", ()))
         if expanded:  # what a decomposition made must not be decomposed again after a rule put it together
             for node in new:
                 node.meta["decomposed"] = tuple(expanded)
-        for old, now in targets:
-            self._agree(rule, old, now)
         return replace(mirror, targets, new)
-
-    def _inherited(self, replacement: Replacement) -> dict[int, Any]:
-        """Fake values that calls take over from the roots: those whose dims carry the symbols of data."""
-        found: dict[int, Any] = {}
-        for old, output in replacement.targets:
-            fake = self._mirror.fake(old)
-            if not any(map(has_unbacked, fake.shape)) or not isinstance(output, CallOutput):
-                continue
-            made = _call(output.call).fake
-            if isinstance(made, torch.Tensor) and made.dtype == fake.dtype and made.dim() == fake.dim():
-                found[id(output.call)] = fake
-        return found
 
     def _literal(
         self,
@@ -243,15 +291,18 @@ class Committer:
                         f"{text(kept)}, but PyTorch infers {text(fresh)}: {reason}"
                     )
 
-    def _agree(self, rule: Rule, old: Value, new: Value) -> None:
-        before, after = self._mirror.fake(old), self._mirror.fake(new)
-        reason = disagreement(self._mirror.sizes, before, after, certain=self._check)
-        if reason is not None:
-            raise EngineError(
-                f"{rule.where}: {rule.id} replaces {describe(old.node)}, which is {text(before)}, by {new.node.name}, "
-                f"which is {text(after)}: {reason}.  The two sides of a rule must agree; cast, reshape or expand on "
-                "the right side, or add a `when` guard"
-            )
+
+def _inherited(mirror: Mirror, replacement: Replacement) -> dict[int, Any]:
+    """Fake values that calls take over from the roots: those whose dims carry the symbols of data."""
+    found: dict[int, Any] = {}
+    for old, output in replacement.targets:
+        fake = mirror.fake(old)
+        if not any(map(has_unbacked, fake.shape)) or not isinstance(output, CallOutput):
+            continue
+        made = _call(output.call).fake
+        if isinstance(made, torch.Tensor) and made.dtype == fake.dtype and made.dim() == fake.dim():
+            found[id(output.call)] = fake
+    return found
 
 
 def _each(value: Any) -> Sequence[Any]:

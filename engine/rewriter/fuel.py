@@ -18,7 +18,6 @@ import networkx
 from engine.dsl import operators, tree
 from engine.dsl.recent import Recent
 from engine.dsl.rule import OpName, Rule
-from engine.errors import EngineError
 
 
 def emitted_ops(rule: Rule, macros: Mapping[str, tree.Macro]) -> tuple[str, ...]:
@@ -60,8 +59,8 @@ def _ops(item: Any, rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[st
 class OpOrder:
     """The order ``>`` of the ops that ``lower`` rules rewrite, and ``phi`` over it.
 
-    Raises:
-        EngineError: a rule emits an op of its own cycle and has no ``decreases``.
+    Attributes:
+        endless: rules that emit an op of their own cycle and have no ``decreases``, each with what to say of it.
     """
 
     def __init__(self, rules: Sequence[Rule], macros: Mapping[str, tree.Macro]) -> None:
@@ -72,6 +71,7 @@ class OpOrder:
             for root in rule.roots:
                 graph.add_node(root.op)
                 graph.add_edges_from((root.op, op) for op in emitted[rule.id])
+        self.endless: dict[str, str] = {}
         self._component: dict[str, int] = {}
         self._phi: dict[str, int] = {}
         self._cost: dict[str, int] = {}
@@ -89,8 +89,8 @@ class OpOrder:
             for rule in members:
                 within = [op for op in emitted[rule.id] if op in component]
                 if within and rule.decreases is None:
-                    raise EngineError(
-                        f"{rule.where}: {rule.id} rewrites {rule.roots[0].op} and emits {within[0]}, which leads back "
+                    self.endless[rule.id] = (
+                        f"{rule.id} rewrites {rule.roots[0].op} and emits {within[0]}, which leads back "
                         "to it; add a `decreases` clause with a measure that gets smaller, or emit smaller ops"
                     )
                 cost = sum(self.phi(op) for op in emitted[rule.id] if op not in component)

@@ -10,7 +10,7 @@ as they stand when constants are folded.
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,15 +19,17 @@ from torch import fx
 
 from engine.dsl.rule import Rule
 from engine.errors import EngineError
-from engine.evaluator import Context, Failure, apply, decreasing, other_outputs
-from engine.evaluator.builtins import Failed
+from engine.evaluator import Context, Failure, apply, decreasing
+from engine.evaluator.bounds import Failed
+from engine.evaluator.builtins import Raised
+from engine.evaluator.faults import checking
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import describe
 from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
 from engine.observers import RewriteEvent, listens, observed
 from engine.rewriter.change import Change, counts
-from engine.rewriter.commitment import Committer, Replacement, prepare, shrinkage
+from engine.rewriter.commitment import Committer, Replacement, disagreements, prepare, shrinkage
 from engine.rewriter.fuel import Fuel, op_order
 from engine.rewriter.reach import reach
 from engine.rewriter.trace import Application, Trace, listed
@@ -35,6 +37,11 @@ from engine.rewriter.worklist import Worklist
 
 # Turns of `simplify` and `lower`; each needs one turn per level of composites, of which models have a handful.
 LARGEST_TURNS = 64
+# Rewrites before one rule is taken to multiply nodes without end; models have fewer by an order of magnitude.
+_MOST_APPLICATIONS = 20_000
+_MOST_PER_NODE = 100
+# How far back the rule is looked for that keeps others from coming to an end.
+_LAST = 20
 
 
 @dataclass(slots=True)
@@ -89,39 +96,46 @@ class Rewriter:
         self.mirror = mirror
         self.context = context
         self.trace = trace if trace is not None else Trace(limit=20)
-        self.check = os.environ.get("ENGINE_CHECK", "0") not in ("", "0") if check is None else check
+        self.check = checking() if check is None else check
         self.stats = RewriteStats()
         self._simplify = _Phase("simplify", rules, mirror)
         self._lower = _Phase("lower", rules, mirror)
         self._phases = (self._simplify, self._lower)
         self._fuel = Fuel(op_order(self._lower.rules, context.macros))
         self._committer = Committer(mirror, check=self.check)
+        # Rules that are set aside for good, and pairs of roots and rule that cannot be applied.
+        self._barred: set[str] = set()
+        self._refused: set[tuple[tuple[fx.Node, ...], str]] = set()
+        for rule in self._lower.rules:
+            if rule.id in self._fuel.order.endless:
+                self._bar(rule, None, self._fuel.order.endless[rule.id], kind="endless")
         nodes = [node for node in mirror.graph.nodes if self._rewritable(node)]
         self._fuel.grant(map(mirror.op, nodes))
         for phase in self._phases:
             phase.worklist = Worklist(node for node in nodes if phase.reach.of(mirror.op(node)) >= 0)
+        self._applications = _MOST_APPLICATIONS + _MOST_PER_NODE * len(nodes)
 
     # ------------------------------------------------------------ the loop
 
     def run(self) -> RewriteStats:
         """Rewrite until no rule applies anywhere.
 
+        A rule that breaks its promise is not applied, or not any more, and the context is told: one that gives
+        another dtype or shape, a ``simplify`` rule that does not simplify, ``lower`` rules that do not end, and
+        rules of the two kinds that undo each other.
+
         Raises:
-            EngineError: a rule breaks its promise: it gives another dtype or shape (then, unless rewrites are
-                checked, it does not apply), a ``simplify`` rule does not
-                simplify, ``lower`` rules do not end, or the two kinds undo each other.
+            EngineError: a rule does that, and applications are checked.
         """
         started = perf_counter()
-        turns = 0
+        turns = since = 0
         while any(phase.worklist for phase in self._phases):
             for phase in self._phases:
                 self._exhaust(phase)
-            turns += 1
-            if turns > LARGEST_TURNS:
-                raise EngineError(
-                    f"`simplify` and `lower` rules undo each other: {LARGEST_TURNS} turns did not come to an end.  "
-                    f"The last applications were\n{listed(self.trace.last(20))}"
-                )
+            turns, since = turns + 1, since + 1
+            if since > LARGEST_TURNS:
+                self._stop("simplify", f"`simplify` and `lower` rules undo each other: {LARGEST_TURNS} turns did not come to an end")
+                since = 0
         self.stats.turns += turns
         self.stats.seconds += perf_counter() - started
         if self.check:
@@ -135,8 +149,8 @@ class Rewriter:
             if not self._rewritable(node):
                 continue
             found = self._first(phase, node)
-            if found is not None:
-                self._observed(phase, *found)
+            if found is not None and not self._observed(phase, *found):
+                phase.worklist.push(node)  # for the next rule
 
     def _rewritable(self, node: fx.Node) -> bool:
         return counts(self.mirror, node)
@@ -145,6 +159,8 @@ class Rewriter:
         """The first rule in precedence order that applies at a node, with its plan."""
         for match in phase.matcher.matches(node):
             rule = match.rule
+            if rule.id in self._barred or (match.roots, rule.id) in self._refused:
+                continue
             counter = self.trace.counter(rule.id)
             counter.matches += 1
             started = perf_counter()
@@ -160,34 +176,72 @@ class Rewriter:
         plan = apply(rule, match, self.context)
         if isinstance(plan, Failure):
             return plan
-        if not self.check and (other := other_outputs(plan, rule, match, self.context)) is not None:
-            return other
         replacement = prepare(self.mirror, rule, match.roots, match.nodes, plan)
-        if isinstance(replacement, Failure) or rule.kind != "simplify":
+        if isinstance(replacement, Failure):
             return replacement
-        saved, survives = shrinkage(self.mirror, replacement)
-        if saved > 0:
+        wrong = disagreements(self.mirror, replacement, certain=self.check)
+        if wrong is not None:
+            return self._fault(match, wrong, kind="disagrees")
+        if rule.kind == "simplify":
+            return self._shrinking(match, replacement)
+        if rule.decreases is None:
             return replacement
-        if survives:
+        measure = self._measure(match)
+        return measure if isinstance(measure, Failure) else replacement
+
+    def _shrinking(self, match: Match, replacement: Replacement) -> Replacement | Failure:
+        """A replacement by a ``simplify`` rule, where it makes the graph smaller."""
+        saved = shrinkage(self.mirror, replacement)
+        if saved:
+            return replacement
+        if saved.survives:
             return Failure("matched nodes stay for other users, so the graph would not get smaller")
-        more = f"{-saved} nodes more than" if saved else "as many nodes as"
-        raise EngineError(
-            f"{rule.where}: {rule.id} is a `simplify` rule, but at {describe(match.roots[0])} it leaves {more} it "
+        if saved.folds:
+            return Failure("matched nodes are constant and folded anyway, so the graph would not get smaller")
+        more = f"{-saved.live} nodes more than" if saved.live else "as many nodes as"
+        message = (
+            f"{match.rule.id} is a `simplify` rule, but{{at}} it leaves {more} it "
             "removes, where it must leave fewer; make it a `lower` rule, or match more"
         )
+        return self._fault(match, message, kind="grows")
 
-    def _observed(self, phase: _Phase, match: Match, replacement: Replacement) -> None:
+    def _fault(self, match: Match, message: str, *, kind: str, cause: BaseException | None = None) -> Failure:
+        """Tell what a rule did wrong; gives it as the reason why the rule does not apply."""
+        node = match.roots[0]
+        self.context.faults.tell(match.rule, node, message, kind=kind, strict=self.check, cause=cause)
+        return Failure(message.replace("{at}", ""))
+
+    def _bar(self, rule: Rule, node: fx.Node | None, message: str, *, kind: str) -> None:
+        """Set a rule aside for the rest of this graph, and tell why."""
+        outcome = "It is not applied any more"
+        self.context.faults.tell(rule, node, message, kind=kind, outcome=outcome, strict=self.check)
+        self._barred.add(rule.id)
+
+    def _stop(self, kind: str, message: str) -> None:
+        """Set aside the rule of a kind that was applied most often of late, so that rewriting comes to an end."""
+        last = self.trace.last(_LAST)
+        message = f"{message}.  The last applications were\n{listed(last)}"
+        if self.check:
+            raise EngineError(message)
+        often = Counter(application.rule for application in reversed(last)).most_common()
+        rules = {rule.id: rule for phase in self._phases for rule in phase.rules}
+        known = [rules[name] for name, _ in often if name in rules]
+        chosen = next((rule for rule in known if rule.kind == kind), known[0])
+        self._bar(chosen, None, f"{chosen.id} did the most of the last rewrites: {message}", kind="endless")
+
+    def _observed(self, phase: _Phase, match: Match, replacement: Replacement) -> bool:
         if not listens("rewrite"):
-            self._apply(phase, match, replacement)
-            return
+            return self._apply(phase, match, replacement) is not None
         rule = match.rule
         before = {node.name: self.mirror.op(node) for node in replacement.nodes}
         with observed("rewrite", RewriteEvent, rule.id, rule.where, rule.kind, before) as event:
             change = self._apply(phase, match, replacement)
-            if event is not None:
+            if event is not None and change is not None:
                 event.after = {node.name: self.mirror.op(node) for node in change.new}
+        return change is not None
 
-    def _apply(self, phase: _Phase, match: Match, replacement: Replacement) -> Change:
+    def _apply(self, phase: _Phase, match: Match, replacement: Replacement) -> Change | None:
+        """Edit the graph; None, and the graph as it was, where that fails."""
         rule = match.rule
         started = perf_counter()
         roots = tuple(node.name for node in match.roots)
@@ -195,22 +249,37 @@ class Rewriter:
         # Measured before the edit: the matched nodes are gone after it.
         measure = self._measure(match) if rule.decreases is not None else None
         root_ops = [self.mirror.op(node) for node in match.roots]
-        change = self._committer.commit(replacement)
+        try:
+            change = self._committer.commit(replacement)
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0]
+            failure = self._fault(match, f"{rule.id} cannot be carried out{{at}}: {first}", kind="commit", cause=error)
+            failures = self.trace.counter(rule.id).failures
+            failures[failure.reason] = failures.get(failure.reason, 0) + 1
+            self._refused.add((match.roots, rule.id))
+            return None
         self.stats.applications += 1
         self.trace.applied(
             Application(rule.id, rule.where, rule.kind, roots, matched, tuple(node.name for node in change.new))
         )
         ops = [self.mirror.op(node) for node in change.new if self._rewritable(node)]
         if phase is self._lower:
-            if measure is not None:
-                self._assert_decreased(match, measure, root_ops, change)
+            if measure is not None and not isinstance(measure, Failure):
+                self._check_decreased(match, measure, root_ops, change)
             if not self._fuel.spend(rule, ops):
-                raise EngineError(
+                self._stop(
+                    "lower",
                     f"`lower` rules did more rewrites than their op order allows; {rule.id} ({rule.where}) did the "
-                    f"last one.  The last applications were\n{listed(self.trace.last(20))}"
+                    "last one",
                 )
+                self._fuel.left = 0
+                self._fuel.grant(self.mirror.op(node) for node in self.mirror.graph.nodes if self._rewritable(node))
         else:
             self._fuel.grant(ops)
+        self._applications -= 1
+        if self._applications < 0:
+            self._stop(rule.kind, "there were more rewrites than nodes can need")
+            self._applications = _MOST_APPLICATIONS
         self.absorb(change)
         self.trace.counter(rule.id).seconds += perf_counter() - started
         return change
@@ -281,18 +350,20 @@ class Rewriter:
 
     # ------------------------------------------------------------ assertions
 
-    def _measure(self, match: Match) -> int:
+    def _measure(self, match: Match) -> int | Failure:
+        """The measure of a rule that has one, or why it does not apply."""
         rule = match.rule
         try:
             measure = decreasing(rule, match, self.context)
-        except Failed as failed:
-            raise EngineError(f"{rule.where}: the `decreases` of {rule.id} has no value here: {failed}") from failed
+        except (Failed, Raised, TypeError, ValueError, OverflowError) as failed:
+            return self._fault(match, f"the `decreases` of {rule.id} has no value{{at}}: {failed}", kind="measure", cause=failed)
         assert measure is not None
         if measure < 0:
-            raise EngineError(f"{rule.where}: the `decreases` of {rule.id} is {measure}; it must not be negative")
+            message = f"the `decreases` of {rule.id} is {measure}; it must not be negative"
+            return self._fault(match, message, kind="measure")
         return measure
 
-    def _assert_decreased(self, match: Match, measure: int, root_ops: Sequence[str], change: Change) -> None:
+    def _check_decreased(self, match: Match, measure: int, root_ops: Sequence[str], change: Change) -> None:
         """New ops that can lead back to the root must have a smaller measure, in every rule that fits them."""
         rule, order = match.rule, self._fuel.order
         for node in change.new:
@@ -300,14 +371,16 @@ class Rewriter:
             if not any(order.cyclic(root, op) for root in root_ops):
                 continue
             for again in self._lower.matcher.matches(node):
-                if again.rule.decreases is None:
+                if again.rule.decreases is None or again.rule.id in self._barred:
                     continue
                 after = self._measure(again)
-                if after >= measure:
-                    raise EngineError(
-                        f"{rule.where}: the `decreases` of {rule.id} went from {measure} to {after} at {node.name}, "
+                if not isinstance(after, Failure) and after >= measure:
+                    message = (
+                        f"the `decreases` of {rule.id} went from {measure} to {after} at {node.name}, "
                         f"where {again.rule.id} ({again.rule.where}) fits again; it must get smaller at every step"
                     )
+                    self._bar(rule, None, message, kind="measure")
+                    return
 
     def _assert_quiescent(self) -> None:
         for phase in self._phases:

@@ -18,8 +18,7 @@ from engine.conversion import BuiltNetwork, build, emit_network
 from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.errors import EngineError
-from engine.evaluator import Context, Failure, apply
-from engine.graph.mirror import Value
+from engine.evaluator import Context, Failure, Faults, apply
 from engine.inner import InnerGraphs
 from engine.interpreter import Program
 from engine.matcher.match import Match
@@ -216,7 +215,7 @@ class _Trial:
         layers = [network.network.get_layer(index).type.name for index in range(network.network.num_layers)]
         self.elementwise = self.elementwise and all(map(is_elementwise_layer, layers))
         program = Program.from_network(network.network, network.weights.tensors)
-        self.right = lambda inputs, sizes: list(program(*inputs, *_scalars(network, sizes)))
+        self.right = lambda inputs, sizes: list(program(*made.expanded(inputs), *_scalars(network, sizes)))
         if engine:
             build(network)
         return match.expansion
@@ -283,7 +282,7 @@ def _is_elementwise(graph: fx.Graph) -> bool:
 
 
 def _context(made: Instance, rules: RuleSet) -> Context:
-    return InnerGraphs(rules, CompilationSettings()).context(made.mirror)
+    return InnerGraphs(rules, CompilationSettings(), faults=Faults(strict=True)).context(made.mirror)
 
 
 def _scalars(network: BuiltNetwork, sizes: Mapping[Any, int]) -> Iterator[torch.Tensor]:
@@ -300,8 +299,7 @@ def _fires(rule: Rule, made: Instance, context: Context) -> bool:
 
 def _network(made: Instance, tile: Tile) -> BuiltNetwork:
     ranges = {symbol: (low, high, high) for symbol, (low, high) in made.ranges.items()}
-    inputs = [Value(node, 0) for node in made.mirror.placeholders]
-    return emit_network(made.mirror, [tile], inputs, made.outputs, ranges, CompilationSettings())
+    return emit_network(made.mirror, [tile], made.entries(), made.outputs, ranges, CompilationSettings())
 
 
 def _rewrite(rule: Rule, made: Instance, context: Context) -> None:

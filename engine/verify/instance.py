@@ -6,6 +6,7 @@ tensors, and constants for those it calls ``const``.  Dims with a range are symb
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from engine.dsl import operators, tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.dtypes import DTYPES
 from engine.errors import EngineError
-from engine.evaluator.builtins import Failed
+from engine.evaluator.bounds import Failed
 from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
 from engine.graph.arguments import graph_parameters
@@ -55,6 +56,7 @@ class Instance:
         specs: what the test line says of each input, by placeholder, in order.
         symbols: name of a symbolic dim -> its symbol.
         ranges: symbol -> least and greatest size.
+        operands: placeholder of what is expanded -> the node that expands it.
     """
 
     rule: Rule
@@ -64,6 +66,16 @@ class Instance:
     specs: dict[fx.Node, tree.TensorSpec]
     symbols: dict[str, sympy.Symbol]
     ranges: dict[sympy.Symbol, tuple[int, int]]
+    operands: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    def entries(self) -> list[Value]:
+        """The values that the pattern takes for the placeholders, in order: those, or what they are expanded to."""
+        return [Value(self.operands.get(node, node), 0) for node in self.mirror.placeholders]
+
+    def expanded(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What the entries are for inputs of the placeholders."""
+        shapes = [None if value.node.op == "placeholder" else value.node.meta["val"].shape for value in self.entries()]
+        return [tensor if s is None else tensor.expand(s) for tensor, s in zip(inputs, shapes, strict=True)]
 
     def sizes(self) -> Iterator[dict[sympy.Symbol, int]]:
         """Sizes to run with: all least, then all greatest; once if nothing is symbolic."""
@@ -133,7 +145,8 @@ def execute(mirror: Mirror, inputs: Sequence[torch.Tensor], *, double: bool = Fa
                 args, kwargs = fx.map_arg((node.args, node.kwargs), read)
                 values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             elif node.op == "output":
-                return [values[item] for item in node.args[0]]  # type: ignore[union-attr, index]
+                # A parameter that is given as it is asks for gradients.
+                return [values[item].detach() for item in node.args[0]]  # type: ignore[union-attr, index]
     raise EngineError("the graph has no output")
 
 
@@ -196,6 +209,7 @@ class _Synthesis:
     ranges: dict[sympy.Symbol, tuple[int, int]] = field(default_factory=dict)
     specs: dict[fx.Node, tree.TensorSpec] = field(default_factory=dict)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    operands: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def build(self) -> Instance:
         self.mode = FakeTensorMode(shape_env=self.shape_env, allow_non_fake_inputs=False)
@@ -217,7 +231,9 @@ class _Synthesis:
             assumed = ", ".join(str(guard.expr) for guard in self.shape_env.guards)
             raise Inapplicable(f"PyTorch takes such sizes only where {assumed}")
         mirror = Mirror(self.graph, self.constants, self.mode, self.shape_env)
-        return Instance(self.rule, mirror, roots, tuple(outputs), self.specs, self.symbols, self.ranges)
+        return Instance(
+            self.rule, mirror, roots, tuple(outputs), self.specs, self.symbols, self.ranges, self.operands
+        )
 
     # ------------------------------------------------------------ what the test line says
 
@@ -249,6 +265,8 @@ class _Synthesis:
             return self._tensor(name, value)
         if isinstance(value, tree.ListSpec):
             return [self._binding(f"{name}_{index}", item) for index, item in enumerate(value.items)]
+        if isinstance(value, tree.Name) and value.name in self.bound:
+            return self.bound[value.name]
         if isinstance(value, tree.Name) and value.name in self.macros:
             return function(self.macros[value.name], self.macros, self.mode, self.shape_env)
         if isinstance(value, tree.ListOf) and self._has_size(value):
@@ -308,13 +326,31 @@ class _Synthesis:
     def _tensor(self, name: str, spec: tree.TensorSpec) -> fx.Node:
         if any(dim.name is not None and dim.name not in self.sizes for dim in spec.dims):
             raise Inapplicable(f"{name}: a named dim has no range; write it as N=2..4 where it first occurs")
+        if (spec.const or spec.expanded) and any(dim.name is not None for dim in spec.dims):
+            raise Inapplicable(f"{name}: the sizes of what is constant or expanded are numbers")
+        if spec.expanded:
+            return self._expanded(name, spec)
         if spec.const:
             sizes = [int(size) for size in _sizes(spec, {})]
-            return self._constant(name, contents(spec, sizes, self.generator, self.tier))
+            tensor = contents(spec, sizes, self.generator, self.tier)
+            trains = tensor.is_floating_point() or tensor.is_complex()
+            return self._constant(name, torch.nn.Parameter(tensor, trains) if spec.parameter else tensor)
         node = self.graph.placeholder(name)
         self.specs[node] = spec
         with self.mode:
             node.meta["val"] = torch.empty(_sizes(spec, self.sizes), dtype=DTYPES[spec.dtype])
+        return node
+
+    def _expanded(self, name: str, spec: tree.TensorSpec) -> fx.Node:
+        """A tensor that is one element along its first dim of several, expanded to them."""
+        sizes = [int(size) for size in _sizes(spec, {})]
+        axis = next((axis for axis, size in enumerate(sizes) if size > 1), None)
+        one = tuple(dataclasses.replace(d, size=1) if i == axis else d for i, d in enumerate(spec.dims))
+        base = self._tensor(name, dataclasses.replace(spec, dims=one, expanded=False))
+        node = self.graph.call_function(torch.ops.aten.expand.default, (base, sizes), {"implicit": False})
+        node.meta["val"] = self._infer(torch.ops.aten.expand.default, (base, sizes), {})
+        if base.op == "placeholder":
+            self.operands[base] = node
         return node
 
     # ------------------------------------------------------------ the pattern

@@ -28,7 +28,8 @@ def _spec(spec: tree.TensorSpec | tree.ListSpec | tree.Expr) -> str:
         return _expression(spec)
     dims = ", ".join(map(_dim, spec.dims))
     below = "" if spec.below is None else f" < {spec.below}"
-    return f"{'const ' if spec.const else ''}{spec.dtype}[{dims}]{below}"
+    kind = "parameter " if spec.parameter else "const " if spec.const else ""
+    return f"{kind}{'expanded ' if spec.expanded else ''}{spec.dtype}[{dims}]{below}"
 
 
 def _dim(dim: tree.Dim) -> str:

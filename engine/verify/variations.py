@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.dsl import tree
 from engine.verify.stages import Stage
 
-_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank", "absent")
+_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank", "absent", "operand")
 _SIZES = (1, 2, 3, 4, 5, 7, 8)
 _FLOATS = (0.0, 0.5, 1.0, 2.0, -1.0)
 _FLOATING = ("f32", "f16", "bf16")
@@ -63,6 +63,8 @@ def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage, optional: Sequence[s
     if "absent" in changes:
         change.absent(optional)
     change.set_stage(stage)
+    if "operand" in changes:
+        change.operand()
     return change.line
 
 
@@ -150,6 +152,12 @@ class _Change:
             bindings = tuple(none if item is chosen else item for item in self.line.bindings)
             self.line = dataclasses.replace(self.line, bindings=bindings)
 
+    def operand(self) -> None:
+        """One operand is a constant, a parameter, expanded, or the same value as another one."""
+        choices = list(operand_forms(self.line))
+        if choices:
+            self.line = self.draw(st.sampled_from(choices))
+
     def set_stage(self, stage: Stage) -> None:
         """Make the sizes of that stage symbolic, and no others."""
         if stage == "known":
@@ -188,6 +196,43 @@ class _Change:
                 yield from ((item, dim) for dim in item.dims)
 
 
+def operand_forms(line: tree.Test) -> Iterator[tree.Test]:
+    """The line with each operand in turn as a constant, as a parameter, expanded, and the same as one before it.
+
+    Operands of symbolic sizes stay as they are, but for being the same as others.
+    """
+    for binding in line.bindings:
+        spec = binding.value
+        if not isinstance(spec, tree.TensorSpec):
+            continue
+        forms: list[Any] = []
+        if all(dim.name is None for dim in spec.dims):
+            forms = [
+                dataclasses.replace(spec, const=const, parameter=parameter, expanded=expanded)
+                for const, parameter in ((False, False), (True, False), (True, True))
+                for expanded in (False, True)
+            ]
+            if all(dim.size == 1 for dim in spec.dims):
+                forms = [form for form in forms if not form.expanded]
+        for other in line.bindings[: line.bindings.index(binding)]:
+            # A dim that gets its range here is a name in both.
+            if isinstance(other.value, tree.TensorSpec) and _same_sort(other.value, spec):
+                forms.append(tree.Name(spec.span, other.name))
+        for form in forms:
+            if form != spec:
+                changed = dataclasses.replace(binding, value=form)
+                yield dataclasses.replace(
+                    line, bindings=tuple(changed if item is binding else item for item in line.bindings)
+                )
+
+
+def _same_sort(one: tree.TensorSpec, other: tree.TensorSpec) -> bool:
+    def dims(spec: tree.TensorSpec) -> list[tuple[str | None, int | None]]:
+        return [(dim.name, dim.size) for dim in spec.dims]
+
+    return one.dtype == other.dtype and dims(one) == dims(other)
+
+
 def _map(item: Any, function: Any) -> Any:
     """A syntax tree with a function applied to its nodes, innermost first; what stays the same is not copied."""
     if isinstance(item, tuple):
@@ -205,4 +250,4 @@ def _map(item: Any, function: Any) -> Any:
     return function(item)
 
 
-__all__ = ["Variation", "variations"]
+__all__ = ["Variation", "operand_forms", "variations"]
