@@ -18,7 +18,7 @@ from engine.dtypes import DTYPE_NAMES, DTYPES
 from engine.errors import Span
 
 # Part of the cache's key: change it with the format.
-FORMAT = 3
+FORMAT = 4
 
 _TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
 _CLASSES: tuple[type, ...] = (
@@ -35,6 +35,7 @@ _CLASSES: tuple[type, ...] = (
     rules.Equals,
     rules.Bind,
     rules.Anything,
+    rules.OneOf,
     rules.Layer,
 )
 _NUMBERS = {cls: number for number, cls in enumerate(_CLASSES)}
