@@ -59,7 +59,7 @@ class Builder(ExpressionBuilder):
             kind=str(kind),
             name=str(name),
             family=None if family is None else self._family(family),
-            doc="" if doc is None else " ".join(str(part)[1:-1].strip() for part in doc.children),
+            doc="" if doc is None else " ".join(" ".join(str(part)[1:-1] for part in doc.children).split()),
             match=self.pattern(found["match"][0].children[0]),
             steps=tuple(steps),
             emit=self.expr(found["emit"][0].children[0]),

@@ -43,7 +43,7 @@ def beyond_limits(rule: str, roots: Sequence[OpMatch]) -> list[Diagnostic]:
     if 2 ** len(optional) > MAX_OPTIONAL_EXPANSIONS:
         found.append(
             Diagnostic(
-                f"rule {rule} stands for {2 ** len(optional)} patterns because of '?', "
+                f"rule {rule} stands for {shown(2 ** len(optional))} patterns because of '?', "
                 f"at most {MAX_OPTIONAL_EXPANSIONS} are allowed",
                 optional[-1].span,
                 hint="split the rule in two",
@@ -53,16 +53,20 @@ def beyond_limits(rule: str, roots: Sequence[OpMatch]) -> list[Diagnostic]:
     for root in roots:
         count *= _count(root)
     if count > MAX_FORMS and not found:
-        number = str(count) if count < 10**9 else f"more than 10^{count.bit_length() * 3 // 10}"
         found.append(
             Diagnostic(
-                f"rule {rule} stands for {number} patterns because of its alternatives, "
+                f"rule {rule} stands for {shown(count)} patterns because of its alternatives, "
                 f"at most {MAX_FORMS} are allowed",
                 next((part.span for root in roots for part in parts(root) if isinstance(part, OneOf)), roots[0].span),
                 hint="alternatives, `?` and `{ }` multiply: split the rule, or write ( ) for `{ }`",
             )
         )
     return found
+
+
+def shown(count: int) -> str:
+    """A number for people, who do not want thousands of digits."""
+    return "more than 1,000,000,000" if count >= 10**9 else str(count)
 
 
 def _at_once(pattern: ArgumentPattern, counts: Callable[[OpMatch], bool]) -> list[OpMatch]:

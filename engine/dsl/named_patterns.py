@@ -14,12 +14,15 @@ from typing import Any, TypeAlias
 import networkx
 
 from engine.dsl import tree
+from engine.dsl.forms import shown
 from engine.dsl.names import constants, nearest
 from engine.dsl.problems import Problems
 
 # Limits of one pattern with all named patterns written out: ops, lists, alternatives and what they hold.
 MAX_PARTS = 1000
 MAX_DEPTH = 64
+# Counting ends here: squares of squares have more digits than a computer holds.
+_MANY = 10**9
 
 _Given: TypeAlias = Mapping[str, Any]  # what stands for each parameter, and the names of a use's own sizes
 
@@ -79,7 +82,7 @@ class NamedPatterns:
             return None
         extent = self._extent(pattern)
         if extent.parts > MAX_PARTS or extent.depth > MAX_DEPTH:
-            much = f"{_number(extent.parts)} parts, at most {MAX_PARTS}"
+            much = f"{shown(extent.parts)} parts, at most {MAX_PARTS}"
             if extent.parts <= MAX_PARTS:
                 much = f"ops in ops, {extent.depth} deep, at most {MAX_DEPTH}"
             self.problems.report(
@@ -189,7 +192,7 @@ class NamedPatterns:
                     inner += count * given.inner
                     depth = max(depth, below + given.depth)
                     _merge(uses, given.uses, count, below)
-                return _Extent(inner, depth, uses)
+                return _Extent(min(inner, _MANY), min(depth, _MANY), uses)
             case tree.OpPattern():
                 return self._extents_of(pattern.arguments).inside()
             case tree.ListPattern() | tree.Alternatives():
@@ -219,17 +222,12 @@ def _merge(
 ) -> None:
     for name, (count, depth) in uses.items():
         known, deepest = into.get(name, (0, 0))
-        into[name] = known + count * times, max(deepest, below + depth)
+        into[name] = min(known + count * times, _MANY), min(max(deepest, below + depth), _MANY)
 
 
 def _distance(graph: networkx.DiGraph, start: str, goal: str) -> int:
     length: int = networkx.shortest_path_length(graph, start, goal)
     return length
-
-
-def _number(count: int) -> str:
-    """A number that may have thousands of digits."""
-    return str(count) if count < 10**9 else f"more than 10^{count.bit_length() * 3 // 10}"
 
 
 def _names(node: tree.Node) -> Iterator[tuple[str, bool]]:

@@ -194,7 +194,8 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
         return known
     if _BLANK.fullmatch(text):
         return (
-            "a file holds rules, macros, host functions and layers: `convert name match .. emit ..`, `def name(x) = ..`"
+            "a file holds rules, named patterns, macros, host functions and layers: "
+            "`convert name match .. emit ..`, `def name(x) = ..`"
         )
     if "ELSE" in _accepted(error):
         return "`a if test else b` always has an `else`"

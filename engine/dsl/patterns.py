@@ -48,6 +48,7 @@ class PatternResolver:
                     part.span,
                     "write a rule for each, or a family: `for OP in aten.add.Tensor, aten.sub.Tensor`",
                 )
+                self._argument(part, None, None)  # for the names that it binds
                 continue
             if not isinstance(part, tree.OpPattern):
                 self.problems.report("the root of a pattern is an op", part.span, "write it as `aten.op(..)`")
@@ -247,6 +248,7 @@ class PatternResolver:
                 self.problems.report(
                     f"`{pattern.name}` is an op without arguments", pattern.span, f"write `{pattern.name}(..)`"
                 )
+                return Anything(pattern.span)
             case tree.TuplePattern():
                 self.problems.report("several roots stand only at the top of a pattern", pattern.span)
         return None
@@ -348,7 +350,7 @@ class PatternResolver:
 
     def _alternatives(
         self, pattern: tree.Alternatives, schema: Argument | None, operator: Operator | None
-    ) -> OneOf | None:
+    ) -> OneOf | Anything:
         """Each side by itself: what one side says of a name is not said of it on another."""
         before = dict(self.bound)
         after: dict[str, str | None] = dict(before)
@@ -363,7 +365,7 @@ class PatternResolver:
         self.bound = after
         names = tuple(item.name for item in pattern.items)
         self.flags.update((item.name, item.span) for item in pattern.items if item.name is not None)
-        return OneOf(tuple(sides), names, pattern.span) if len(sides) == len(names) else None
+        return OneOf(tuple(sides), names, pattern.span) if len(sides) == len(names) else Anything(pattern.span)
 
     def _list(self, pattern: tree.ListPattern, schema: Argument | None, operator: Operator | None) -> ListMatch:
         element = None
