@@ -235,7 +235,7 @@ def forms(small: bool) -> list[Form]:
     size = wide.shape[-1]
 
     everything = RuleSet.load()
-    written = everything.without("attention.written*", "attention.query_scaled")
+    written = everything.without("attention.written*", "attention_operands.query_scaled")
     joined = RuleSet.load(_JOINED)
     unguarded = RuleSet.from_text(_UNGUARDED, builtin=True)
     parts = everything.without("rotary.rotary")
@@ -250,7 +250,7 @@ def forms(small: bool) -> list[Form]:
         Form("attention+mask", Written(), (bert, bert, bert, padding), None, written, "the same, masked"),
         Form("attention+bias", Written(), (bert, bert, bert, bias), None, written, "the same, a bias"),
         Form("grouped", Grouped(q.shape[1] // g.shape[1]), (q, g, g, None), None,
-             everything.without("attention.grouped"), "keys repeated"),
+             everything.without("attention_operands.grouped"), "keys repeated"),
         Form("windows", swin, (window, window, window), None, written, "matmul, two masks, softmax, matmul"),
         Form("empty rows", Masked(), (bert, bert, bert, lengths), None, unguarded, "no look for empty rows"),
         Form("layer norm", LayerNorm(size), (wide,), None, norms, "mean, square, root"),

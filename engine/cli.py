@@ -122,10 +122,10 @@ def rules() -> None:
 @rules.command("list")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--op", help="Only rules rooted at this op, e.g. aten.linear.")
-@click.option("--kind", type=click.Choice(["simplify", "lower", "convert"]), help="Only rules of this kind.")
+@click.option("--kind", type=click.Choice(["simplify", "lower", "convert", "pattern"]), help="Only rules of this kind.")
 @click.option("--stats", is_flag=True, help="Counts per family, and how much Python rules need, instead of rules.")
 def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stats: bool) -> None:
-    """List the built-in rules, with those of FILES."""
+    """List the built-in rules and named patterns, with those of FILES."""
     from engine.statistics import Statistics
     from engine.tables import render_rule_stats, render_rules
 

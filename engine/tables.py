@@ -12,6 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.dsl.forms import parts
+from engine.dsl.pattern_text import ops_of, written_pattern
+from engine.dsl.rule import OneOf, Rule
+from engine.matcher.expansion import expand
 from engine.report import Fallback, Report
 from engine.verify.stages import STAGES
 
@@ -211,7 +215,10 @@ def _timings(report: Report) -> Table:
 
 
 def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | None) -> None:
-    """Print the rules of a set, in order of precedence within an op, inactive ones with their reason."""
+    """Print the rules of a set, in order of precedence within an op, inactive ones with their reason.
+
+    Named patterns follow, each with what it stands for.
+    """
     table = _table("", "rule", "kind", "op", "where", "says", whole=("rule", "kind"))
     rows = [(rule, "") for rule in ruleset.rules] + [(rule, reason) for rule, reason in ruleset.inactive]
     for rule, reason in sorted(rows, key=lambda row: (row[0].kind, row[0].roots[0].op, row[0].rank, row[0].id)):
@@ -219,8 +226,24 @@ def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | 
         if (kind and rule.kind != kind) or (op and not f"{roots}.".startswith(f"{op}.")):
             continue
         where = f"{Path(rule.span.file).name}:{rule.span.line}"
-        table.add_row(rule.id, rule.kind, roots, where, f"inactive: {reason}" if reason else rule.doc)
+        table.add_row(rule.id, rule.kind, roots, where, f"inactive: {reason}" if reason else _says(rule))
+    for name, item in sorted(ruleset.patterns.items()):
+        ops = ", ".join(ops_of(item, ruleset.patterns))
+        if kind not in (None, "pattern") or (
+            op and not any(f"{name}.".startswith(f"{op}.") for name in ops.split(", "))
+        ):
+            continue
+        where = f"{Path(item.span.file).name}:{item.span.line}"
+        parameters = ", ".join(parameter.name for parameter in item.parameters)
+        table.add_row(f"{name}({parameters})", "pattern", ops, where, written_pattern(item.body))
     _console(file).print(_fix_widths(table))
+
+
+def _says(rule: Rule) -> str:
+    """The doc of a rule, and how many plain patterns it stands for where its pattern has alternatives."""
+    if not any(isinstance(part, OneOf) for root in rule.roots for part in parts(root)):
+        return rule.doc
+    return f"{rule.doc} ({len(expand(rule))} forms)".strip()
 
 
 def render_rule_stats(statistics: Statistics, file: TextIO) -> None:

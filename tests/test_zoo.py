@@ -106,13 +106,13 @@ def test_model_in_half_precision_is_one_engine(name):
 @pytest.mark.parametrize(
     ("name", "rules", "sizes"),
     [
-        ("BertModel+eager", {"attention.written_scaled_and_masked": 2}, "batch"),
-        ("LlamaForCausalLM+eager", {"attention.written_scaled_and_masked": 2, "attention.grouped": 2}, "batch"),
-        pytest.param("GPT2LMHeadModel+eager", {"attention.written_scaled_and_masked": 2}, "extent",
+        ("BertModel+eager", {"attention.written": 2}, "batch"),
+        ("LlamaForCausalLM+eager", {"attention.written": 2, "attention_operands.grouped": 2}, "batch"),
+        pytest.param("GPT2LMHeadModel+eager", {"attention.written": 2}, "extent",
                      marks=pytest.mark.slow),
-        pytest.param("Qwen3ForCausalLM+eager", {"attention.written_scaled_and_masked": 2, "attention.grouped": 2},
+        pytest.param("Qwen3ForCausalLM+eager", {"attention.written": 2, "attention_operands.grouped": 2},
                      "extent", marks=pytest.mark.slow),
-        pytest.param("T5ForConditionalGeneration+eager", {"attention.written_biased_and_masked": 6}, "extent",
+        pytest.param("T5ForConditionalGeneration+eager", {"attention.written": 6}, "extent",
                      marks=pytest.mark.slow),
     ],
 )  # fmt: skip

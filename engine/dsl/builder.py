@@ -6,6 +6,7 @@ Mistakes that a grammar cannot say (two ``match`` clauses, an expression that bi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,10 @@ class Builder(ExpressionBuilder):
 
     # ------------------------------------------------------------------------------------ items
 
-    def item(self, branch: Branch) -> tree.RuleItem | tree.Macro | tree.Extern | tree.LayerItem | None:
-        """A rule, macro, extern or layer; None if it has a mistake."""
+    def item(
+        self, branch: Branch
+    ) -> tree.RuleItem | tree.Macro | tree.PatternItem | tree.Extern | tree.LayerItem | None:
+        """A rule, macro, named pattern, extern or layer; None if it has a mistake."""
         deep = False
         try:
             built = getattr(self, f"_{branch.data}")(branch)
@@ -67,7 +70,7 @@ class Builder(ExpressionBuilder):
             kind=str(kind),
             name=str(name),
             family=None if family is None else self._family(family),
-            doc="" if doc is None else str(doc)[1:-1],
+            doc="" if doc is None else " ".join(" ".join(str(part)[1:-1] for part in doc.children).split()),
             match=self.pattern(found["match"][0].children[0]),
             steps=tuple(steps),
             emit=self.expr(found["emit"][0].children[0]),
@@ -108,7 +111,9 @@ class Builder(ExpressionBuilder):
         lines = list(self.lines[span.line - 1 : span.end_line])
         lines[-1] = lines[-1][: span.end_column - 1]
         lines[0] = lines[0][span.column - 1 :]
-        return " ".join(" ".join(lines).split())
+        text = " ".join(" ".join(lines).split())
+        # Where a line ends beside a bracket there is no space in what would be one line.
+        return text if len(lines) == 1 else re.sub(r"(?<=[(\[{]) | (?=[)\]}])", "", text)
 
     def _as_target(self, expr: tree.Expr, branch: Branch) -> tree.Target:
         if isinstance(expr, tree.Name | tree.Upper):
@@ -153,6 +158,11 @@ class Builder(ExpressionBuilder):
     def _macro(self, branch: Branch) -> tree.Macro:
         name, *parameters, body = branch.children
         return tree.Macro(self.span(branch), str(name), self._parameters(parameters), self.expr(body))
+
+    def _pattern_item(self, branch: Branch) -> tree.PatternItem:
+        name, *parameters, body = branch.children
+        given = tuple(tree.Parameter(self.span(own), str(own)) for own in parameters if own is not None)
+        return tree.PatternItem(self.span(branch), str(name), given, self.pattern(body))
 
     def _extern(self, branch: Branch) -> tree.Extern:
         name, *parameters, result = branch.children

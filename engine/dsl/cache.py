@@ -178,6 +178,7 @@ def _encode(checked: Checked) -> dict[str, Any]:
         "layers": encoder.items(checked.layers),
         "macros": encoder.items(checked.macros),
         "externs": encoder.items(checked.externs),
+        "patterns": encoder.items(checked.patterns),
         "overridden": checked.overridden,
         "foreign": dict(checked.foreign),
     }
@@ -200,4 +201,5 @@ def _decode(content: Mapping[str, Any]) -> Checked | None:
         externs=encoding.CachedItems(content["externs"], decoder),
         overridden=tuple((winner, loser) for winner, loser in content["overridden"]),
         foreign=content["foreign"],
+        patterns=encoding.CachedItems(content["patterns"], decoder),
     )

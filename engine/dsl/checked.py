@@ -17,6 +17,7 @@ class Checked:
         rules: active rules in precedence order.
         inactive: rules that the installed TensorRT or the loaded packages cannot serve, with the reason.
         overridden: pairs of a rule's id and the id of a lower-level rule that it takes precedence over.
+        patterns: named patterns, which rules hold written out.
         foreign: ops of other packages that rules name, with their schema, None where they are not loaded.
     """
 
@@ -27,3 +28,4 @@ class Checked:
     externs: Mapping[str, tree.Extern]
     overridden: tuple[tuple[str, str], ...]
     foreign: Mapping[str, str | None] = field(default_factory=dict)
+    patterns: Mapping[str, tree.PatternItem] = field(default_factory=dict)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from engine.dsl import needs, operators, precedence, sorts, termination, tree
+from engine.dsl import alternatives, needs, operators, precedence, sorts, termination, tree
 from engine.dsl.checked import Checked
 from engine.dsl.declarations import define
 from engine.dsl.definitions import Effects
 from engine.dsl.expressions import ExpressionChecker
+from engine.dsl.forms import beyond_limits
 from engine.dsl.limits import (
     DEEPEST_EVALUATION,
     LARGEST_EXPANSION,
@@ -103,6 +104,7 @@ class _Checker:
             self.definitions.externs,
             tuple(overridden),
             self.foreign,
+            self.definitions.patterns.items,
         )
 
     # ------------------------------------------------------------------------------------ rules
@@ -124,10 +126,18 @@ class _Checker:
         used: set[str] = set()
         identifier = f"{file.stem}.{item.name}"
         text = _text(file.text, item.span)
+        match = self.definitions.patterns.written_out(item.match, identifier)
+        if match is None:
+            return
+        item = replace(item, match=match)
         patterns = []
         for family in families:
             resolver = PatternResolver(family, self.problems)
-            roots = resolver.roots(item.match)
+            roots = resolver.roots(match)
+            if beyond := beyond_limits(identifier, roots):
+                for diagnostic in beyond:
+                    self.problems.report(diagnostic.message, diagnostic.span or item.span, diagnostic.hint)
+                return
             patterns.append((resolver, roots))
             used |= resolver.used
         checker = ExpressionChecker(self.definitions, self.problems, item.kind, families)
@@ -236,6 +246,7 @@ class _Checker:
         for name in resolver.bound:
             if name in constants() or name == "result":
                 self.problems.report(f"`{name}` is a word of the language and cannot be bound", item.match.span)
+        alternatives.check(item, resolver.partial, self.problems)
         for step in item.steps:
             sort = checker.sort(step.value, scope)
             if step.target is not None:
@@ -264,9 +275,8 @@ class _Checker:
         word = "reject" if test.rejects else "test"
         for binding in test.bindings:
             if binding.name not in resolver.bound:
-                hint = suggestion(
-                    binding.name, resolver.bound, f"it captures {', '.join(sorted(resolver.bound)) or 'nothing'}"
-                )
+                captured = sorted(name for name in resolver.bound if "." not in name)
+                hint = suggestion(binding.name, captured, f"it captures {', '.join(captured) or 'nothing'}")
                 self.problems.report(
                     f"`{word}` binds `{binding.name}`, which the pattern does not capture", binding.span, hint
                 )

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.dsl import tree
+from engine.dsl.forms import flags_in, orders
 from engine.dsl.names import dtype_classes, dtypes, expand_dtypes
-from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
-from engine.matcher.expansion import orders
+from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OneOf, OpMatch, Rule
 
 Path = tuple[object, ...]
 Facts = dict[tuple[Path, str], Any]
@@ -66,12 +66,13 @@ def ways_of(rule: Rule) -> list[Constraints]:
 class _Way:
     facts: Facts
     names: dict[str, tuple[Path, ...]]  # where each name is bound
+    chosen: frozenset[str] = frozenset()  # names of the alternatives taken
 
     def __or__(self, other: _Way) -> _Way:
         names = dict(self.names)
         for name, paths in other.names.items():
             names[name] = (*names.get(name, ()), *paths)
-        return _Way(self.facts | other.facts, names)
+        return _Way(self.facts | other.facts, names, self.chosen | other.chosen)
 
 
 def _product(ways: Sequence[_Way], more: Sequence[_Way]) -> list[_Way]:
@@ -123,6 +124,12 @@ def _ways(pattern: ArgumentPattern, path: Path) -> list[_Way]:
             for index, item in enumerate(pattern.after):
                 ways = _product(ways, _ways(item, (*path, index - len(pattern.after))))
             return ways
+        case OneOf():
+            return [
+                way if name is None else replace(way, chosen=way.chosen | {name})
+                for name, item in zip(pattern.names, pattern.patterns, strict=True)
+                for way in _ways(item, path)
+            ]
         case Anything():
             return [_Way({}, {})]
 
@@ -176,6 +183,8 @@ def _finished(rule: Rule, way: _Way) -> Constraints:
                 facts[first, f"same as {second}"] = True
     renamed: dict[str, str] = {name: f"<{paths[0]}>" for name, paths in way.names.items()}
     renamed |= {name: repr(value) for name, value in rule.family.items()}
+    flags = {name for root in rule.roots for name in flags_in(root)}
+    renamed |= {name: str(name in way.chosen) for name in flags}
     guards: set[str] = set()
     negated: set[str] = set()
     for need in rule.needs:

@@ -11,6 +11,7 @@ from engine.dsl.bindings import bindings_for
 from engine.dsl.definitions import Definitions
 from engine.dsl.expressions import ExpressionChecker
 from engine.dsl.layers import LayerTable
+from engine.dsl.named_patterns import NamedPatterns
 from engine.dsl.names import SORTS, constants, dtype_classes, dtypes, functions, nearest, suggestion
 from engine.dsl.problems import Problems
 from engine.tensorrt import Capabilities
@@ -44,7 +45,8 @@ class _Declarations:
         externs = self._unique("host function", ((e.name, e) for file in files for e in file.externs))
         declared = [layer for file in files for layer in file.layers]
         layers = LayerTable(declared, capabilities, bindings_for(capabilities), problems)
-        self.definitions = Definitions(macros, externs, layers)
+        patterns = self._unique("pattern", ((p.name, p) for file in files for p in file.patterns))
+        self.definitions = Definitions(macros, externs, layers, NamedPatterns(patterns, problems))
         for extern in externs.values():
             self._check_extern(extern)
         self._check_macros()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.dsl import tree
 from engine.dsl.layers import LayerTable
+from engine.dsl.named_patterns import NamedPatterns
 from engine.errors import Span
 
 
@@ -33,6 +34,7 @@ class Definitions:
     macros: Mapping[str, tree.Macro]
     externs: Mapping[str, tree.Extern]
     layers: LayerTable
+    patterns: NamedPatterns
     effects: dict[str, Effects] = field(default_factory=dict)  # of macros, without those they call
 
     def reached(self, effects: Effects) -> Iterator[tuple[str, Effects, Span]]:

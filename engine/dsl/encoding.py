@@ -35,6 +35,7 @@ _CLASSES: tuple[type, ...] = (
     rules.Equals,
     rules.Bind,
     rules.Anything,
+    rules.OneOf,
     rules.Layer,
 )
 _NUMBERS = {cls: number for number, cls in enumerate(_CLASSES)}

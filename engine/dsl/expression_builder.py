@@ -45,7 +45,7 @@ class ExpressionBuilder:
         if base.data == "tuple_type":
             items = tuple(self.type(item) for item in base.children if item is not None)
             return tree.Type(span, modifier=word, optional=optional, items=items)
-        shape = more[0]
+        shape = next((part for part in more if getattr(part, "data", "") == "shape"), None)
         dims = None if shape is None else self.dims(shape)
         return tree.Type(span, tuple(map(str, base.children)), dims, word, optional)
 
@@ -80,7 +80,7 @@ class ExpressionBuilder:
         match branch.data:
             case "op":
                 return self._op(branch)
-            case "capture":
+            case "capture" | "closed_capture":
                 name, type_ = branch.children
                 if type_ is None and str(name) in dtypes():
                     return tree.Literal(span, dtypes()[str(name)])
@@ -104,7 +104,19 @@ class ExpressionBuilder:
                 return tree.TuplePattern(span, tuple(map(self.pattern, branch.children)))
             case "upper":
                 return tree.Upper(span, str(branch.children[0]))
+            case "named":
+                name, *arguments = branch.children
+                given = tuple(self.pattern(argument) for argument in arguments if argument is not None)
+                return tree.Named(span, str(name), given)
+            case "op_name":
+                return tree.Qualified(span, str(branch.children[0]))  # type: ignore[return-value]
+            case "alternatives":
+                return tree.Alternatives(span, tuple(map(self._alternative, branch.children)))
         return self.expr(branch)  # type: ignore[return-value]
+
+    def _alternative(self, branch: Branch) -> tree.Alternative:
+        pattern, *name = branch.children
+        return tree.Alternative(self.span(branch), self.pattern(pattern), str(name[0]) if any(name) else None)
 
     def _op(self, branch: Branch) -> tree.OpPattern:
         shared, name, optional, arguments, projection, outputs = branch.children

@@ -44,8 +44,9 @@ MISTAKES: dict[str, list[str]] = {
         "lower r match aten.relu(x) emit f(a if b, c)",
     ],
     "an op pattern names its op in full: `aten.relu(x)`": [
-        "lower r match relu(x)",
-        "lower r match aten.add.Tensor(relu(x), y)",
+        "lower r match relu{x}",
+        "lower r match aten.add.Tensor(relu?(x), y)",
+        "lower r match aten.add.Tensor(&relu(x), y)",
     ],
     "a `{..}` pattern follows the op's name: `aten.mul.Tensor{x, 0.5}`": [
         "lower r match {x, 0.5}",
@@ -74,6 +75,18 @@ MISTAKES: dict[str, list[str]] = {
         "def f(x) x",
         "def f = x",
         "def f(x) { x }",
+    ],
+    "a named pattern is `pattern name(a, b) = aten.op(a, b)`": [
+        "pattern p = aten.relu(x)",
+        "pattern p(x): aten.relu(x)",
+        "pattern p(x) aten.relu(x)",
+        "pattern p(x) -> aten.relu(x)",
+        "pattern p(x: tensor) = aten.relu(x)",
+    ],
+    "an alternative that ends in a type without a shape comes last, or stands in ( )": [
+        "lower r match aten.add.Tensor((x: f32 | aten.relu(x)), y)",
+        "lower r match aten.add.Tensor((x: f32 | 2.0), y)",
+        "lower r match aten.add.Tensor((x: f32 as wide | y), z)",
     ],
     "a host function is declared `extern host.name(a: int) -> [int]?`": [
         "extern name(a: int) -> int",
@@ -113,7 +126,7 @@ WORDS: dict[str, str] = {
     "'": "strings are written in double quotes",
     "!": "write `not x`; `!=` compares",
     "&": "write `a and b`; `&` marks an op in a pattern that others may also read",
-    "|": "write `a or b`; `|` stands between types",
+    "|": "write `a or b`; `|` stands between types, and between alternatives in ( ) in a pattern",
     "^": "powers are products, or an op",
     ";": "clauses need no end mark",
     "@": "`@` stands in layer declarations: `shape: [int] @1`",

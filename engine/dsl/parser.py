@@ -23,7 +23,7 @@ from engine.dsl.mistakes import MISTAKES, WORDS
 from engine.dsl.problems import MOST_MISTAKES
 from engine.errors import Diagnostic, RuleError, Span
 
-_ITEM = re.compile(r"^[ \t]*(simplify|lower|convert|def|extern|layer)\b(?![ \t]*[=,)\]:.])", re.MULTILINE)
+_ITEM = re.compile(r"^[ \t]*(simplify|lower|convert|def|pattern|extern|layer)\b(?![ \t]*[=,)\]:.])", re.MULTILINE)
 _CLAUSE = re.compile(
     r"^[ \t]*(match|when|let|emit|needs|over|decreases|relax|test|reject)\b(?![ \t]*[=,)\]:.])", re.MULTILINE
 )
@@ -80,6 +80,7 @@ def parse_with_errors(text: str, path: str, stem: str | None = None) -> tuple[tr
         macros=tuple(item for item in items if isinstance(item, tree.Macro)),
         externs=tuple(item for item in items if isinstance(item, tree.Extern)),
         layers=tuple(item for item in items if isinstance(item, tree.LayerItem)),
+        patterns=tuple(item for item in items if isinstance(item, tree.PatternItem)),
     )
     diagnostics = sorted(syntax + builder.diagnostics, key=lambda d: (d.span.line, d.span.column) if d.span else (0, 0))
     return file, diagnostics
@@ -206,7 +207,8 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
         return known
     if _BLANK.fullmatch(text):
         return (
-            "a file holds rules, macros, host functions and layers: `convert name match .. emit ..`, `def name(x) = ..`"
+            "a file holds rules, named patterns, macros, host functions and layers: "
+            "`convert name match .. emit ..`, `def name(x) = ..`"
         )
     if "ELSE" in _accepted(error):
         return "`a if test else b` always has an `else`"
@@ -222,7 +224,7 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = frozenset(_PAIRS.values())
 _STARTS = re.compile(
-    r"(match|when|let|emit|needs|over|decreases|relax|test|reject|simplify|lower|convert|def|extern|layer)$"
+    r"(match|when|let|emit|needs|over|decreases|relax|test|reject|simplify|lower|convert|def|pattern|extern|layer)$"
 )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.dsl import operators, sorts, tree
+from engine.dsl.forms import names_in_some
 from engine.dsl.names import SORTS, dtype_classes, dtypes, nearest
 from engine.dsl.operators import Argument, Operator
 from engine.dsl.problems import Problems
-from engine.dsl.rule import Anything, ArgumentPattern, Bind, EnumToken, Equals, ListMatch, OpMatch, OpName
+from engine.dsl.rule import Anything, ArgumentPattern, Bind, EnumToken, Equals, ListMatch, OneOf, OpMatch, OpName
 from engine.errors import Span
 
 
@@ -21,6 +22,8 @@ class PatternResolver:
         used: family variables that the pattern reads.
         ops: ops that the pattern names, found or not.
         unloaded: ops of namespaces that this process has not loaded.
+        flags: names of alternatives, each with where those alternatives are.
+        partial: names that some of several alternatives bind and others do not, with those alternatives.
     """
 
     def __init__(self, family: Mapping[str, object], problems: Problems) -> None:
@@ -30,6 +33,8 @@ class PatternResolver:
         self.used: set[str] = set()
         self.ops: set[str] = set()
         self.unloaded: set[str] = set()
+        self.flags: dict[str, Span] = {}
+        self.partial: dict[str, OneOf] = {}
         self._dims: set[str] = set()
 
     def roots(self, pattern: tree.Pattern) -> tuple[OpMatch, ...]:
@@ -37,6 +42,14 @@ class PatternResolver:
         parts = pattern.roots if isinstance(pattern, tree.TuplePattern) else (pattern,)
         resolved = []
         for part in parts:
+            if isinstance(part, tree.Alternatives):
+                self.problems.report(
+                    "alternatives do not stand at the root of a pattern",
+                    part.span,
+                    "write a rule for each, or a family: `for OP in aten.add.Tensor, aten.sub.Tensor`",
+                )
+                self._argument(part, None, None)  # for the names that it binds
+                continue
             if not isinstance(part, tree.OpPattern):
                 self.problems.report("the root of a pattern is an op", part.span, "write it as `aten.op(..)`")
                 continue
@@ -48,6 +61,16 @@ class PatternResolver:
             root = self._op(part)
             if root is not None:
                 resolved.append(root)
+        for root in resolved:
+            self.partial.update(names_in_some(root))
+        for name in self.partial:
+            self.bound[name] = None
+        for name, span in self.flags.items():
+            if name in self.bound:
+                self.problems.report(
+                    f"`{name}` is what the pattern captures and the name of an alternative", span, "rename one"
+                )
+            self.bound[name] = "bool"
         return tuple(resolved) if len(resolved) == len(parts) else ()
 
     def _op(self, pattern: tree.OpPattern) -> OpMatch | None:
@@ -221,6 +244,13 @@ class PatternResolver:
             case tree.ListPattern():
                 self._fits("list", pattern.span, schema, operator)
                 return self._list(pattern, schema, operator)
+            case tree.Alternatives():
+                return self._alternatives(pattern, schema, operator)
+            case tree.Qualified():
+                self.problems.report(
+                    f"`{pattern.name}` is an op without arguments", pattern.span, f"write `{pattern.name}(..)`"
+                )
+                return Anything(pattern.span)
             case tree.TuplePattern():
                 self.problems.report("several roots stand only at the top of a pattern", pattern.span)
         return None
@@ -321,6 +351,25 @@ class PatternResolver:
             "captures are lower case; a family variable is bound by `for`",
         )
         return None
+
+    def _alternatives(
+        self, pattern: tree.Alternatives, schema: Argument | None, operator: Operator | None
+    ) -> OneOf | Anything:
+        """Each side by itself: what one side says of a name is not said of it on another."""
+        before = dict(self.bound)
+        after: dict[str, str | None] = dict(before)
+        sides: list[ArgumentPattern] = []
+        for item in pattern.items:
+            self.bound = dict(before)
+            side = self._argument(item.pattern, schema, operator)
+            for name, sort in self.bound.items():
+                after[name] = sort if after.get(name, sort) == sort else None
+            if side is not None:
+                sides.append(side)
+        self.bound = after
+        names = tuple(item.name for item in pattern.items)
+        self.flags.update((item.name, item.span) for item in pattern.items if item.name is not None)
+        return OneOf(tuple(sides), names, pattern.span) if len(sides) == len(names) else Anything(pattern.span)
 
     def _list(self, pattern: tree.ListPattern, schema: Argument | None, operator: Operator | None) -> ListMatch:
         element = None

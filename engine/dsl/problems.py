@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from engine.errors import Diagnostic, RuleError, Span
 
-_ITEMS = frozenset({"simplify", "lower", "convert", "def", "extern", "layer"})
+_ITEMS = frozenset({"simplify", "lower", "convert", "def", "pattern", "extern", "layer"})
 
 
 # Nobody mends more at once, and looking for what was meant takes time for each.
@@ -69,6 +69,9 @@ class Problems:
 
     def __bool__(self) -> bool:
         return bool(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def raise_if_any(self) -> None:
         """Raise everything that was found, in the order of the files' text.

@@ -100,7 +100,20 @@ class Anything:
     span: Span
 
 
-ArgumentPattern: TypeAlias = OpMatch | ListMatch | Equals | Bind | Anything
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """``(a | b as name)``: the first that fits.
+
+    Attributes:
+        names: of each alternative, the name that is true where it fits and false where another does; None without.
+    """
+
+    patterns: tuple[ArgumentPattern, ...]
+    names: tuple[str | None, ...]
+    span: Span
+
+
+ArgumentPattern: TypeAlias = OpMatch | ListMatch | Equals | Bind | Anything | OneOf
 
 
 @dataclass(frozen=True, slots=True)

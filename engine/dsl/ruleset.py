@@ -33,6 +33,7 @@ class RuleSet:
         layers: declared layers that the installed TensorRT has, by name (``trt.slice``).
         macros: by name.
         externs: declared host functions by name (``host.f``).
+        patterns: named patterns by name; rules hold them written out.
         hosts: the Python functions of ``externs``.
         overridden: pairs of a user rule's id and the id of the built-in rule that it replaces or comes before.
         hash: of all texts and of what decides which rules are active.
@@ -44,6 +45,7 @@ class RuleSet:
     layers: Mapping[str, Layer]
     macros: Mapping[str, tree.Macro]
     externs: Mapping[str, tree.Extern]
+    patterns: Mapping[str, tree.PatternItem]
     hosts: Mapping[str, Callable[..., Any]]
     overridden: tuple[tuple[str, str], ...]
     hash: str
@@ -123,6 +125,7 @@ class RuleSet:
             layers=MappingProxyType(checked.layers),
             macros=MappingProxyType(checked.macros),
             externs=MappingProxyType(checked.externs),
+            patterns=MappingProxyType(checked.patterns),
             hosts=MappingProxyType({name: hosts[name] for name in checked.externs}),
             overridden=checked.overridden,
             hash=_digest(digest, json.dumps(dict(checked.foreign), sort_keys=True)),

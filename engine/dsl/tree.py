@@ -276,7 +276,42 @@ class TuplePattern(Node):
     roots: tuple[Pattern, ...]
 
 
-Pattern: TypeAlias = OpPattern | Capture | Wildcard | Literal | Approximate | Upper | ListPattern | TuplePattern | Rest
+@dataclass(frozen=True, slots=True)
+class Named(Node):
+    """``scores(q, k)``: a named pattern with what stands for its parameters; an op may (``aten.cos``)."""
+
+    name: str
+    arguments: tuple[Pattern | Qualified, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative(Node):
+    """One side of ``(a | b as name)``; ``name`` is true where this side fits, and false otherwise."""
+
+    pattern: Pattern
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives(Node):
+    """``(a | b | c)``: the first that fits."""
+
+    items: tuple[Alternative, ...]
+
+
+Pattern: TypeAlias = (
+    OpPattern
+    | Capture
+    | Wildcard
+    | Literal
+    | Approximate
+    | Upper
+    | ListPattern
+    | TuplePattern
+    | Rest
+    | Named
+    | Alternatives
+)
 
 # ---------------------------------------------------------------- clauses and items
 
@@ -393,6 +428,15 @@ class Macro(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class PatternItem(Node):
+    """``pattern name(parameters) = body``; an upper-case parameter stands for an op or a dim."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    body: Pattern
+
+
+@dataclass(frozen=True, slots=True)
 class Extern(Node):
     """``extern host.name(parameters) -> type``."""
 
@@ -431,6 +475,7 @@ class File:
     macros: tuple[Macro, ...]
     externs: tuple[Extern, ...]
     layers: tuple[LayerItem, ...]
+    patterns: tuple[PatternItem, ...] = ()
 
 
 def walk(item: object) -> Iterator[Node]:
@@ -443,3 +488,14 @@ def walk(item: object) -> Iterator[Node]:
     elif isinstance(item, tuple | list):
         for part in item:
             yield from walk(part)
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two syntax trees say the same, wherever they stand."""
+    if isinstance(a, Node):
+        return type(a) is type(b) and all(
+            same(getattr(a, part.name), getattr(b, part.name)) for part in fields(a) if part.name != "span"
+        )
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b

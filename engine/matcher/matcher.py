@@ -115,6 +115,7 @@ class Matcher:
             found = (frame.get(path) for path in paths)
             bindings[name] = next((value for value in found if value is not MISSING), None)
         bindings.update(dict.fromkeys(program.absent))
+        bindings.update(program.flags)
         roots = tuple(frame.node_value(path).node for path in program.roots)
         nodes: dict[fx.Node, bool] = {}
         for path, exclusive in program.ops:

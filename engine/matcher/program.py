@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.dsl import tree
+from engine.dsl.forms import flags_in, own_names, parts, tensor_slots, within, without_spans
 from engine.dsl.rule import ArgumentPattern, Bind, Equals, ListMatch, OpMatch
 from engine.errors import Diagnostic, RuleError, Span
 from engine.matcher import conditions as c
-from engine.matcher.expansion import Expansion, tensor_slots, without_spans
+from engine.matcher.expansion import Expansion
 from engine.matcher.paths import Kind, PathTable
 
 
@@ -49,6 +50,8 @@ class Program:
         searches: the other roots, in the order in which they are found.
         final: conditions on the whole match.
         bindings: captured name -> paths; the first that leads somewhere is the value.
+        absent: names that only other plain forms bind; they are None.
+        flags: name of an alternative -> whether this form is made of it.
         ops: path, exclusive per op pattern, roots included.
         roots: paths of the roots in the order written.
     """
@@ -60,6 +63,7 @@ class Program:
     final: tuple[Check, ...] = ()
     bindings: dict[str, tuple[int, ...]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    flags: dict[str, bool] = field(default_factory=dict)
     ops: tuple[tuple[int, bool], ...] = ()
     roots: tuple[int, ...] = ()
 
@@ -106,7 +110,9 @@ class _Compiler:
             checks = self._checks_of(placed, (*mine, *(check for s in searches for check in s.checks)))
             searches.append(Search(path, pattern.op, pattern.output, climbs, checks))
         bound = {name: tuple(place for place, _, _ in places) for name, places in self.names.items()}
-        written = {name for root in self.expansion.rule.roots for name in names_in(root)}
+        roots = self.expansion.rule.roots
+        written = {name for root in roots for part in parts(root) for name in own_names(part)}
+        flags = dict.fromkeys((name for root in roots for name in flags_in(root)), False)
         return Program(
             expansion=self.expansion,
             anchor=self.anchor,
@@ -115,6 +121,7 @@ class _Compiler:
             final=self._final(paths),
             bindings=bound,
             absent=tuple(sorted(written - bound.keys())),
+            flags=flags | dict.fromkeys(self.expansion.chosen, True),
             ops=tuple((path, not op.shared or path in paths) for path, op in self.ops),
             roots=paths,
         )
@@ -288,20 +295,8 @@ class _Compiler:
 
 
 def names_in(pattern: ArgumentPattern) -> list[str]:
-    """The names a pattern captures, in the order written."""
-    if isinstance(pattern, Bind):
-        dims = pattern.type.dims if pattern.type is not None and pattern.type.dims is not None else ()
-        return [pattern.name, *(dim.name for dim in dims if dim.name is not None)]
-    found: list[str] = []
-    if isinstance(pattern, OpMatch):
-        for _, argument in pattern.arguments:
-            found += names_in(argument)
-        found += [name for name in (pattern.rest, *(pattern.outputs or ())) if name is not None]
-    elif isinstance(pattern, ListMatch):
-        for item in (*pattern.before, *pattern.after):
-            found += names_in(item)
-        found += [pattern.rest_name] if pattern.rest_name is not None else []
-    return found
+    """The names a plain pattern captures, inner ones first."""
+    return [name for inner in within(pattern) for name in names_in(inner)] + own_names(pattern)
 
 
 def _renamed(patterns: list[ArgumentPattern]) -> list[ArgumentPattern]:

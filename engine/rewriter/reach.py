@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.dsl import tree
+from engine.dsl.forms import ops_in, within
 from engine.dsl.recent import Recent
-from engine.dsl.rule import ArgumentPattern, ListMatch, OpMatch, Rule
-from engine.matcher.expansion import ops_in
+from engine.dsl.rule import ArgumentPattern, OpMatch, Rule
 
 
 class Reach:
@@ -41,11 +41,7 @@ class Reach:
 
 def _depth(pattern: ArgumentPattern) -> int:
     """Edges from the root to the deepest argument: a captured operand lies one edge below its op."""
-    if isinstance(pattern, OpMatch):
-        return 1 + max((_depth(argument) for _, argument in pattern.arguments), default=0)
-    if isinstance(pattern, ListMatch):
-        return max((_depth(argument) for argument in (*pattern.before, *pattern.after)), default=0)
-    return 0
+    return isinstance(pattern, OpMatch) + max(map(_depth, within(pattern)), default=0)
 
 
 def _guard_depth(item: Any) -> int:

@@ -78,7 +78,7 @@ def check(
     rules: RuleSet,
     *,
     seed: int = 0,
-    form: int = 0,
+    form: int | None = None,
     engine: bool = False,
     drawn: bool = False,
 ) -> Verdict:

@@ -20,6 +20,7 @@ from engine.inner import InnerGraphs
 from engine.matcher.expansion import expand
 from engine.matcher.matcher import Matcher
 from engine.settings import CompilationSettings
+from engine.verify.forms import fitting
 from engine.verify.instance import Inapplicable, instance
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def reached(rule: Rule, rules: RuleSet) -> Reached:
     forms = found.forms.setdefault((rule.kind, base(rule)), set())
     with recording(found.visits):
         for test in rule.tests:
-            for form in range(len(expand(rule))):
+            for form in fitting(rule, test):
                 try:
                     made = instance(rule, test, macros=rules.macros, form=form)
                 except Inapplicable:

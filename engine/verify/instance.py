@@ -36,6 +36,7 @@ from engine.graph.recurrence import whole_recurrence
 from engine.graph.subgraph import Subgraph
 from engine.matcher.expansion import expand
 from engine.plan import ConstantTensor
+from engine.verify.forms import described
 from engine.verify.graphs import function, traced
 from engine.verify.values import Tier, contents
 
@@ -163,7 +164,7 @@ def instance(
     macros: Mapping[str, tree.Macro] | None = None,
     *,
     tier: Tier = "normal",
-    form: int = 0,
+    form: int | None = None,
 ) -> Instance:
     """The instance of a rule that a test line describes.
 
@@ -171,12 +172,16 @@ def instance(
         macros: of the rule set; a test line names one for a graph.
         tier: of the values of constants.
         form: which of the plain patterns that the rule's pattern stands for to build, as `expand` counts them;
-            0 is the pattern as written, with all optional ops.
+            0 is the pattern as written, with all optional ops. None: the one that the line describes.
 
     Raises:
         Inapplicable: the ops of the pattern refuse what the line says, e.g. a rank that one member of a
             family does not take, or the line leaves something open.
     """
+    if form is None:
+        form = described(rule, test)
+    if form is None:
+        raise Inapplicable("no alternatives of the pattern bind just the names that the test line gives")
     return _Synthesis(rule, test, seed, tier, expand(rule)[form].roots, macros or {}).build()
 
 

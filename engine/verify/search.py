@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, Phase, given
 
 from engine.conversion.scope import Mismatch
 from engine.dsl import operators, tree
-from engine.dsl.rule import Bind, OpMatch, Rule
+from engine.dsl.rule import ArgumentPattern, Bind, OneOf, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
 from engine.evaluator.calls import resolve
 from engine.matcher.expansion import expand
 from engine.verify.agreement import NotApplied, check
 from engine.verify.branches import reached
 from engine.verify.findings import Finding
+from engine.verify.forms import described, fitted, fitting
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
@@ -94,13 +95,13 @@ def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet, tol
     """Run the lines as they are, in every plain form of the pattern."""
     for line in lines:
         told(written(line))
-        for form in range(len(expand(finding.rule))):
+        for form in fitting(finding.rule, line):
             try:
                 finding.needed |= check(finding.rule, line, rules, form=form).needed
             except Inapplicable:
                 continue
             except NotApplied as error:
-                if form == 0:
+                if form == described(finding.rule, line):
                     finding.wrong, finding.error = written(line), str(error).strip()
                     return
             except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
@@ -148,6 +149,10 @@ class _Search:
             pass  # every draw was refused: `agreed` says so
 
     def _attempt(self, variation: Variation) -> None:
+        forms = fitting(self.finding.rule, variation.line)
+        hypothesis.assume(bool(forms))
+        form = forms[variation.form % len(forms)]
+        variation = Variation(fitted(self.finding.rule, variation.line, form), form)
         key = written(variation.line), variation.form
         if key not in self.outcomes:
             self.outcomes[key] = self._outcome(variation)
@@ -184,16 +189,18 @@ class _Search:
         return "agreed"
 
 
-def _optional(pattern: OpMatch) -> Iterator[str]:
+def _optional(pattern: ArgumentPattern) -> Iterator[str]:
     """Names that a pattern binds to arguments which the schema lets be none; ops that take graphs have no schema."""
-    if operators.is_higher_order(pattern.op):
-        return
-    schema = resolve(pattern.op)[1]._schema.arguments
-    for position, argument in pattern.arguments:
-        if isinstance(argument, OpMatch):
-            yield from _optional(argument)
-        elif isinstance(argument, Bind) and str(schema[position].real_type).startswith("Optional"):
-            yield argument.name
+    if isinstance(pattern, OpMatch) and not operators.is_higher_order(pattern.op):
+        schema = resolve(pattern.op)[1]._schema.arguments
+        for position, argument in pattern.arguments:
+            if isinstance(argument, Bind) and str(schema[position].real_type).startswith("Optional"):
+                yield argument.name
+            elif isinstance(argument, OpMatch | OneOf):
+                yield from _optional(argument)
+    elif isinstance(pattern, OneOf):
+        for item in pattern.patterns:
+            yield from _optional(item)
 
 
 def _told(error: Exception) -> str:
