@@ -29,6 +29,8 @@ NOT_EXPORTED: dict[str, tuple[tuple[str, ...], str]] = {
     # `if hidden_states.dtype == torch.float16 and not torch.isfinite(hidden_states).all()`
     "BartModel": (_FLOAT16, _ASKS_DATA),
     "MarianMTModel": (_FLOAT16, _ASKS_DATA),
+    # Lengths from buffers: `if length <= max_pad`
+    "EncodecModel": (_EVERY, _ASKS_DATA),
     # Loops over the images of a batch
     "SuperPointForKeypointDetection": (_DYNAMIC, _FIXES_BATCH),
     "RTDetrForObjectDetection": (_DYNAMIC, _FIXES_BATCH),

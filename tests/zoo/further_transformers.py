@@ -290,7 +290,8 @@ def _llava() -> nn.Module:
 
     return LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config=CLIPVisionConfig(**_IMAGE), text_config=LlamaConfig(**_TEXT, num_key_value_heads=2),
+            vision_config=CLIPVisionConfig(**_IMAGE),
+            text_config=LlamaConfig(**_TEXT, num_key_value_heads=2, use_cache=False),
             image_token_index=3, vision_feature_layer=-1,
         )
     )  # fmt: skip
