@@ -1,6 +1,7 @@
 # make demo   set up .venv and compile resnet50 and BERT to TensorRT
 # make test   set up .venv and run every check and test
 # make test-full  the same with the tests marked slow
+# make fuzz   search for faults with inputs made at random; hours
 # make native rebuild the C++ path of the runtime where its sources changed
 # make nits   format and lint fixes
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full nits check native clean
+.PHONY: demo test test-full fuzz nits check native clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
@@ -19,6 +20,9 @@ test: check native
 
 test-full: check native
 	ENGINE_TEST_FULL=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+fuzz: native
+	$(BIN)/python -m tests.fuzz
 
 check: $(STAMP)
 	$(BIN)/ruff check .
