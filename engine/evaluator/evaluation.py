@@ -252,8 +252,8 @@ def _other_outputs(plan: Plan, rule: Rule, match: Match, context: Context) -> Fa
             what = "shape"
         else:
             continue
-        reason = f"the rule gives {describe(output)}, another {what} than PyTorch's {describe(_abstract(value, context))}"
-        return Failure(reason, rule.emit.span, guarded=True)
+        given, pytorch = describe(output), describe(_abstract(value, context))
+        return Failure(f"the rule gives {given}, another {what} than PyTorch's {pytorch}", rule.emit.span, guarded=True)
     return None
 
 

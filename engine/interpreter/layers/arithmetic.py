@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.interpreter.dtypes import NARROW_FLOATS
+from engine.interpreter.dtypes import HALF_FLOATS, NARROW_FLOATS
 from engine.interpreter.layers.common import Evaluator, by_bits, in_float32, output_dtype
 from engine.interpreter.step import Step
 
@@ -23,14 +23,21 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "SOFTSIGN": lambda x, a, b: x / (1 + x.abs()),
     # alpha * log(exp(beta * x) + 1), written so that exp cannot overflow.
     "SOFTPLUS": lambda x, a, b: a * torch.logaddexp(b * x, torch.zeros((), dtype=x.dtype)),
-    # NaN becomes the lower bound, as observed on TensorRT-RTX 1.6.1, compute capability 9.0.
-    "CLIP": lambda x, a, b: torch.clamp(torch.clamp(x, max=b), min=a).masked_fill(x.isnan(), a),
+    "CLIP": lambda x, a, b: torch.clamp(torch.clamp(x, max=b), min=a),
     "HARD_SIGMOID": lambda x, a, b: torch.clamp(a * x + b, 0, 1),
     "SCALED_TANH": lambda x, a, b: a * torch.tanh(b * x),
     "THRESHOLDED_RELU": lambda x, a, b: torch.where(x > a, x, torch.zeros((), dtype=x.dtype)),
-    "GELU_ERF": lambda x, a, b: F.gelu(x),
+    # PyTorch's kernel gives NaN for infinity.
+    "GELU_ERF": lambda x, a, b: 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5))),
     "GELU_TANH": lambda x, a, b: F.gelu(x, approximate="tanh"),
 }
+
+
+# What NaN becomes where it does not stay: observed on TensorRT-RTX 1.6.1, compute capability 9.0.
+def _of_nan(kind: str, low: float, half: bool) -> float | None:
+    if kind == "CLIP" and not half:
+        return low
+    return 1.0 if kind == "HARD_SIGMOID" and half else None
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -80,14 +87,14 @@ def _floor_divide(x: Tensor, y: Tensor) -> Tensor:
     return torch.floor(x.float() / y.float()).to(x.dtype)
 
 
-# Of a NaN and a number, the first operand wins: observed on TensorRT-RTX 1.6.1, compute capability 9.0.
-# The documentation leaves it open; PyTorch gives NaN.
+# Of a NaN and a number, the first operand wins in float32, the second in half precision: observed on TensorRT-RTX
+# 1.6.1, compute capability 9.0. The documentation leaves it open; PyTorch gives NaN.
 def _maximum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.where(y > x, y, x)
+    return torch.where(x > y, x, y) if x.dtype in HALF_FLOATS else torch.where(y > x, y, x)
 
 
 def _minimum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.where(y < x, y, x)
+    return torch.where(x < y, x, y) if x.dtype in HALF_FLOATS else torch.where(y < x, y, x)
 
 
 _ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -108,9 +115,15 @@ _ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@in_float32
 def activation(step: Step, x: Tensor) -> Tensor:
     """The function of ``ActivationType`` with its ``alpha`` and ``beta``."""
+    result = _activated(step, x)
+    value = _of_nan(step["type"], step["alpha"], x.dtype in HALF_FLOATS)
+    return result if value is None else result.masked_fill(x.isnan(), value)
+
+
+@in_float32
+def _activated(step: Step, x: Tensor) -> Tensor:
     return _ACTIVATIONS[step["type"]](x, step["alpha"], step["beta"])
 
 

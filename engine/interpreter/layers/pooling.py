@@ -22,7 +22,8 @@ def pooling(step: Step, x: Tensor) -> Tensor:
 
     An average divides by the window's overlap with the unpadded input, or, where padding counts, by the
     whole window (``IPoolingLayer::setAverageCountExcludesPadding``).  The latter includes what
-    EXPLICIT_ROUND_UP reaches beyond the padding: observed on TensorRT-RTX 1.6.1, compute capability 9.0.
+    EXPLICIT_ROUND_UP reaches beyond the padding.  A maximum passes over NaN, alone and also in a blend.  Both observed
+    on TensorRT-RTX 1.6.1, compute capability 9.0.
     """
     kind = step["type"]
     dtype = x.dtype
@@ -39,6 +40,7 @@ def pooling(step: Step, x: Tensor) -> Tensor:
 
 def _maximum(step: Step, x: Tensor) -> Tensor:
     window, stride = step["window_size_nd"], step["stride_nd"]
+    x = x.masked_fill(x.isnan(), -math.inf)
     pre, post = window_padding(step, x.shape[-len(window) :], window, stride)
     pool = _MAXIMUM[len(window)]
     if pre == post and all(0 <= 2 * p <= w for p, w in zip(pre, window, strict=True)):

@@ -15,9 +15,10 @@ from engine.interpreter.step import Step
 def reduce(step: Step, x: Tensor) -> Tensor:
     """Reduce the axes of a bit mask.  Integers stay integers; their average is cut towards zero.
 
-    Maximum and minimum pass over NaN: observed on TensorRT-RTX 1.6.1, compute capability 9.0, for a NaN
-    between numbers.  Of NaN alone they are what they are over nothing.  Over nothing, a sum is 0, a product
-    1, a maximum the lowest value and a minimum the highest (``ReduceOperation``).
+    Maximum and minimum pass over NaN, of NaN alone they are what they are over nothing: so most kernels of
+    TensorRT-RTX 1.6.1 do on compute capability 9.0.  Others keep a NaN, or one that comes first (short rows, or two
+    reductions of one tensor), so that rules must not rely on either.  Over nothing, a sum is 0, a product 1, a maximum
+    the lowest value and a minimum the highest (``ReduceOperation``).
     """
     op, keep = step["op"], step["keep_dims"]
     axes = axes_of(step["axes"], x.dim())
@@ -53,10 +54,18 @@ def softmax(step: Step, x: Tensor) -> Tensor:
 
 
 def top_k(step: Step, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k largest or smallest in order, and where they were; of equal values the first comes first."""
+    """The k largest or smallest in order, and where they were; of equal values the first comes first.
+
+    NaN comes last, whether the largest or the smallest are asked for: observed on TensorRT-RTX 1.6.1, compute
+    capability 9.0.  PyTorch takes it for the largest.
+    """
     (axis,) = axes_of(step["axes"], x.dim())
     count = step["k"] if k is None else integers(k)[0]
-    values, indices = torch.sort(x, dim=axis, descending=step["op"] == "MAX", stable=True)
+    descending = step["op"] == "MAX"
+    values, indices = torch.sort(x, dim=axis, descending=descending, stable=True)
+    if descending and x.is_floating_point() and bool(values.isnan().any()):
+        order = torch.sort(values.isnan().byte(), dim=axis, stable=True).indices
+        values, indices = values.gather(axis, order), indices.gather(axis, order)
     return values.narrow(axis, 0, count), indices.narrow(axis, 0, count).to(output_dtype(step, 1))
 
 

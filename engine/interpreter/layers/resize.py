@@ -113,12 +113,15 @@ _GRID_BORDERS = {"FILL": "zeros", "CLAMP": "border", "REFLECT": "reflection"}
 
 @in_float32
 def grid_sample(step: Step, x: Tensor, grid: Tensor) -> Tensor:
-    """Sample ``x`` [N, C, H, W] at ``grid`` [N, H', W', 2], or in three dimensions; FILL is zero outside."""
+    """Sample ``x`` [N, C, H, W] at ``grid`` [N, H', W', 2], or in three dimensions; FILL is zero outside.
+
+    A place that is NaN is -1: observed on TensorRT-RTX 1.6.1, compute capability 9.0.
+    """
     if step["sample_mode"] not in _GRID_BORDERS:
         raise ValueError(f"grid sampling does not take sample mode {step['sample_mode']}")
     return F.grid_sample(
         x,
-        grid,
+        grid.masked_fill(grid.isnan(), -1),
         mode=_GRID_MODES[step["interpolation_mode"]],
         padding_mode=_GRID_BORDERS[step["sample_mode"]],
         align_corners=step["align_corners"],
