@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import strict_json
 from engine.cache_folder import locked
 from engine.dsl import encoding
 from engine.dsl.source import Source
@@ -115,7 +114,7 @@ def parse(entry: str, data: bytes) -> Checked | None:
         digest, _, payload = data.decode("utf-8").partition("\n")
         if digest != _digest(entry, payload):
             raise ValueError("its digest is wrong")
-        return _decode(strict_json.parse(payload.encode()))
+        return _decode(json.loads(payload))
     except Exception as error:  # whatever somebody wrote there with a right digest
         raise FileError(f"{directory() / entry}.json is damaged: {type(error).__name__}: {error}") from None
 

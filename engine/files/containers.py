@@ -136,7 +136,10 @@ def container(name: Any) -> Any:
         return _BUILTINS[name]
     found = _class(name) or _imported(name)
     if _is_cache(found) and found not in pytree.SUPPORTED_NODES:
-        register(found)
+        try:
+            register(found)
+        except Exception as error:  # whatever transformers runs into when it imports what it needs for that
+            raise FileError(f"the model takes or returns a {name}, which cannot be registered: {error}") from error
     if found not in pytree.SUPPORTED_NODES:
         raise FileError(f"{name} is no container that PyTorch knows")
     return found
