@@ -416,9 +416,7 @@ class Compilation:
                 )
                 modules[segment.name].blueprint = _blueprint(network)
             scalars = {name: network.scalars for name, (network, _) in built.items()}
-            module = assemble(
-                self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory
-            )
+            module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory)
             weights = None
             inner = [graph.mirror for graph in self.inner]
             if not (self.settings.immutable_weights and built):

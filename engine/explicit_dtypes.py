@@ -12,9 +12,8 @@ from engine.errors import EngineError
 from engine.graph import inference
 from engine.graph.mirror import Mirror
 
-_WHOLE = frozenset(
-    {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
-)  # fmt: skip
+_SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
+_WHOLE = frozenset({torch.bool, *_SIGNED, torch.uint8, torch.uint16, torch.uint32, torch.uint64})
 
 
 def make_dtypes_explicit(graph: fx.Graph, mirror: Mirror) -> None:

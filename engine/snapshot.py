@@ -63,9 +63,9 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """The first byte of a tensor in its storage, and the one after its last."""
-    first = tensor.storage_offset()
+    first = int(tensor.storage_offset())
     last = first + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return first * tensor.element_size(), (last + 1) * tensor.element_size()
+    return first * tensor.element_size(), (int(last) + 1) * tensor.element_size()
 
 
 def _merged(spans: list[tuple[int, int, int]]) -> Iterable[tuple[int, int, list[int]]]:

@@ -19,7 +19,8 @@ from engine.errors import CaptureError
 _TORCH = torch.__file__.removesuffix("__init__.py")
 _TRACED = (FakeTensor, FunctionalTensor)
 _LOCK = threading.RLock()
-_data, _as_subclass = torch._C.TensorBase.data, torch._C.TensorBase.as_subclass
+_data: Any = torch._C.TensorBase.data
+_as_subclass = torch._C.TensorBase.as_subclass
 
 
 @contextmanager

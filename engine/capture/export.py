@@ -97,10 +97,10 @@ def _materialisable(model: Any, values: bool) -> Any:
             "modules their shapes and values, or load them; then compile it"
         )
     # PyTorch does not copy buffers that are not initialised; tensors that are need no copy.
-    memo = {
-        id(tensor): type(tensor)(device=tensor.device, dtype=tensor.dtype) if is_lazy(tensor) else tensor
-        for _, tensor in _tensors(model)
-    }
+    memo: dict[int, Any] = {}
+    for _, tensor in _tensors(model):
+        kind: Any = type(tensor)
+        memo[id(tensor)] = kind(device=tensor.device, dtype=tensor.dtype) if is_lazy(tensor) else tensor
     return copy.deepcopy(model, memo)
 
 

@@ -136,9 +136,7 @@ class Signature:
             )
         return leaves
 
-    def _arrange(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, dict[str, Any]], list[str]]:
+    def _arrange(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, dict[str, Any]], list[str]]:
         """Arguments where they were at capture, by position or by keyword, and the names of those left out."""
         omitted: list[str] = []
         if (len(args), tuple(kwargs)) == self._exact:

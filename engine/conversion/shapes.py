@@ -196,7 +196,9 @@ class ShapeTensors:
             return self.piece(maximum(normal(size.args[0]), normal(-size.args[0])))
         if isinstance(size, sympy.Symbol):
             if size.is_integer is not True:
-                raise Refused(f"{size} is a float that is read from a tensor, and a network takes whole numbers as sizes")
+                raise Refused(
+                    f"{size} is a float that is read from a tensor, and a network takes whole numbers as sizes"
+                )
             solved = self._linear(size)
             return self._asked(size) if solved is None else self._solve(size, solved)
         return self._operation(size) if self._supported(size) else self._asked(size)

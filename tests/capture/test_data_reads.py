@@ -81,7 +81,7 @@ def test_data_that_is_replaced_is_refused():
     with pytest.raises(CaptureError, match=r"(?s)replaces the \.data of a tensor in forward.*test_data_reads\.py:\d+"):
         engine.compile(model, (x,), runtime="interpreter")
     model.how = _replaced_by_copy
-    with pytest.raises(CaptureError, match="writes to 'layer.weight'|in-place operation"):
+    with pytest.raises(CaptureError, match=r"writes to 'layer.weight'|in-place operation"):
         engine.compile(model, (x,), runtime="interpreter")
     assert model.layer.weight is before
     torch.testing.assert_close(before.detach(), values)
@@ -106,7 +106,7 @@ def test_other_reads_are_right_or_refused(how):
     try:
         result = engine.compile(model, (x,), runtime="interpreter", min_block_size=1)(x)
     except CaptureError as error:
-        assert "test_data_reads.py" in str(error)
+        assert "test_data_reads.py" in str(error)  # noqa: PT017
     else:
         assert type(result) is torch.Tensor
         torch.testing.assert_close(result, expected)
@@ -155,7 +155,9 @@ def test_a_program_with_a_fake_constant_is_refused():
     program = torch.export.export(Doubled(), (x,))
     mode = next(n.meta["val"].fake_mode for n in program.graph.nodes if isinstance(n.meta.get("val"), FakeTensor))
     program.constants["by"] = mode.from_tensor(torch.full((4,), 2.0))
-    with pytest.raises(CaptureError, match=r"(?s)'by' of the captured graph has no values.*at .*test_data_reads\.py:\d+"):
+    with pytest.raises(
+        CaptureError, match=r"(?s)'by' of the captured graph has no values.*at .*test_data_reads\.py:\d+"
+    ):
         engine.compile(program, runtime="interpreter")
 
 

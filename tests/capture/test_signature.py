@@ -8,7 +8,6 @@ from torch.export import Dim
 from engine.capture import Input, capture
 from engine.errors import InputError
 
-
 DEFAULT_BIAS = torch.full((3,), 0.25)
 
 
@@ -120,7 +119,7 @@ def test_what_a_call_leaves_out_is_the_default_of_the_model(given):
         try:
             result = call(other_args, other_kwargs)
         except InputError as error:
-            assert "input" in str(error)
+            assert "input" in str(error)  # noqa: PT017
             continue
         answered += 1
         torch.testing.assert_close(result, model(x, *other_args, **other_kwargs))
@@ -130,7 +129,9 @@ def test_what_a_call_leaves_out_is_the_default_of_the_model(given):
 def test_a_refusal_says_which_default_is_meant():
     x = torch.randn(2, 3)
     captured = capture(Options(), (x, 0.5))
-    with pytest.raises(InputError, match=r"'scale' was 0\.5 .* now it is 1\.0.*leaves out scale=1\.0, which is the model"):
+    with pytest.raises(
+        InputError, match=r"'scale' was 0\.5 .* now it is 1\.0.*leaves out scale=1\.0, which is the model"
+    ):
         captured.bind((x,))
     captured = capture(Options(), (x,), {"shift": torch.ones(3)})
     with pytest.raises(InputError, match=r"'shift' is a tensor, not None.*leaves out shift=None"):
@@ -145,9 +146,9 @@ def test_an_exported_program_knows_no_defaults():
     captured = capture(torch.export.export(Pair(), (x, x, None, "difference")))
     assert len(captured.bind((x, x, None, "difference"))) == 2
     assert len(captured.bind((x, x), {"scale": None, "mode": "difference"})) == 2
-    with pytest.raises(InputError, match="'scale' is missing: no default .*was None when the model was captured"):
+    with pytest.raises(InputError, match=r"'scale' is missing: no default .*was None when the model was captured"):
         captured.bind((x, x))
-    with pytest.raises(InputError, match="'mode' is missing.*pass mode='difference'"):
+    with pytest.raises(InputError, match=r"'mode' is missing.*pass mode='difference'"):
         captured.bind((x, x, None))
 
 

@@ -5,6 +5,7 @@ import copy
 import functools
 import random
 import types
+from typing import ClassVar
 
 import numpy
 import pytest
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import engine
 from engine.capture.unchanged import unchanged
-from engine.errors import CaptureError, EngineError
+from engine.errors import CaptureError
 
 GRIDS = {}
 LAST = None
@@ -50,7 +51,7 @@ class Keeps(nn.Module):
     """Keeps something of its last call in every place where Python keeps things."""
 
     calls = 0
-    shared = {}
+    shared: ClassVar[dict] = {}
 
     def __init__(self):
         super().__init__()
@@ -132,7 +133,13 @@ def picture(value, seen=None):
 
 def states():
     numbers = numpy.random.get_state()[1].tolist()
-    return random.getstate(), numbers, torch.get_rng_state().tolist(), torch.is_grad_enabled(), torch.get_default_dtype()
+    return (
+        random.getstate(),
+        numbers,
+        torch.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+    )
 
 
 def fakes():
@@ -282,7 +289,7 @@ def test_a_cache_that_torch_export_filled(through_function):
     try:
         result = engine.compile(model, (x,), runtime="interpreter")(x)
     except CaptureError as error:
-        assert "test_unchanged.py" in str(error)
+        assert "test_unchanged.py" in str(error)  # noqa: PT017
     else:
         assert type(result) is torch.Tensor
         torch.testing.assert_close(result, x * torch.arange(3.0))
