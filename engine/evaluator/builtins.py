@@ -16,7 +16,8 @@ from engine import sizes as staged
 from engine.dsl.names import OF_GRAPHS
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
-from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
+from engine.evaluator.bounds import MOST_ITEMS, modest, numbers
+from engine.evaluator.bounds import Failed as Failed
 from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor
 from engine.sizes import Int, Sizes
 
