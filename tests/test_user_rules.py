@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import engine
-from engine.errors import CoverageError, RuleError
+from engine.dsl import host as host_functions
+from engine.errors import CoverageError, EngineError, RuleError
 from tests.comparison import assert_agrees
 from tests.operators import halves, swirl
 from tests.summaries import partition_text, portable
@@ -219,3 +220,89 @@ def test_a_file_that_does_not_parse(rules):
 def test_a_file_that_is_not_there():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.rules"):
         engine.coverage(Net(), [torch.randn(2, 8)], rules=["nowhere.rules"])
+
+
+# ------------------------------------------------------------------------------------ rules that break their word
+
+UNRULY = """
+extern host.unsteady(n: int) -> int
+
+simplify grows
+  match aten.silu(x)
+  emit  aten.mul.Tensor(x, aten.sigmoid(x))
+lower other_dtype
+  match aten.relu(x)
+  emit  aten.gt.Scalar(x, 0)
+lower endless
+  match aten.neg(x)
+  emit  aten.neg(x)
+  decreases 1
+convert unsteady
+  match aten.silu(x)
+  when  host.unsteady(rank(x)) > 0
+  emit  trt.activation(x, type=RELU)
+convert large "None of it may be computed."
+  match aten.relu(x)
+  let   many = range(100000000000)
+  when  len(many) > 0
+  emit  trt.activation(x, type=TANH)
+convert power
+  match aten.neg(x)
+  let   a = dim(x, 0) * dim(x, 0) * dim(x, 0) * dim(x, 0)
+  let   b = a * a * a * a * a * a * a * a
+  when  b * b * b * b * b * b * b * b > 0
+  emit  trt.activation(x, type=TANH)
+"""
+
+
+class Three(nn.Module):
+    def forward(self, x):
+        return -nn.functional.silu(x).relu()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_no_rule_ends_a_compile(rules, monkeypatch, dynamic):
+    def unsteady(n):
+        raise ZeroDivisionError("not today")
+
+    monkeypatch.setitem(host_functions._REGISTRY, "host.unsteady", unsteady)
+    monkeypatch.setenv("ENGINE_CHECK", "0")
+    shapes = ({0: torch.export.Dim("n", min=2, max=1 << 20)},) if dynamic else None
+    model, x, path = Three(), torch.randn(3, 4), rules(UNRULY)
+    compiled = engine.compile(model, (x,), dynamic_shapes=shapes, rules=[path], runtime="interpreter")
+    report = compiled.report
+    assert report.coverage == 1.0
+    assert_agrees(compiled, model, x)
+    lines = {"grows": 4, "other_dtype": 7, "endless": 10, "unsteady": 14}
+    for name, line in lines.items():
+        (note,) = (note for note in report.notes if f"my.{name} " in note or f"of my.{name} " in note)
+        assert note.startswith(f"{path}:{line}: ")
+    assert "host.unsteady raised ZeroDivisionError: not today" in str(report)
+    monkeypatch.setenv("ENGINE_CHECK", "1")
+    with pytest.raises(EngineError, match=r"my\.rules:"):
+        engine.compile(model, (x,), dynamic_shapes=shapes, rules=[path], runtime="interpreter")
+
+
+class Pooling(nn.Module):
+    """A learned query attends over what it is given: its scale is folded, whatever rule takes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 3, 16))
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        query = self.query.expand(x.shape[0], -1, -1)
+        return self.attention(query, x, x)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_scaled_query_may_be_constant(dtype, dynamic):
+    shapes = ({0: torch.export.Dim("b", min=1, max=4)},) if dynamic else None
+    model, x = Pooling().eval().to(dtype), torch.randn(2, 5, 16).to(dtype)
+    compiled = engine.compile(model, (x,), dynamic_shapes=shapes, runtime="interpreter", min_block_size=1)
+    assert compiled.report.coverage == 1.0
+    assert len(compiled.report.segments) == 1
+    assert compiled.report.notes == ()
+    assert_agrees(compiled, model, x, tolerance=1e-4 if dtype == torch.float32 else 2e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Iterable
@@ -102,10 +103,11 @@ def _read(path: str) -> str:
         raise RuleError([_at(path, f"this file cannot be read: {_said(error)}")]) from error
     if len(data) > LARGEST_FILE:
         raise RuleError([_at(path, f"this file is too large; one file has up to {LARGEST_FILE // 1024} KiB")])
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8-sig", "replace").replace("\r\n", "\n").split("\n")
+        before = data[: error.start].decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
         span = Span(path, len(before), len(before[-1]) + 1, len(before), len(before[-1]) + 2)
         message = f"the byte {data[error.start]:#04x} is not UTF-8: {error.reason}"
         hint = "save the file as UTF-8"

@@ -55,9 +55,7 @@ def replace(mirror: Mirror, targets: Sequence[tuple[Value, Value]], new: Iterabl
     )
 
 
-def disagreement(
-    sizes: Sizes, old: torch.Tensor, new: torch.Tensor | AbstractTensor, *, certain: bool
-) -> str | None:
+def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor | AbstractTensor, *, certain: bool) -> str | None:
     """How a replacement differs from what it replaces: a sentence, or None if dtype and shape agree.
 
     Args:

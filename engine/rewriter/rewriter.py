@@ -134,7 +134,10 @@ class Rewriter:
                 self._exhaust(phase)
             turns, since = turns + 1, since + 1
             if since > LARGEST_TURNS:
-                self._stop("simplify", f"`simplify` and `lower` rules undo each other: {LARGEST_TURNS} turns did not come to an end")
+                self._stop(
+                    "simplify",
+                    f"`simplify` and `lower` rules undo each other: {LARGEST_TURNS} turns did not come to an end",
+                )
                 since = 0
         self.stats.turns += turns
         self.stats.seconds += perf_counter() - started
@@ -356,7 +359,9 @@ class Rewriter:
         try:
             measure = decreasing(rule, match, self.context)
         except (Failed, Raised, TypeError, ValueError, OverflowError) as failed:
-            return self._fault(match, f"the `decreases` of {rule.id} has no value{{at}}: {failed}", kind="measure", cause=failed)
+            return self._fault(
+                match, f"the `decreases` of {rule.id} has no value{{at}}: {failed}", kind="measure", cause=failed
+            )
         assert measure is not None
         if measure < 0:
             message = f"the `decreases` of {rule.id} is {measure}; it must not be negative"

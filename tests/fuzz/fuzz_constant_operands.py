@@ -1,8 +1,8 @@
 """Rules on their own test lines, with one operand constant, a parameter, expanded, or the same as another one.
 
-Models have such operands wherever rules do not think of them: a learned query, a table of positions, ``x * x``. For each
-line both sides of the rule are compared, and all rules that rewrite graphs are let loose on the instance: whatever they
-make of it, none may raise or break its word.
+Models have such operands wherever rules do not think of them: a learned query, a table of positions, ``x * x``. For
+each line both sides of the rule are compared, and all rules that rewrite graphs are let loose on the instance:
+whatever they make of it, none may raise or break its word.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ FIXED = 30
 
 # Seconds of the processor, so that other work on the machine is no fault; the wall clock only ends what hangs.
 SECONDS = 10.0
-_PATIENCE = 120.0
+_PATIENCE = 600.0
 _MEMORY = 1 << 30
 
 _OPS = ("aten.relu", "aten.add.Tensor", "aten.mul.Tensor", "aten.linear", "aten.matmul", "aten.sum.dim_IntList", "x.y")
@@ -59,7 +59,9 @@ class _Generator:
             family = f" for F in {members}"
         lines = [f"{kind} r{number}{family}", f"  match {self.pattern(draw.randrange(1, 5))}"]
         lines += [f"  when {self.expression(draw.randrange(4))}" for _ in range(draw.randrange(3))]
-        lines += [f"  let {draw.choice(_NAMES)} = {self.expression(draw.randrange(5))}" for _ in range(draw.randrange(3))]
+        lines += [
+            f"  let {draw.choice(_NAMES)} = {self.expression(draw.randrange(5))}" for _ in range(draw.randrange(3))
+        ]
         lines.append(f"  emit {self.expression(draw.randrange(4))}")
         if draw.random() < 0.3:
             lines.append(f"  test x: f32[{self.number()}, B=2..{self.number()}], n = {self.expression(2)}")
@@ -116,8 +118,10 @@ class _Generator:
             lambda: f"lower h{number} for N in {', '.join(['1'] * many)}\n  match aten.sum(x, N)\n  emit x",
             lambda: f"lower h{number}\n  match ({', '.join(['aten.relu(x)'] * many)})\n  emit x",
             lambda: f"lower h{number}\n  match aten.cat([{', '.join(f'a{i}' for i in range(many))}], 0)\n  emit x",
-            lambda: "".join(f"def d{number}_{i + 1}(x) = d{number}_{i}(d{number}_{i}(x))\n" for i in range(min(many, 1000)))
-            + f"def d{number}_0(x) = aten.relu(x)\n{rule}  emit d{number}_{min(many, 1000)}(x)",
+            lambda: (
+                "".join(f"def d{number}_{i + 1}(x) = d{number}_{i}(d{number}_{i}(x))\n" for i in range(min(many, 1000)))
+                + f"def d{number}_0(x) = aten.relu(x)\n{rule}  emit d{number}_{min(many, 1000)}(x)"
+            ),
             lambda: "\n".join(f"lower h{number}_{i}\n  match aten.relu(x)\n  emit x" for i in range(min(many, 2000))),
             lambda: "\n".join(f"lower h{number}_{i}\n  match aten.nothing(x)\n  emit" for i in range(min(many, 2000))),
             lambda: "# # # " * many + "\nlower",
