@@ -135,8 +135,9 @@ def disagreements(mirror: Mirror, replacement: Replacement, *, certain: bool) ->
                 by = mirror.graph._target_to_str(_call(output.call).op)
             elif isinstance(output, Captured):
                 by = output.value.node.name
+            before_after = f"which is {text(before)}, by {by}, which is {text(output)}: {reason}"
             return (
-                f"{replacement.rule.id} replaces {describe(old.node)}, which is {text(before)}, by {by}, which is {text(output)}: {reason}.  "
+                f"{replacement.rule.id} replaces {describe(old.node)}, {before_after}.  "
                 "The two sides of a rule must agree; cast, reshape or expand on the right side, or add a `when` guard"
             )
     return None
