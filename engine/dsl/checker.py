@@ -136,7 +136,7 @@ class _Checker:
             roots = resolver.roots(match)
             if beyond := beyond_limits(identifier, roots):
                 for diagnostic in beyond:
-                    self.problems.report(diagnostic.message, diagnostic.span or item.span, diagnostic.hint)
+                    self.problems.report(diagnostic.message, diagnostic.span or match.span, diagnostic.hint)
                 return
             patterns.append((resolver, roots))
             used |= resolver.used
