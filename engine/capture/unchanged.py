@@ -29,6 +29,8 @@ _ATOMS = (
 _PLAIN = {"argparse", "collections", "functools", "random", "types"}
 _OTHERS = (sys.stdlib_module_names - _PLAIN) | {"numpy", "sympy", "torch"}
 _OURS_IN_TORCH = ("torch.distributions.", "torch.nn.")
+# Containers that have no attributes, which is most of what a module holds.
+_BARE = frozenset({dict, list, set, tuple, frozenset, collections.OrderedDict, collections.deque})
 _ABSENT = object()
 
 
@@ -122,6 +124,8 @@ class _Held:
             self._restorers.append(functools.partial(value.setstate, value.getstate()))
         elif issubclass(kind, torch.Generator):
             self._restorers.append(functools.partial(value.set_state, value.get_state()))
+        if kind in _BARE:
+            return
         package = kind.__module__.partition(".")[0]
         if package not in _OTHERS or issubclass(kind, nn.Module) or kind.__module__.startswith(_OURS_IN_TORCH):
             yield from self._note_object(value)
@@ -132,6 +136,8 @@ class _Held:
         before = list(base.items(value))
 
         def restore() -> None:
+            if not before and not value:
+                return
             now = list(base.items(value))
             pairs = zip(now, before, strict=False)
             if len(now) != len(before) or any(a is not c or b is not d for (a, b), (c, d) in pairs):
