@@ -78,7 +78,7 @@ def capture_error(
         message += f"\n  at {where}"
     elif "specialized it to be a constant" in text:
         fixing = dict.fromkeys(branch.source for branch in branches if isinstance(branch.relation, sympy.Eq))
-        message += "".join(f"\n  the model compares a size at {source}" for source in list(fixing)[:_MOST_BRANCHES])
+        message += "".join(f"\n  the model fixes a size at {source}" for source in list(fixing)[:_MOST_BRANCHES])
     if strict_error is not None and type(strict_error) is not type(error):
         message += f"\n  strict mode fails too: {essence(str(strict_error)).splitlines()[0]}"
     return CaptureError(f"{message}\n  try: {advice(error)}")

@@ -237,7 +237,7 @@ def test_a_model_of_one_size_says_where():
             return x * 2
 
     with pytest.raises(
-        CaptureError, match=r"the model compares a size at .*test_guards\.py:\d+ in forward: torch\._assert"
+        CaptureError, match=r"the model fixes a size at .*test_guards\.py:\d+ in forward: torch\._assert"
     ):
         capture(Fixed(), [ranged((2, 2), (2, 4), (2, 8))])
 
