@@ -10,7 +10,7 @@ import linecache
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -37,6 +37,8 @@ _MODELS = tuple(
     os.path.join(_TORCH, part)
     for part in ("_tensor.py", "functional.py", *(os.path.join(name, "") for name in ("ao", "distributions", "nn")))
 )
+# How Python makes a number of a symbolic one.
+_NUMBERS = ((torch.SymInt, "__int__"), (torch.SymInt, "__index__"), (torch.SymFloat, "__float__"))
 _LOCK = threading.RLock()
 
 
@@ -58,11 +60,12 @@ class Branch(NamedTuple):
 def observed_branches(branches: list[Branch]) -> Iterator[None]:
     """Add what the code of models asks of symbolic sizes to ``branches``, each question once.
 
-    Seen are truth values that Python code takes (``if``, ``and``, ``assert``) and what ``torch._check`` and
-    ``torch._assert`` promise.  Questions of operators are not among them: those that matter become guards of the
-    ``ShapeEnv``.
+    Seen are truth values that Python code takes (``if``, ``and``, ``assert``), what ``torch._check`` and
+    ``torch._assert`` promise, and numbers that it makes of sizes (``range``, ``math.sin``), which fixes them.
+    Questions of operators are not among them: those that matter become guards of the ``ShapeEnv``.
     """
     found: dict[Branch, None] = {}
+    numbers: dict[Branch, None] = {}
     taken, promised = torch.SymBool.__bool__, SymNode.expect_true
 
     def note(node: Any, answer: bool, frame: FrameType | None) -> None:
@@ -81,15 +84,32 @@ def observed_branches(branches: list[Branch]) -> Iterator[None]:
         note(node, True, sys._getframe(1))
         return promised(node, file, line)
 
+    def observe_number(number: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def taken_as_number(size: Any) -> Any:
+            expression = getattr(size.node, "_expr", None)
+            found = number(size)
+            if isinstance(expression, sympy.Expr) and expression.free_symbols:
+                source = _asker(sys._getframe(1))
+                if source is not None:
+                    numbers.setdefault(Branch(sympy.Eq(expression, found), source))
+            return found
+
+        return taken_as_number
+
+    kept = {(kind, name): vars(kind)[name] for kind, name in _NUMBERS if name in vars(kind)}
     with _LOCK:
+        for (kind, name), number in kept.items():
+            setattr(kind, name, observe_number(number))
         torch.SymBool.__bool__ = observe  # type: ignore[method-assign]
         SymNode.expect_true = observe_promise  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
+            for (kind, name), number in kept.items():
+                setattr(kind, name, number)
             torch.SymBool.__bool__ = taken  # type: ignore[method-assign]
             SymNode.expect_true = promised  # type: ignore[method-assign]
-            branches.extend(found)
+            branches.extend(found | numbers)
 
 
 def _asker(frame: FrameType | None) -> str | None:
