@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import engine
-from engine.collector import collector_held_back
+from engine.capture.collector import collector_held_back
 from engine.compiler import Compilation
 from engine.conversion import emit_network
 from engine.report import Report, Timings

@@ -18,10 +18,10 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.dsl import tree
-from engine.dsl.parser import parse
-from engine.dsl.patterns import PatternResolver
-from engine.dsl.problems import Problems
+from engine.dsl.checks.pattern_resolver import PatternResolver
+from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import Rule
+from engine.dsl.syntax.parser import parse
 from engine.evaluator import Context
 from engine.graph.mirror import Mirror
 from engine.rewriter import Trace, fold_constants, rewrite
@@ -125,7 +125,7 @@ def build(size: int) -> Mirror:
 
 
 def _fill(node: fx.Node) -> None:
-    from engine.capture.canonical import canonical_arguments
+    from engine.graph.canonical import canonical_arguments
 
     assert isinstance(node.target, torch._ops.OpOverload)
     node.args, node.kwargs = canonical_arguments(node.target, node.args, node.kwargs)

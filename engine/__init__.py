@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine import rules
     from engine.capture.inputs import Input
-    from engine.compiled import CompiledModule
+    from engine.compiled.module import CompiledModule
     from engine.compiler import compile, coverage
     from engine.dsl.ruleset import RuleSet
     from engine.errors import EngineError
     from engine.files.saving import load, save
     from engine.observers import observe
-    from engine.refitting import refit
+    from engine.refitting.refit import refit
     from engine.report import Report
     from engine.runtime.module import TorchTensorRTModule
     from engine.settings import CompilationSettings
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompilationSettings": "engine.settings",
-    "CompiledModule": "engine.compiled",
+    "CompiledModule": "engine.compiled.module",
     "EngineError": "engine.errors",
     "Input": "engine.capture.inputs",
     "Report": "engine.report",
@@ -37,7 +37,7 @@ _HOMES = {
     "coverage": "engine.compiler",
     "load": "engine.files.saving",
     "observe": "engine.observers",
-    "refit": "engine.refitting",
+    "refit": "engine.refitting.refit",
     "save": "engine.files.saving",
 }
 

@@ -17,35 +17,36 @@ import torch
 from torch import fx, nn
 
 from engine import tensorrt
-from engine.ambient import apart
-from engine.assembly import assemble
 from engine.capture import Captured, capture
+from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
 from engine.capture.substitution import ADVICE, CROSSING
-from engine.capture.tracing import tracing_lock
-from engine.collector import collector_held_back
-from engine.compiled import CompiledModule, DeferredModule
+from engine.capture.tracing.tracing_lock import tracing_lock
+from engine.compiled.module import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
 from engine.engine_cache import CachedEngine
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
 from engine.evaluator import Context, Faults, apply
 from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
-from engine.inner import InnerGraphs
+from engine.lowering.assembly import assemble
+from engine.lowering.snapshot import ModelMemory
+from engine.lowering.subgraphs import InnerGraphs
 from engine.matcher.matcher import Matcher
 from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
 from engine.partitioner.tiling import computes
-from engine.precision import precision
+from engine.pytorch_modes import apart
+from engine.refitting.weight_map import weight_plan
 from engine.report import Fallback, Report, SegmentReport
+from engine.report.precision import precision
 from engine.rewriter import Trace, fold_constants, lower_all
-from engine.runtime.modes import RunOptions
+from engine.runtime.options import RunOptions
 from engine.settings import CompilationSettings
-from engine.snapshot import ModelMemory
-from engine.weight_plan import weight_plan
 
 if TYPE_CHECKING:
-    from engine.conversion import Blueprint, BuiltNetwork
+    from engine.builder import Blueprint
+    from engine.conversion import BuiltNetwork
     from engine.interpreter import Program
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
@@ -275,7 +276,8 @@ class Compilation:
 
     def build(self, runtime: str) -> CompiledModule:
         """Emit and build every engine segment, demoting tiles that TensorRT refuses, and assemble the module."""
-        from engine.conversion import emit_network, for_this_gpu
+        from engine.builder import for_this_gpu
+        from engine.conversion import emit_network
 
         timings = self.report.timings
         while True:
@@ -308,7 +310,7 @@ class Compilation:
 
     def _engine(self, segment: Segment, network: BuiltNetwork, runtime: str) -> bytes:
         """The engine of a network, built or from the cache, and loaded once where that is wanted."""
-        from engine.conversion import build
+        from engine.builder import build
         from engine.runtime import trial_load
 
         timings = self.report.timings
@@ -390,8 +392,9 @@ class Compilation:
         )
 
     def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:
-        from engine.conversion import compute_capabilities, describe_tensorrt
+        from engine.builder import compute_capabilities
         from engine.runtime import TorchTensorRTModule
+        from engine.tensorrt import describe_tensorrt
 
         modules: dict[str, TorchTensorRTModule] = {}
         with self.report.timings.phase("assemble"):
@@ -447,7 +450,8 @@ def _interprets(runtime: str) -> bool:
 
 def _blueprint(network: BuiltNetwork) -> Blueprint | None:
     """What a refit builds the engine from, where TensorRT does not refit it."""
-    from engine.conversion import Blueprint, NoBlueprint, refits_natively
+    from engine.builder import Blueprint, NoBlueprint
+    from engine.conversion.weights import refits_natively
 
     if network.settings.immutable_weights or refits_natively(network.settings):
         return None

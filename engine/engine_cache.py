@@ -18,12 +18,12 @@ from typing import IO, TYPE_CHECKING
 
 import filelock
 
-from engine import strict_json
-from engine.cache_folder import ABANDONED, locked, mark_as_written, remove_old
-from engine.conversion.blueprint import NoBlueprint
+from engine.builder.blueprint import NoBlueprint
+from engine.builder.network_key import NetworkKey, digests, gpu, network_key
 from engine.errors import FileError, RefitError
-from engine.network_key import NetworkKey, digests, gpu, network_key
-from engine.regular_file import open_regular
+from engine.storage import strict_json
+from engine.storage.cache_folder import ABANDONED, locked, mark_as_written, remove_old
+from engine.storage.regular_file import open_regular
 
 if TYPE_CHECKING:
     from engine.conversion import BuiltNetwork
@@ -35,7 +35,7 @@ _MAGIC = b"engine cache 1\n"
 _MOST_HEADER = 1 << 16
 _SUFFIX = ".engine"
 _UNFINISHED = ".unfinished"
-# Seconds to wait for a process that has the cache's lock; once, see `engine.cache_folder.locked`.
+# Seconds to wait for a process that has the cache's lock; once, see `engine.storage.cache_folder.locked`.
 _PATIENCE = 60.0
 _ABANDONED = ABANDONED
 
@@ -256,7 +256,7 @@ class CachedEngine:
 
     def _refitted(self, entry: Entry, built: BuiltNetwork) -> Entry | None:
         """The kept engine with the weights of this network."""
-        from engine.runtime.refitter import refit_engine
+        from engine.builder.refitter import refit_engine
 
         weights = {name: weight.tensor for name, weight in built.weights.named.items()}
         try:

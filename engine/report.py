@@ -173,7 +173,7 @@ class Report:
         return data
 
     def __str__(self) -> str:
-        from engine.tables import render_report
+        from engine.commands.tables import render_report
 
         buffer = io.StringIO()
         render_report(self, buffer, width=110, color=False)

@@ -14,11 +14,11 @@ from torch import nn
 
 import engine
 import engine.engine_cache
-from engine import cache_folder
-from engine.cache_folder import locked
 from engine.dsl import cache as rule_cache
 from engine.engine_cache import Damaged, EngineCache, Entry
-from engine.runtime.runtime_cache import RuntimeCacheFile
+from engine.runtime.engines.runtime_cache import RuntimeCacheFile
+from engine.storage import cache_folder
+from engine.storage.cache_folder import locked
 
 _HOLD = """
 import sys, filelock

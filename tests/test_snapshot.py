@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import engine
 from engine.capture import capture
-from engine.snapshot import ModelMemory
+from engine.lowering.snapshot import ModelMemory
 
 
 class Net(nn.Module):

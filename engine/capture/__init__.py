@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.capture.captured import Captured
-    from engine.capture.export import capture
     from engine.capture.inputs import Input, Profile, Range
+    from engine.capture.pipeline import capture
     from engine.capture.signature import Argument, Signature
 
 __all__ = ["Argument", "Captured", "Input", "Profile", "Range", "Signature", "capture"]
@@ -20,7 +20,7 @@ _HOMES = {
     "Profile": "engine.capture.inputs",
     "Range": "engine.capture.inputs",
     "Signature": "engine.capture.signature",
-    "capture": "engine.capture.export",
+    "capture": "engine.capture.pipeline",
 }
 
 

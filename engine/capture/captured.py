@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
-from engine.capture.guards import Guard
 from engine.capture.inputs import Profile, Range
 from engine.capture.signature import Argument, Signature
+from engine.capture.sizes.guards import Guard
 from engine.sizes import Sizes
 
 

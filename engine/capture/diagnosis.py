@@ -13,7 +13,7 @@ from types import TracebackType
 import sympy
 import torch
 
-from engine.capture.branches import Branch
+from engine.capture.sizes.branches import Branch
 from engine.errors import CaptureError
 
 # Lines of torch.export's messages that help its developers more than the user.

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.inputs import Input, Range
 from engine.errors import InputError
-from engine.tensor_kinds import unfit
+from engine.graph.tensor_kinds import unfit
 
 
 @dataclass(frozen=True)

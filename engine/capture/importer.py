@@ -15,9 +15,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from engine.capture.canonical import canonicalise
 from engine.capture.strided import lay_out_strided
 from engine.errors import CaptureError
+from engine.graph.canonical import canonicalise
 from engine.graph.provenance import model_line
 from engine.graph.subgraph import Subgraph
 

@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.inputs import Range
 from engine.errors import InputError
+from engine.graph.tensor_kinds import is_transforming, unfit
 from engine.sizes import Int
-from engine.tensor_kinds import is_transforming, unfit
 
 if TYPE_CHECKING:
-    from engine.capture.guards import Guard
+    from engine.capture.sizes.guards import Guard
 
 # Distinct shape signatures remembered as checked; a server with more than that pays for checks again.
 _REMEMBERED = 4096

@@ -10,7 +10,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from engine.capture.canonical import canonical_arguments
+from engine.graph.canonical import canonical_arguments
 from engine.settings import CompilationSettings
 
 Dtypes = Mapping[torch.dtype, torch.dtype]

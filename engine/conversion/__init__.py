@@ -1,7 +1,7 @@
 """Conversion: tiles to TensorRT networks, networks to engines."""
 
-from engine.conversion.blueprint import Blueprint, NoBlueprint
-from engine.conversion.builder import build, builder_config, compute_capabilities, describe_tensorrt, for_this_gpu
+from engine.builder.blueprint import Blueprint, NoBlueprint
+from engine.builder.builder import build, builder_config, compute_capabilities, describe_tensorrt, for_this_gpu
 from engine.conversion.network import BuiltNetwork, emit_network
 from engine.conversion.weights import refits_natively
 

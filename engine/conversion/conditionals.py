@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.conversion.loops import Tensors
 from engine.conversion.scope import NetworkScope, Refused
-from engine.plan import ConditionalEnd, ConditionalStart
+from engine.evaluator.plan import ConditionalEnd, ConditionalStart
 
 
 class ConditionalEmission:

@@ -14,7 +14,7 @@ from engine.conversion.dtypes import tensorrt_dtype
 from engine.conversion.scope import NetworkScope
 from engine.conversion.shapes import ShapeTensors
 from engine.errors import ConversionError
-from engine.plan import ConstantTensor
+from engine.evaluator.plan import ConstantTensor
 from engine.sizes import is_known
 
 # Larger constants of one number are repeated by a slice instead of being stored in the engine.

@@ -27,9 +27,7 @@ from engine.errors import ConversionError
 from engine.evaluator import Context, evaluate
 from engine.evaluator.bounds import Failed
 from engine.evaluator.evaluation import Env
-from engine.graph import provenance
-from engine.graph.mirror import Mirror, Value
-from engine.plan import (
+from engine.evaluator.plan import (
     AbstractTensor,
     CallOutput,
     Captured,
@@ -38,10 +36,12 @@ from engine.plan import (
     LayerCall,
     OpCall,
 )
-from engine.rewriter.pins import Pin, digest
-from engine.rewriter.recipe import recipe
+from engine.graph import provenance
+from engine.graph.mirror import Mirror, Value
 from engine.sizes import Int, is_known, normal
 from engine.tensorrt import load
+from engine.weights.pins import Pin, digest
+from engine.weights.recipe import recipe
 
 if TYPE_CHECKING:
     from engine.partitioner.tile import Tile

@@ -9,7 +9,7 @@ from engine.conversion.conditionals import ConditionalEmission
 from engine.conversion.loops import LoopEmission, Tensors
 from engine.conversion.scope import NetworkScope
 from engine.conversion.shapes import ShapeTensors
-from engine.plan import ConditionalStart, FlowCall, GraphCall, LoopEnd, LoopStart
+from engine.evaluator.plan import ConditionalStart, FlowCall, GraphCall, LoopEnd, LoopStart
 
 
 class FlowEmission:

@@ -9,8 +9,8 @@ import torch
 
 from engine.conversion.scope import NetworkScope, Refused
 from engine.conversion.shapes import ShapeTensors
+from engine.evaluator.plan import AbstractTensor, CallOutput, LayerCall, LoopEnd, LoopStart
 from engine.evaluator.uniform import MOVES
-from engine.plan import AbstractTensor, CallOutput, LayerCall, LoopEnd, LoopStart
 from engine.tensorrt import load
 
 Tensors = Callable[[AbstractTensor], Any]

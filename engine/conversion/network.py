@@ -18,13 +18,13 @@ from engine.conversion.transcript import Transcript
 from engine.conversion.weights import WeightStore, refits_natively
 from engine.errors import ConversionError, EngineError
 from engine.graph.mirror import Mirror, Value
+from engine.graph.names import unique
+from engine.graph.tensor_spec import TensorSpec
 from engine.logger import Logger, capturing_logger
-from engine.names import unique
-from engine.rewriter.pins import Pin
-from engine.rewriter.recipe_encoding import dtype_name, encode
-from engine.runtime.boundary import TensorSpec
 from engine.sizes import Int, is_real
 from engine.tensorrt import load
+from engine.weights.pins import Pin
+from engine.weights.recipe_encoding import dtype_name, encode
 
 if TYPE_CHECKING:
     from engine.partitioner.tile import Tile

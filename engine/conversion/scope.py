@@ -15,8 +15,8 @@ from engine.conversion.readback import lost
 from engine.conversion.transcript import Said, Transcript
 from engine.conversion.weights import Origin, WeightStore
 from engine.errors import ConversionError
+from engine.graph.names import unique
 from engine.logger import Logger, Message
-from engine.names import unique
 from engine.sizes import Int
 from engine.tensorrt import load
 

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import torch
 
 from engine.conversion.dtypes import tensorrt_dtype
-from engine.rewriter.recipe import Recipe, Source
 from engine.tensorrt import capabilities, load
+from engine.weights.recipe import Recipe, Source
 
 Key: TypeAlias = "tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, str]"
 

@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.cache_folder import locked
 from engine.dsl import encoding
 from engine.dsl.source import Source
 from engine.errors import FileError
-from engine.regular_file import read_regular
+from engine.storage.cache_folder import locked
+from engine.storage.regular_file import read_regular
 from engine.tensorrt import Capabilities
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("engine.rules")
 # Rule sets differ by user files and versions; old ones are not missed.
 _ENTRIES = 32
-# Seconds to wait for a process that has the cache's lock; once, see `engine.cache_folder.locked`.
+# Seconds to wait for a process that has the cache's lock; once, see `engine.storage.cache_folder.locked`.
 _PATIENCE = 10.0
 _warned = False
 

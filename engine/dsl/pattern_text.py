@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.dsl import sorts, tree
+from engine.dsl import tree
+from engine.dsl.checks import sorts
 from engine.dtypes import DTYPE_NAMES
 
 

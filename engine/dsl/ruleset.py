@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engine.dsl import host, needs
+from engine.dsl import host
+from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import Source, builtin_sources, read_sources
 from engine.errors import SettingsError, TensorRTNotFound
@@ -236,8 +237,8 @@ def _digest(*parts: str) -> str:
 
 def _check(sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]]) -> Checked:
     # The parser and lark are loaded only where rules are parsed.
-    from engine.dsl.checker import check
-    from engine.dsl.parser import parse_with_errors
+    from engine.dsl.checks.checker import check
+    from engine.dsl.syntax.parser import parse_with_errors
 
     files = []
     errors = []

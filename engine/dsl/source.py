@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.dsl.limits import LARGEST_FILE, MOST_ENTRIES, MOST_FILES
+from engine.dsl.checks.limits import LARGEST_FILE, MOST_ENTRIES, MOST_FILES
 from engine.errors import Diagnostic, RuleError, Span
 
 

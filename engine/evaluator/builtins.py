@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 
 from engine import sizes as staged
-from engine.dsl.names import OF_GRAPHS
+from engine.dsl.vocabulary import OF_GRAPHS
 from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.errors import Span
 from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
+from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.evaluator.uniform import MOVES, is_uniform
-from engine.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.sizes import Int, Sizes
 from engine.tensorrt import capabilities
 

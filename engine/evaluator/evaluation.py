@@ -18,19 +18,20 @@ from engine import sizes as staged
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.errors import Span
-from engine.evaluator import calls, graphs, loops
+from engine.evaluator import graphs, loops
+from engine.evaluator import right_side as calls
 from engine.evaluator.bounds import MOST_STEPS, Failed, modest, numbers
 from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Raised, describe
 from engine.evaluator.faults import Faults
+from engine.evaluator.plan import AbstractTensor, Captured, Plan, calls_of
 from engine.graph.arguments import staged as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
 from engine.matcher.match import Match
-from engine.plan import AbstractTensor, Captured, Plan, calls_of
 from engine.sizes import Sizes
 
 if TYPE_CHECKING:
-    from engine.inner import InnerGraph
+    from engine.lowering.subgraphs import InnerGraph
 
 
 @dataclass(slots=True)

@@ -17,10 +17,7 @@ from engine import sizes as staged
 from engine.errors import EngineError, Span
 from engine.evaluator.bounds import Failed
 from engine.evaluator.builtins import describe
-from engine.graph.mirror import Value
-from engine.graph.provenance import model_line
-from engine.graph.subgraph import Subgraph
-from engine.plan import (
+from engine.evaluator.plan import (
     AbstractTensor,
     Call,
     CallOutput,
@@ -30,11 +27,14 @@ from engine.plan import (
     ConstantTensor,
     GraphCall,
 )
+from engine.graph.mirror import Value
+from engine.graph.provenance import model_line
+from engine.graph.subgraph import Subgraph
 from engine.sizes import Int
 
 if TYPE_CHECKING:
     from engine.evaluator.evaluation import Context
-    from engine.inner import InnerGraph
+    from engine.lowering.subgraphs import InnerGraph
 
 
 def run(context: Context, graph: Any, operands: Any, span: Span) -> list[CallOutput]:

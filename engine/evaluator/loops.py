@@ -11,7 +11,7 @@ from engine.dsl import tree
 from engine.errors import Span
 from engine.evaluator.bounds import Failed
 from engine.evaluator.builtins import describe
-from engine.plan import AbstractTensor, CallOutput, LoopEnd, LoopStart
+from engine.evaluator.plan import AbstractTensor, CallOutput, LoopEnd, LoopStart
 from engine.sizes import Int, Sizes
 
 # Parameters of `loop` behind the macro, with the defaults of those that may be missing.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine import sizes as staged
-from engine.plan import AbstractTensor, CallOutput, ConstantTensor, LayerCall
+from engine.evaluator.plan import AbstractTensor, CallOutput, ConstantTensor, LayerCall
 
 MOVES = frozenset({"trt.identity", "trt.shuffle", "trt.slice", "trt.squeeze", "trt.unsqueeze"})
 """Layers that make no new elements, and that TensorRT may take out."""

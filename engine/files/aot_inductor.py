@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch.torch_version import TorchVersion
 
-from engine.compiled import CompiledModule
+from engine.compiled.module import CompiledModule
 from engine.errors import SaveError
 from engine.files.archive import replacing
 from engine.files.exportable import example_inputs, exportable
-from engine.runtime.engine_op import require_class
+from engine.runtime.records.engine_op import require_class
 
 
 def exported_program(module: CompiledModule) -> torch.export.ExportedProgram:

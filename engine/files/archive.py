@@ -22,9 +22,9 @@ from typing import IO, Any
 
 import torch
 
-from engine import strict_json
 from engine.errors import FileError
-from engine.regular_file import open_regular
+from engine.storage import strict_json
+from engine.storage.regular_file import open_regular
 
 MANIFEST = "extra/engine.json"
 _ROOT = "archive/"

@@ -11,11 +11,11 @@ from torch import fx, nn
 
 from engine.capture.inputs import range_of
 from engine.capture.signature import Argument
-from engine.compiled import CompiledModule
+from engine.compiled.module import CompiledModule
 from engine.errors import SaveError
 from engine.runtime import TensorSpec, TorchTensorRTModule
-from engine.runtime.engine_op import engine_object, registered_by
-from engine.runtime.metadata import record_of
+from engine.runtime.records.engine_op import engine_object, registered_by
+from engine.runtime.records.metadata import record_of
 
 
 def exportable(module: CompiledModule, *, checks: bool = True) -> fx.GraphModule:

@@ -1,6 +1,6 @@
 """A graph module as JSON: its nodes, with ops by name and tensors by number.
 
-What a node calls is looked up in a list of ops that compute tensors (`engine.known_ops`) and a short list of Python
+What a node calls is looked up in a list of ops that compute tensors (`engine.weights.known_ops`) and a short list of Python
 functions on numbers; a graph cannot name anything else.  What a node reads of its module is what the file holds under
 that name, and never an attribute or a method that modules have.
 """
@@ -20,10 +20,10 @@ import torch
 from torch import fx, nn
 from torch._ops import HigherOrderOperator, OpOverload
 
-from engine import known_ops
 from engine.errors import FileError, SaveError
 from engine.files.values import read_value, write_value
 from engine.runtime import TorchTensorRTModule
+from engine.weights import known_ops
 
 Tensors = dict[int, torch.Tensor]
 

@@ -12,9 +12,9 @@ import torch
 from torch import fx
 
 import engine
+from engine.builder.blueprint import Blueprint
 from engine.capture.signature import Signature
-from engine.compiled import CompiledModule
-from engine.conversion.blueprint import Blueprint
+from engine.compiled.module import CompiledModule
 from engine.errors import FileError, RuntimeUnavailable, SaveError
 from engine.files.archive import Reader, Writer, replacing
 from engine.files.graphs import GraphWriter, read_graph
@@ -23,10 +23,10 @@ from engine.files.programs import read_program, write_program
 from engine.files.reading import reading
 from engine.files.reports import read_report, write_report
 from engine.files.structures import read_signature, write_signature
+from engine.refitting.weight_map import WeightPlan
 from engine.runtime import TorchTensorRTModule
-from engine.runtime.metadata import check_here, module_of, read_dtype, record_of, write_dtype
-from engine.runtime.record import EngineRecord
-from engine.weight_plan import WeightPlan
+from engine.runtime.records.metadata import check_here, module_of, read_dtype, record_of, write_dtype
+from engine.runtime.records.record import EngineRecord
 
 _LOG = logging.getLogger("engine.files")
 

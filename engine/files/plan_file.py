@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from engine import strict_json
 from engine.errors import FileError, RuntimeUnavailable
 from engine.files.archive import replacing, write_json
 from engine.files.reading import reading
 from engine.logger import capturing_logger, error_texts
-from engine.regular_file import read_regular
 from engine.runtime import EngineLoadError, TorchTensorRTModule
-from engine.runtime.bindings import binding_names
-from engine.runtime.metadata import check_here, module_of, record_of
-from engine.runtime.record import EngineRecord
+from engine.runtime.engines.bindings import binding_names
+from engine.runtime.records.metadata import check_here, module_of, record_of
+from engine.runtime.records.record import EngineRecord
+from engine.storage import strict_json
+from engine.storage.regular_file import read_regular
 from engine.tensorrt import load as load_tensorrt
 
 SUFFIXES = (".plan", ".engine", ".trt")

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.ambient import apart
-from engine.compiled import CompiledModule, DeferredModule
+from engine.compiled.module import CompiledModule, DeferredModule
 from engine.errors import SaveError, SettingsError
 from engine.files.archive import Reader
 from engine.files.module_file import inspect_module, read_module, write_module
 from engine.files.plan_file import SUFFIXES, inspect_plan, read_plan, write_plan
-from engine.known_ops import permissions
+from engine.pytorch_modes import apart
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.selection import RUNTIMES
+from engine.weights.known_ops import permissions
 
 FORMATS = ("pt2", "plan", "torchscript", "exported_program", "aot_inductor")
 _BY_SUFFIX = {".pt2": "pt2", ".ts": "torchscript", **dict.fromkeys(SUFFIXES, "plan")}
@@ -84,7 +84,7 @@ def _format(path: str | os.PathLike[str], format: str | None) -> str:
 
 
 def _write_plans(module: CompiledModule, path: str | os.PathLike[str]) -> None:
-    from engine.plans import write_plans
+    from engine.files.plan_folder import write_plans
 
     engines = [held for held in module.graph_module.children() if isinstance(held, TorchTensorRTModule)]
     if Path(path).suffix not in SUFFIXES:

@@ -14,13 +14,14 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from engine.capture.guards import Guard
 from engine.capture.inputs import Range
 from engine.capture.signature import Argument, Signature, _children, _is_leaf
+from engine.capture.sizes.guards import Guard
 from engine.errors import FileError, SaveError
 from engine.files import containers
 from engine.files.values import read_value, write_value
-from engine.runtime.expressions import (
+from engine.runtime.records.metadata import read_dtype, write_dtype
+from engine.runtime.size_text import (
     Symbols,
     read_relation,
     read_size,
@@ -28,7 +29,6 @@ from engine.runtime.expressions import (
     write_relation,
     write_size,
 )
-from engine.runtime.metadata import read_dtype, write_dtype
 
 # Contexts of transformers' caches name classes, which it imports and calls: only these are let through.
 _NAMED_CLASS = re.compile(r"transformers\.(cache_utils\.\w+|models\.[\w.]+\.\w*Cache\w*|[\w.]*\w*Cache\w*)")

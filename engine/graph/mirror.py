@@ -18,16 +18,17 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine import sizes
 from engine.errors import EngineError
 from engine.graph import arguments as args
-from engine.graph import inference, provenance, reachability
+from engine.graph import provenance, reachability
 from engine.graph.constants import Constants
 from engine.graph.provenance import Provenance
-from engine.graph.symbols import SizeNodes
+from engine.graph.symbolic import inference
+from engine.graph.symbolic.symbols import SizeNodes
 from engine.graph.value import Value
 from engine.graph.view import GraphView
 from engine.sizes import Int, Sizes
 
 if TYPE_CHECKING:
-    from engine.rewriter.pins import Pin
+    from engine.weights.pins import Pin
 
 
 class _Record:
@@ -245,7 +246,7 @@ class Mirror:
     def read_constant(self, value: Value) -> torch.Tensor:
         """As :meth:`constant`, for rules that decide by the elements; the model cannot be refitted with others."""
         if value not in self.pins:
-            from engine.rewriter.pins import pin
+            from engine.weights.pins import pin
 
             self.pins[value] = pin(self, value)
         return self.constant(value)

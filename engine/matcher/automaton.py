@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.dsl.recent import Recent
+from engine.dsl.memo import Recent
 from engine.dsl.rule import Rule
+from engine.matcher.compiled_pattern import Program, compile_program
 from engine.matcher.conditions import Condition, IsOp
 from engine.matcher.expansion import depth, expand
 from engine.matcher.paths import Frame, PathTable
-from engine.matcher.program import Program, compile_program
 
 
 @dataclass(slots=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.dsl.forms import beyond_limits, ops_in, orders, overload, stand_in, tensor_slots, within, without_spans
-from engine.dsl.recent import Recent
+from engine.dsl.memo import Recent
 from engine.dsl.rule import ArgumentPattern, ListMatch, OneOf, OpMatch, Rule
 from engine.errors import RuleError
 

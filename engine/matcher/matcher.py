@@ -11,10 +11,10 @@ from torch import fx
 from engine.dsl.rule import Rule
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.automaton import Trie, automaton
+from engine.matcher.compiled_pattern import Check, Program, Search
 from engine.matcher.conditions import IsOp
 from engine.matcher.match import Match, NearMiss
 from engine.matcher.paths import MISSING, Frame, PathTable
-from engine.matcher.program import Check, Program, Search
 
 
 @dataclass(slots=True)

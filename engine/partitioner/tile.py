@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from engine.dsl.rule import Rule
+from engine.evaluator.plan import Captured, GraphCall, OpCall, Plan, tensors
 from engine.graph.mirror import Value
-from engine.plan import Captured, GraphCall, OpCall, Plan, tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

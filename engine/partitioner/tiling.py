@@ -19,8 +19,8 @@ from engine.dsl.rule import Rule
 from engine.evaluator import Context, Failure, apply
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
-from engine.partitioner.staying import staying
 from engine.partitioner.tile import Tile
+from engine.partitioner.unsupported import staying
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT refused it, or the engine did not load.
 Refusals = Mapping[tuple[str, str], str]

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from engine.evaluator.plan import AbstractTensor
 from engine.graph.mirror import Mirror, Value
-from engine.plan import AbstractTensor
 from engine.sizes import Int, Sizes, normal
 
 

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from engine import sizes
-from engine.capture.canonical import canonical_arguments
 from engine.errors import EngineError
 from engine.graph.arguments import map_values, split
+from engine.graph.canonical import canonical_arguments
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
 from engine.graph.recurrence import is_recurrent

@@ -23,7 +23,7 @@ from torch import fx
 from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
-from engine.rewriter.recipe import Recipe, recipe
+from engine.weights.recipe import Recipe, recipe
 
 LARGE = 16 << 20
 GROWTH = 4

@@ -16,7 +16,7 @@ from typing import Any
 import networkx
 
 from engine.dsl import operators, tree
-from engine.dsl.recent import Recent
+from engine.dsl.memo import Recent
 from engine.dsl.rule import OpName, Rule
 
 

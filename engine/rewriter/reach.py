@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.dsl import tree
 from engine.dsl.forms import ops_in, within
-from engine.dsl.recent import Recent
+from engine.dsl.memo import Recent
 from engine.dsl.rule import ArgumentPattern, OpMatch, Rule
 
 

@@ -29,7 +29,7 @@ from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
 from engine.observers import RewriteEvent, listens, observed
 from engine.rewriter.change import Change, counts
-from engine.rewriter.commitment import Committer, Replacement, disagreements, prepare, shrinkage
+from engine.rewriter.commit import Committer, Replacement, disagreements, prepare, shrinkage
 from engine.rewriter.fuel import Fuel, op_order
 from engine.rewriter.reach import reach
 from engine.rewriter.trace import Application, Trace, listed

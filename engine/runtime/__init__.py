@@ -9,12 +9,12 @@ from engine.runtime.controls import (
     runtime_config,
     weight_streaming,
 )
+from engine.runtime.engines.python_engine import TRTEngine
 from engine.runtime.failures import EngineLoadError, ExecutionError
-from engine.runtime.modes import RunOptions
+from engine.runtime.load_check import trial_load
 from engine.runtime.module import TorchTensorRTModule
+from engine.runtime.options import RunOptions
 from engine.runtime.profiling import LayerTime, Profile, profiling
-from engine.runtime.python_engine import TRTEngine
-from engine.runtime.trial import trial_load
 
 __all__ = [
     "Boundary",

@@ -17,9 +17,9 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from engine.errors import InputError
-from engine.graph.size_functions import function_of
+from engine.graph.symbolic.size_functions import function_of
+from engine.graph.tensor_kinds import unfit
 from engine.sizes import Int, normal
-from engine.tensor_kinds import unfit
 
 Size: TypeAlias = "int | torch.SymInt"
 

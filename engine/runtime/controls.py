@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from engine.errors import RuntimeUnavailable, SettingsError
-from engine.runtime.modes import RunOptions, graph_options
 from engine.runtime.module import TorchTensorRTModule
+from engine.runtime.options import RunOptions, graph_options
 from engine.runtime.whole_graphs import engines_of
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import RuntimeUnavailable
-from engine.runtime.contexts import UNDISTURBED
-from engine.runtime.modes import RunOptions
-from engine.runtime.python_engine import TRTEngine
+from engine.runtime.engines.contexts import UNDISTURBED
+from engine.runtime.engines.python_engine import TRTEngine
+from engine.runtime.options import RunOptions
 from engine.runtime.selection import Selection
 
 
@@ -105,7 +105,7 @@ class LoadedEngines(dict[int, Any]):
             "options": options,
         }
         if runtime == "cpp":
-            from engine.runtime.cpp_engine import CppEngine
+            from engine.runtime.engines.cpp_engine import CppEngine
 
             try:
                 return CppEngine(self._serialized, device, *self._names, **given)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from engine.errors import RuntimeUnavailable
-from engine.runtime.cuda_graphs import GraphCache
-from engine.runtime.interpreted_engine import InterpretedEngine
-from engine.runtime.modes import RunOptions
+from engine.runtime.cuda_graphs.cache import GraphCache
+from engine.runtime.engines.interpreted_engine import InterpretedEngine
+from engine.runtime.options import RunOptions
 
 if TYPE_CHECKING:
     from engine.runtime.loaded_engines import LoadedEngines

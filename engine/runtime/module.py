@@ -15,17 +15,17 @@ from engine import observers
 from engine.errors import EngineError, RuntimeUnavailable
 from engine.runtime import operator
 from engine.runtime.boundary import Boundary, Size, TensorSpec, check_count, check_kinds
-from engine.runtime.interpreted_engine import InterpretedEngine, Program
+from engine.runtime.cuda_graphs.side_stream import run_beside
+from engine.runtime.engines.interpreted_engine import InterpretedEngine, Program
 from engine.runtime.loaded_engines import LoadedEngines
 from engine.runtime.modal_module import ModalModule
-from engine.runtime.modes import RunOptions
+from engine.runtime.options import RunOptions
 from engine.runtime.selection import Selection, select_runtime
-from engine.runtime.side_stream import run_beside
 from engine.sizes import Int, normal
 
 if TYPE_CHECKING:
-    from engine.conversion.blueprint import Blueprint
-    from engine.runtime.record import Device
+    from engine.builder.blueprint import Blueprint
+    from engine.runtime.records.record import Device
     from engine.settings import CompilationSettings
 
 _PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})

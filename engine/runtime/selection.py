@@ -92,7 +92,7 @@ def _missing_for_gpu() -> str | None:
 @functools.cache
 def _problem_of_cpp() -> str:
     # Imported here: the C++ path imports most of this package.
-    from engine.runtime.cpp_engine import cpp_problem, load_library
+    from engine.runtime.engines.cpp_engine import cpp_problem, load_library
 
     problem = cpp_problem()
     if problem and load_library() is not None:

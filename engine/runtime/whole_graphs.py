@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx, nn
 
-from engine.runtime.cuda_graphs import GraphCache
+from engine.runtime.cuda_graphs.cache import GraphCache
 from engine.runtime.module import TorchTensorRTModule
 
 _PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})

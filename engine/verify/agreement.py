@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from engine.conversion import BuiltNetwork, build, emit_network
+from engine.builder import build
+from engine.conversion import BuiltNetwork, emit_network
 from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.errors import EngineError
 from engine.evaluator import Context, Failure, Faults, apply
-from engine.inner import InnerGraphs
+from engine.evaluator.plan import Plan
 from engine.interpreter import Program
+from engine.lowering.subgraphs import InnerGraphs
 from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
-from engine.plan import Plan
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
 from engine.verify.instance import Inapplicable, Instance, execute, instance

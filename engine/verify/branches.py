@@ -15,8 +15,8 @@ from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.errors import Span
 from engine.evaluator import Failure, apply
-from engine.evaluator.visits import Visits, recording
-from engine.inner import InnerGraphs
+from engine.evaluator.coverage import Visits, recording
+from engine.lowering.subgraphs import InnerGraphs
 from engine.matcher.expansion import expand
 from engine.matcher.matcher import Matcher
 from engine.settings import CompilationSettings

@@ -12,8 +12,8 @@ import torch
 
 from engine.dsl import operators
 from engine.dsl.ruleset import RuleSet
-from engine.evaluator.calls import resolve
-from engine.partitioner.staying import staying
+from engine.evaluator.right_side import resolve
+from engine.partitioner.unsupported import staying
 from engine.rewriter.decomposition import has_decomposition
 
 # Why ops without a rule stay in PyTorch, or never reach rules; the first pattern that matches the full name counts.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.dsl.names import PHASES
 from engine.dsl.rule import Rule
+from engine.dsl.vocabulary import PHASES
 from engine.verify import branches
 from engine.verify.branches import Branch, Reached, base
 from engine.verify.line import written

@@ -15,9 +15,9 @@ from engine import sizes as staged
 from engine.dsl import tree
 from engine.errors import EngineError
 from engine.evaluator.evaluation import Context, Env, evaluate
+from engine.evaluator.plan import AbstractTensor, CallOutput, OpCall
 from engine.graph.arguments import map_values, split
 from engine.graph.mirror import Mirror
-from engine.plan import AbstractTensor, CallOutput, OpCall
 
 
 def function(

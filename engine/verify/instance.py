@@ -22,20 +22,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from engine.capture.canonical import canonical_arguments
 from engine.dsl import operators, tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.dtypes import DTYPES
 from engine.errors import EngineError
 from engine.evaluator.bounds import Failed
-from engine.evaluator.calls import resolve
 from engine.evaluator.evaluation import Context, Env, evaluate
+from engine.evaluator.plan import ConstantTensor
+from engine.evaluator.right_side import resolve
 from engine.graph.arguments import graph_parameters
+from engine.graph.canonical import canonical_arguments
 from engine.graph.mirror import Mirror, Value
 from engine.graph.recurrence import whole_recurrence
 from engine.graph.subgraph import Subgraph
 from engine.matcher.expansion import expand
-from engine.plan import ConstantTensor
 from engine.verify.forms import described
 from engine.verify.graphs import function, traced
 from engine.verify.values import Tier, contents

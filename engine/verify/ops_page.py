@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from engine.dsl import needs, tree
+from engine.dsl import tree
+from engine.dsl.checks import needs
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.verify.core import standing

@@ -113,7 +113,7 @@ def test_other_reads_are_right_or_refused(how):
 
 
 def test_reads_of_other_tensors_are_as_ever():
-    from engine.capture.data_reads import traced_reads
+    from engine.capture.tracing.data_reads import traced_reads
 
     class Named(torch.Tensor):
         pass

@@ -12,11 +12,12 @@ from torch.export import Dim
 from torch.utils._sympy import functions
 
 import engine
-import engine.backend
-from engine.capture import capture, layouts
-from engine.capture.guards import Guard, settle
+import engine.torch_compile.backend
+from engine.capture import capture
 from engine.capture.inputs import Range
-from engine.capture.predicates import function_of, text_of
+from engine.capture.sizes import layouts
+from engine.capture.sizes.guards import Guard, settle
+from engine.capture.sizes.predicates import function_of, text_of
 from engine.errors import CaptureError, InputError
 from tests.comparison import assert_agrees
 

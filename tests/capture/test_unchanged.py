@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import engine
-from engine.capture.unchanged import unchanged
+from engine.capture.tracing.unchanged import unchanged
 from engine.errors import CaptureError
 
 GRIDS = {}

@@ -10,10 +10,10 @@ from torch.utils._sympy import functions
 
 import engine
 from engine.capture import capture
-from engine.capture.guards import Guard
 from engine.capture.inputs import Range
-from engine.capture.trial import Difference
-from engine.capture.waived import real_guards
+from engine.capture.sizes.guards import Guard
+from engine.capture.sizes.small_size_check import Difference
+from engine.capture.sizes.waived import real_guards
 from engine.errors import InputError
 from tests.comparison import assert_agrees
 

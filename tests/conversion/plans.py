@@ -10,13 +10,13 @@ from typing import Any
 from torch import fx
 
 from engine.dsl import tree
-from engine.dsl.parser import parse
 from engine.dsl.rule import Layer, Rule
+from engine.dsl.syntax.parser import parse
 from engine.evaluator import Context, evaluate
 from engine.evaluator.evaluation import Env
+from engine.evaluator.plan import AbstractTensor, Captured, Plan, calls_of
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner.tile import Tile
-from engine.plan import AbstractTensor, Captured, Plan, calls_of
 
 RULES = Path(__file__).parents[2] / "rules"
 

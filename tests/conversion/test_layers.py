@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.conversion import build, emit_network
-from engine.conversion.builder import EngineRefused
+from engine.builder import build
+from engine.builder.builder import EngineRefused
+from engine.conversion import emit_network
 from engine.graph.mirror import Value
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities, load

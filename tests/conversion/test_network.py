@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from engine.conversion import build, emit_network
+from engine.builder import build
+from engine.conversion import emit_network
 from engine.errors import ConversionError
 from engine.graph.mirror import Mirror, Value
 from engine.settings import CompilationSettings

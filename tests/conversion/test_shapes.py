@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.export import Dim
 
-from engine.conversion import BuiltNetwork, build, emit_network
+from engine.builder import build
+from engine.conversion import BuiltNetwork, emit_network
 from engine.errors import ConversionError
 from engine.graph.mirror import Value
 from engine.settings import CompilationSettings

@@ -66,7 +66,7 @@ def test_a_second_load_needs_no_parser(tmp_path):
     path.write_text(TEXT)
     # Both in processes of their own: what this one has imported is part of the key.
     load = "import sys; from engine.dsl.ruleset import RuleSet; rules = RuleSet.load(sys.argv[1], builtin=False); "
-    check = "assert rules.rules and 'lark' not in sys.modules and 'engine.dsl.checker' not in sys.modules"
+    check = "assert rules.rules and 'lark' not in sys.modules and 'engine.dsl.checks.checker' not in sys.modules"
     for code in (load, load + check):
         subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=120)
 

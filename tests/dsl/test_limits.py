@@ -9,7 +9,8 @@ from pathlib import Path
 import filelock
 import pytest
 
-from engine.dsl import cache, limits, ruleset
+from engine.dsl import cache, ruleset
+from engine.dsl.checks import limits
 from engine.dsl.ruleset import RuleSet
 from engine.errors import RuleError
 

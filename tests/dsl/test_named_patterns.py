@@ -119,7 +119,7 @@ def test_a_ruleset_keeps_what_was_defined(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_a_pattern_is_shown_as_it_is_written(text: str) -> None:
-    from engine.dsl.parser import parse
+    from engine.dsl.syntax.parser import parse
 
     (item,) = parse(f"pattern p(FN) = {text}").patterns
     assert written_pattern(item.body) == text

@@ -1,7 +1,7 @@
 import pytest
 
 from engine.dsl import tree
-from engine.dsl.parser import _lark, parse
+from engine.dsl.syntax.parser import _lark, parse
 from engine.errors import RuleError
 
 

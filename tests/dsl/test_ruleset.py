@@ -4,8 +4,8 @@ import sys
 import pytest
 import torch
 
+from engine.dsl.checks.needs import parse_version
 from engine.dsl.host import host
-from engine.dsl.needs import parse_version
 from engine.dsl.ruleset import RuleSet
 from engine.errors import RuleError, SettingsError
 from engine.tensorrt import Capabilities, capabilities

@@ -10,7 +10,7 @@ import torch
 import engine
 from engine.errors import EngineError
 from engine.files.exportable import example_inputs, exportable
-from engine.runtime.cpp_engine import load_library
+from engine.runtime.engines.cpp_engine import load_library
 from tests.files.models import nested
 
 
@@ -106,10 +106,10 @@ def test_without_the_library(compiled, tmp_path):
     """The op in its Python form, in a process of its own: it is registered once."""
     code = """
         import sys, torch, engine
-        import engine.runtime.cpp_engine as cpp
+        import engine.runtime.engines.cpp_engine as cpp
         cpp._FOUND.append((None, "hidden by a test"))
         from engine.errors import RuntimeUnavailable
-        from engine.runtime.engine_op import registered_by
+        from engine.runtime.records.engine_op import registered_by
         from tests.files.test_exported import check_program, example_inputs, exportable
         module = engine.load(sys.argv[2])
         for format in ("torchscript", "exported_program", "aot_inductor"):
@@ -151,8 +151,8 @@ def test_without_the_library(compiled, tmp_path):
 
 
 def test_the_fake_kernel_needs_shapes(library):
-    from engine.runtime.engine_op import engine_object
-    from engine.runtime.metadata import record_of
+    from engine.runtime.records.engine_op import engine_object
+    from engine.runtime.records.metadata import record_of
     from tests.runtime import networks
 
     bare = engine_object(record_of(networks.relu().module(name="relu")))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 
 def cpp_is_there():
     try:
-        from engine.runtime.cpp_engine import load_library
+        from engine.runtime.engines.cpp_engine import load_library
     except ImportError:
         return False
     return load_library() is not None
@@ -115,7 +115,7 @@ def test_an_engine_for_another_gpu_or_tensorrt(modules, tmp_path):
     held = modules["python"].graph_module.engine_0
     engine.save(held, tmp_path / "x.plan")
     sidecar = json.loads((tmp_path / "x.json").read_text())
-    from engine.runtime.record import EngineRecord
+    from engine.runtime.records.record import EngineRecord
 
     fields = sidecar["record"]
     record = EngineRecord.from_fields([*fields[:3], held.serialized_engine, *fields[4:]])
@@ -159,7 +159,7 @@ def test_an_exported_program_in_a_process_that_loaded_nothing(modules, tmp_path)
     torch.save((x, flat(modules["python"](x, scale=2.5))), tmp_path / "x.pt")
     code = """
         import sys, torch
-        from engine.runtime.cpp_engine import load_library
+        from engine.runtime.engines.cpp_engine import load_library
         from tests.files.models import equal
         load_library()
         x, expected = torch.load(sys.argv[2])
@@ -187,10 +187,10 @@ def test_the_op_from_python(modules):
     """The op where there is no C++ library: in a process of its own, since it is registered once."""
     code = """
         import engine, torch
-        import engine.runtime.cpp_engine as cpp
+        import engine.runtime.engines.cpp_engine as cpp
         cpp._FOUND.append((None, "hidden by a test"))
         from engine.files.exportable import example_inputs, exportable
-        from engine.runtime.engine_op import registered_by
+        from engine.runtime.records.engine_op import registered_by
         from tests.files.test_files_gpu import compiled
         from tests.files.models import equal
         module = compiled("python")

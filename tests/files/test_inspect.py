@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 import engine
-from engine.cli import cli
+from engine.commands.cli import cli
 
 
 @pytest.fixture(scope="module")

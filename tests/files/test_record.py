@@ -11,8 +11,8 @@ import torch
 import engine
 from engine.errors import RecordError
 from engine.runtime import TensorSpec
-from engine.runtime.metadata import check_here, module_of, record_of
-from engine.runtime.record import FIELDS, Alias, Device, EngineRecord, current_platform
+from engine.runtime.records.metadata import check_here, module_of, record_of
+from engine.runtime.records.record import FIELDS, Alias, Device, EngineRecord, current_platform
 
 H200 = Device(0, 9, 0, 0, "NVIDIA H200")
 

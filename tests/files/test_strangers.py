@@ -18,13 +18,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import engine
-from engine import known_ops, strict_json
 from engine.errors import EngineError, FileError, SettingsError
 from engine.files import containers
 from engine.files.graphs import GraphWriter, read_function, read_graph
 from engine.files.structures import read_spec
 from engine.files.values import read_value
-from engine.runtime.expressions import read_relation, read_size, read_symbols
+from engine.runtime.size_text import read_relation, read_size, read_symbols
+from engine.storage import strict_json
+from engine.weights import known_ops
 from tests.files.test_bad_files import members, rewrite
 
 OPTIONS = {"runtime": "interpreter", "min_block_size": 1}
@@ -391,8 +392,8 @@ def test_names_of_dtypes_import_no_part_of_pytorch():
     code = """
         import sys, torch, engine.files
         from engine.files.values import read_value
-        from engine.rewriter.recipe_encoding import decode, decode_tensor
-        from engine.weight_plan import WeightPlan
+        from engine.weights.recipe_encoding import decode, decode_tensor
+        from engine.refitting.weight_map import WeightPlan
         lazy = [name for name in ("_inductor", "onnx", "_dynamo", "_export") if f"torch.{name}" not in sys.modules]
         before = set(sys.modules)
         assert lazy
@@ -588,7 +589,7 @@ def test_sizes_of_deep_models_are_read():
     ],
 )  # fmt: skip
 def test_blueprints_tell_layers_nothing_but_settings(call):
-    from engine.conversion.blueprint import Blueprint
+    from engine.builder.blueprint import Blueprint
 
     with pytest.raises(FileError):
         Blueprint.from_json({"name": "x", "calls": [call], "profiles": [], "held": []})

@@ -22,7 +22,7 @@ from engine.dsl import cache as rule_cache
 from engine.engine_cache import Damaged, EngineCache, Entry
 from engine.files import archive
 from engine.files.archive import Reader, Writer
-from engine.runtime.runtime_cache import RuntimeCacheFile
+from engine.runtime.engines.runtime_cache import RuntimeCacheFile
 
 Pair = collections.namedtuple("Pair", "left right")
 

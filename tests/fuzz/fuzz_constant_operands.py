@@ -15,7 +15,7 @@ from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Faults
-from engine.inner import InnerGraphs
+from engine.lowering.subgraphs import InnerGraphs
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
 from engine.verify.agreement import NotApplied, check

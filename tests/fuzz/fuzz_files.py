@@ -25,11 +25,11 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 import engine
-from engine import known_ops
-from engine.compiled import CompiledModule
+from engine.compiled.module import CompiledModule
 from engine.errors import EngineError
 from engine.files import graphs
 from engine.runtime import TorchTensorRTModule
+from engine.weights import known_ops
 from tests.fuzz import files_cases
 
 NAME = "files"

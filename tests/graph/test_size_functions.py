@@ -15,10 +15,10 @@ from torch.utils._sympy import functions
 
 import engine
 from engine.errors import CaptureError
-from engine.graph import symbols
 from engine.graph.arguments import staged
-from engine.graph.size_functions import difference, function_of
-from engine.runtime.expressions import read_size, read_symbols, write_size
+from engine.graph.symbolic import symbols
+from engine.graph.symbolic.size_functions import difference, function_of
+from engine.runtime.size_text import read_size, read_symbols, write_size
 from tests.graph.build import mirror_of
 
 SHAPES = ({0: Dim("n", min=2, max=40), 1: Dim("m", min=2, max=40)},)

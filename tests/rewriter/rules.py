@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 
 from engine.dsl import operators, tree
-from engine.dsl.parser import parse
-from engine.dsl.patterns import PatternResolver
-from engine.dsl.problems import Problems
+from engine.dsl.checks.pattern_resolver import PatternResolver
+from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import EnumToken, OpName, Rule
+from engine.dsl.syntax.parser import parse
 from engine.evaluator import Context
 from engine.graph.mirror import Mirror
 from engine.rewriter import RewriteStats, Trace, rewrite

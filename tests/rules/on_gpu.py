@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.conversion.builder import build
+from engine.builder.builder import build
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.errors import BuildError, ConversionError

@@ -25,11 +25,11 @@ from engine.runtime import (
     runtime_config,
     weight_streaming,
 )
-from engine.runtime.cuda_graphs import GraphCache
-from engine.runtime.inputs import _alike_slowly, alike
-from engine.runtime.lanes import BindPlan, Lane, LanePool
+from engine.runtime.cuda_graphs.cache import GraphCache
+from engine.runtime.cuda_graphs.recorded_call import RecordedInput
+from engine.runtime.engines.context_pool import BindPlan, Lane, LanePool
+from engine.runtime.engines.inputs import _alike_slowly, alike
 from engine.runtime.profiling import _origins, read_origins
-from engine.runtime.recorded_call import RecordedInput
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities, load
 from tests.runtime.networks import Built, affine, affine_reference

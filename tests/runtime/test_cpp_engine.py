@@ -7,8 +7,8 @@ import torch
 
 from engine.errors import InputError, RuntimeUnavailable
 from engine.runtime import ExecutionError, TRTEngine
-from engine.runtime.cpp_engine import CppEngine, library_problem, load_library, open_tensorrt
-from engine.runtime.record import EngineRecord
+from engine.runtime.engines.cpp_engine import CppEngine, library_problem, load_library, open_tensorrt
+from engine.runtime.records.record import EngineRecord
 from tests.runtime import networks
 from tests.runtime.networks import Built, affine_reference
 

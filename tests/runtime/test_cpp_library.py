@@ -14,10 +14,10 @@ import torch
 import engine
 from engine.errors import RuntimeUnavailable
 from engine.runtime import TorchTensorRTModule
-from engine.runtime.cpp_engine import CppEngine, library_problem, load_library, open_tensorrt
-from engine.runtime.engine_op import engine_object
-from engine.runtime.metadata import record_of
-from engine.runtime.record import EngineRecord
+from engine.runtime.engines.cpp_engine import CppEngine, library_problem, load_library, open_tensorrt
+from engine.runtime.records.engine_op import engine_object
+from engine.runtime.records.metadata import record_of
+from engine.runtime.records.record import EngineRecord
 from engine.runtime.selection import select_runtime
 from tests.runtime import networks
 
@@ -243,7 +243,7 @@ def test_other_libraries_are_refused(tmp_path: Path) -> None:
         subprocess.run([compiler, "-x", "c", "-shared", "-fPIC", str(source), "-o", str(unknown)], check=True)
     text = run(
         "import torch\n"
-        "from engine.runtime.cpp_engine import load_library\n"
+        "from engine.runtime.engines.cpp_engine import load_library\n"
         "native = load_library().native\n"
         "for path in PATHS:\n"
         "    try: native.use_library(path)\n"
@@ -267,7 +267,7 @@ def test_another_runtime_that_registered_first_keeps_the_names(tmp_path: Path) -
     code = (
         "import torch\n"
         "{first}\n"
-        "from engine.runtime.cpp_engine import load_library\n"
+        "from engine.runtime.engines.cpp_engine import load_library\n"
         "print(load_library().not_registered)\n"
         "print(torch.ops.tensorrt.execute_engine.default._schema)\n"
     )
@@ -288,7 +288,7 @@ def test_torch_tensorrt_after_this_library_is_refused(tmp_path: Path) -> None:
     (package / "lib").mkdir(parents=True)
     (package / "__init__.py").write_text("print('imported')\n")
     path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-    load = "from engine.runtime.cpp_engine import load_library; load_library()\n"
+    load = "from engine.runtime.engines.cpp_engine import load_library; load_library()\n"
     then = "try: import torch_tensorrt\nexcept ImportError as error: print(error.name, error)\n"
     assert run(path + load + then) == "imported", "a build without a C++ library registers nothing"
     (package / "lib" / "libtorchtrt.so").touch()

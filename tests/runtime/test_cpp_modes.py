@@ -9,8 +9,8 @@ import torch
 
 from engine.errors import SettingsError
 from engine.runtime import EngineLoadError
-from engine.runtime.cpp_engine import CppEngine, library_problem, load_library
-from engine.runtime.modes import RunOptions
+from engine.runtime.engines.cpp_engine import CppEngine, library_problem, load_library
+from engine.runtime.options import RunOptions
 from tests.runtime import networks
 from tests.runtime.networks import Built, affine_reference
 from tests.runtime.test_cpp_engine import check, engine_of, record_of, xy
@@ -158,7 +158,7 @@ def test_truncated_plans(affine: Built, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from engine.runtime import EngineLoadError\n"
-        "from engine.runtime.cpp_engine import CppEngine\n"
+        "from engine.runtime.engines.cpp_engine import CppEngine\n"
         "plan = open(sys.argv[1], 'rb').read()\n"
         "for size in (1, 16, len(plan) // 2, len(plan) - 1):\n"
         "    try: CppEngine(plan[:size], 0)\n"

@@ -9,7 +9,7 @@ import torch
 from engine.errors import InputError, RuntimeUnavailable
 from engine.logger import capturing_logger
 from engine.runtime import EngineLoadError, trial_load
-from engine.runtime.bindings import Binding, choose_profile
+from engine.runtime.engines.bindings import Binding, choose_profile
 from engine.runtime.failures import failed_layers
 from engine.tensorrt import load
 from tests.runtime.networks import relu

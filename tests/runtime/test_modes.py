@@ -24,7 +24,7 @@ from engine.runtime import (
     runtime_config,
     weight_streaming,
 )
-from engine.runtime.own_streams import own_stream
+from engine.runtime.cuda_graphs.own_streams import own_stream
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities
 from tests.runtime import networks
@@ -251,7 +251,7 @@ class Unrecordable(nn.Module):
 
 
 def test_what_cannot_be_recorded_runs_without_a_graph(affine: Built) -> None:
-    from engine.runtime.cuda_graphs import GraphCache
+    from engine.runtime.cuda_graphs.cache import GraphCache
 
     module = networks.deep(2).module(runtime="python")
     outer = Unrecordable(module)

@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.errors import EngineError, InputError, RuntimeUnavailable, SettingsError
 from engine.runtime import TensorSpec, TorchTensorRTModule
-from engine.runtime.interpreted_engine import Program
+from engine.runtime.engines.interpreted_engine import Program
 from tests.runtime.networks import Built, affine, affine_reference, relu
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="describes machines without a GPU")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runtime.runtime_cache import RuntimeCacheFile
+from engine.runtime.engines.runtime_cache import RuntimeCacheFile
 
 TARGET = {"tensorrt": "tensorrt_rtx 1.6.1.120", "gpu": "NVIDIA H200", "capability": "sm90"}
 

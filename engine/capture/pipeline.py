@@ -1,0 +1,345 @@
+"""Capture: from a model to a canonical ATen graph, through torch.export."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from engine.capture.captured import Captured
+from engine.capture.collector import collector_held_back
+from engine.capture.examples import Examples, Wish, prepare
+from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
+from engine.capture.pytrees import register_inputs
+from engine.capture.signature import Argument
+from engine.capture.sizes.branches import Branch, small_sizes
+from engine.capture.sizes.guards import Found, Sizes, find_guards, settle, written_guards
+from engine.capture.sizes.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
+from engine.capture.sizes.small_size_check import Difference, difference
+from engine.capture.sizes.waived import believe_only, real_guards
+from engine.capture.substitution import substitute, substitutes
+from engine.capture.tracing.torch_export import decomposed, export
+from engine.capture.values import check_values
+from engine.errors import CaptureError
+from engine.pytorch_modes import apart
+from engine.report import Timings
+from engine.settings import CompilationSettings
+from engine.sizes import normal
+
+# Conditions on sizes that are spelled out in the report.
+_MOST_NOTES = 4
+
+
+def capture(
+    model: nn.Module | ExportedProgram | fx.GraphModule,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    settings: CompilationSettings | None = None,
+    timings: Timings | None = None,
+    guarded: bool = False,
+    values: bool = False,
+) -> Captured:
+    """Capture a model as a canonical graph of ATen ops, composites whole.
+
+    Args:
+        model: a module (exported here, unchanged by it), an ``ExportedProgram`` (any decomposition), or a
+            graph module of functional ATen ops with fake values (taken as it is; others are exported).
+        args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
+        dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
+        settings: of the compilation; ``truncate_double`` and ``widen_int16`` are seen to here.
+        guarded: whether the guards of the graph's ``ShapeEnv`` are somebody else's, who holds calls against them all.
+        timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
+            rest as ``import``.
+        values: insist that parameters, buffers and inputs have values.
+
+    Modes of PyTorch that are active (autocast, a default device) are part of what the model does, and of what is
+    captured; they change nothing of what is done with that.
+
+    Raises:
+        CaptureError: torch.export cannot take the model, or the model keeps state, or has no values.
+        InputError: the example arguments do not describe a call.
+    """
+    model = _materialisable(model, values)
+    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded)
+    if values:
+        check_values(captured)
+    dtypes = substitutes(settings) if settings is not None else {}
+    if dtypes:
+        with apart():
+            substitute(captured.graph, captured.constants, captured.fake_mode, dtypes)
+    return captured
+
+
+def _materialisable(model: Any, values: bool) -> Any:
+    """The model, or a copy where tracing would materialise its lazy modules.
+
+    Raises ``CaptureError`` where values are wanted: the model has none yet, and its first call would draw others.
+    """
+    if not isinstance(model, nn.Module):
+        return model
+    name = next((name for name, tensor in _tensors(model) if is_lazy(tensor)), None)
+    if name is None:
+        return model
+    if values:
+        raise CaptureError(
+            f"{name!r} of {type(model).__name__} is not initialised yet: call the model once, which gives its lazy "
+            "modules their shapes and values, or load them; then compile it"
+        )
+    # PyTorch does not copy buffers that are not initialised; tensors that are need no copy.
+    memo: dict[int, Any] = {}
+    for _, tensor in _tensors(model):
+        kind: Any = type(tensor)
+        memo[id(tensor)] = kind(device=tensor.device, dtype=tensor.dtype) if is_lazy(tensor) else tensor
+    return copy.deepcopy(model, memo)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _capture(
+    model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings, guarded: bool
+) -> Captured:
+    if isinstance(model, ExportedProgram):
+        with timings.phase("export"):
+            program = decomposed(model)
+        with timings.phase("import"), collector_held_back():
+            return _captured_program(program, None, _class_name(model), timings, original=model)
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
+            "(a function can be wrapped in an nn.Module)"
+        )
+    if isinstance(model, fx.GraphModule) and is_importable(model):
+        with timings.phase("import"), collector_held_back():
+            return _captured_graph(model, guarded)
+    with timings.phase("import"), collector_held_back(), apart():
+        examples = prepare(model, args, kwargs, dynamic_shapes)
+        register_inputs((examples.args, examples.kwargs))
+    with timings.phase("export"):
+        program, branches, notes = export(model, examples)
+    with timings.phase("import"), collector_held_back():
+        return _captured_program(program, examples, type(model).__name__, timings, model, branches, notes)
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def _captured_program(
+    program: ExportedProgram,
+    examples: Examples | None,
+    name: str,
+    timings: Timings,
+    model: nn.Module | None = None,
+    branches: Sequence[Branch] = (),
+    notes: Sequence[str] = (),
+    original: ExportedProgram | None = None,
+) -> Captured:
+    with apart():
+        imported = import_program(program)
+    notes = list(notes)
+    in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+    assert in_spec is not None
+    assert out_spec is not None
+    parameters, defaults = _parameters(program, model)
+    names = _leaf_names(in_spec, imported, parameters)
+    arguments = _arguments(imported, names)
+    mode, shape_env = imported.environment()
+    leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
+    symbols = find_symbols(arguments)
+    found = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
+    if original is not None:
+        # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
+        found.guards.extend(written_guards(original, arguments, symbols, notes))
+    ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
+    captured = Captured(
+        graph=imported.graph,
+        constants=imported.constants,
+        in_spec=in_spec,
+        out_spec=out_spec,
+        arguments=arguments,
+        ranges=ranges,
+        fake_mode=mode,
+        shape_env=shape_env,
+        model_class=name,
+        parameters=parameters,
+        defaults=defaults,
+        tied=imported.tied,
+        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
+        submodules=imported.submodules,
+    )
+    _settle_guards(captured, found, model, leaves, wishes, notes, timings)
+    _believe_only_what_is_checked(captured)
+    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
+    captured.notes = tuple(notes)
+    return captured
+
+
+def _settle_guards(
+    captured: Captured,
+    found: Found,
+    model: nn.Module | None,
+    leaves: list[Any] | None,
+    wishes: Mapping[tuple[int, int], Wish],
+    notes: list[str],
+    timings: Timings,
+) -> None:
+    """Keep the guards that calls are to be held against, and narrow ranges to where the others hold.
+
+    Raises ``CaptureError`` where the user gave a range in which they do not hold.
+    """
+    tried: dict[tuple[tuple[sympy.Symbol, int], ...], Difference | None] = {}
+
+    def trial(sizes: Sizes) -> Difference | None:
+        assert model is not None
+        assert leaves is not None
+        key = tuple(sizes.items())
+        if key not in tried:
+            with timings.phase("trial"):
+                tried[key] = difference(model, captured, leaves, sizes)
+        return tried[key]
+
+    can_try = model is not None and leaves is not None
+    real = real_guards(found.waived, found.guards, captured.ranges, trial) if can_try else []
+    settled = settle([*found.guards, *real], captured.ranges, trial if can_try else None)
+    narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
+    # What the model itself decides comes first, and says most.
+    missed = sorted(settled.missed, key=lambda guard: not guard.asked)
+    for guard in missed[:_MOST_NOTES]:
+        at = f" ({guard.source})" if guard.source else ""
+        notes.append(f"calls must have sizes with {guard.text(captured.arguments)}{at}; others are refused")
+    if len(missed) > _MOST_NOTES:
+        notes.append(f"{len(missed) - _MOST_NOTES} more conditions on the sizes of calls are checked")
+    captured.guards = tuple(settled.guards)
+
+
+def _believe_only_what_is_checked(captured: Captured) -> None:
+    kept = {guard.relation for guard in captured.guards}
+    captured.facts = believe_only(captured.shape_env, kept, find_symbols(captured.arguments), captured.ranges)
+
+
+def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
+    with apart():
+        imported = import_graph_module(module)
+    names = [entry.name for entry in imported.inputs]
+    _, in_spec = pytree.tree_flatten((tuple(names), {}))
+    result = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
+    out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
+    mode, shape_env = imported.environment()
+    arguments = _arguments(imported, names)
+    notes: list[str] = []
+    found = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
+    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, found.guards, notes)
+    captured = Captured(
+        graph=imported.graph,
+        constants=imported.constants,
+        in_spec=in_spec,
+        out_spec=out_spec,
+        arguments=arguments,
+        ranges=ranges,
+        fake_mode=mode,
+        shape_env=shape_env,
+        model_class=_class_name(module),
+        parameters=tuple(names),
+        tied=imported.tied,
+        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
+        submodules=imported.submodules,
+    )
+    _settle_guards(captured, found, None, None, {}, notes, Timings())
+    if not guarded:
+        _believe_only_what_is_checked(captured)
+    captured.notes = tuple(notes)
+    return captured
+
+
+def _plain(value: Any) -> Any:
+    """The output of a graph in plain containers: fx keeps its own immutable ones."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else tuple(map(_plain, value))
+    return value
+
+
+def _class_name(model: Any) -> str:
+    module = getattr(model, "graph_module", model)
+    return str(getattr(module, "_model_name", None) or type(model).__name__)
+
+
+def _parameters(program: ExportedProgram, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The positional parameters of ``forward``, those of ``*args`` left out, and the defaults of all parameters."""
+    entry = program.module_call_graph[0].signature if program.module_call_graph else None
+    names = tuple(getattr(entry, "forward_arg_names", None) or ())
+    if model is None:
+        return names, {}
+    signature = inspect.signature(model.forward).parameters.values()
+    defaults = {p.name: p.default for p in signature if p.default is not p.empty}
+    if isinstance(model, fx.GraphModule):
+        return names, defaults
+    return tuple(p.name for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)), defaults
+
+
+def _leaf_names(in_spec: pytree.TreeSpec, imported: Imported, parameters: tuple[str, ...]) -> list[str]:
+    """The leaves of a call as the user writes them: ``x``, ``batch['image']``, ``states[0]``."""
+    fallback = [entry.name for entry in imported.inputs]
+    try:
+        call = pytree.tree_unflatten(list(range(len(fallback))), in_spec)
+        paths, _ = pytree.tree_flatten_with_path(call)
+    except Exception:
+        # A container that does not take placeholders for its tensors has no paths to show.
+        return fallback
+    names = list(fallback)
+    for path, index in paths:
+        if not isinstance(index, int) or not 0 <= index < len(names) or len(path) < 2:
+            continue
+        top = path[1]
+        if isinstance(top, pytree.SequenceKey):
+            name = parameters[top.idx] if top.idx < len(parameters) else None
+        else:
+            name = str(getattr(top, "key", "")) or None
+        if len(path) == 2:
+            names[index] = name or fallback[index]
+        elif name:
+            names[index] = name + pytree.keystr(path[2:])
+    return names
+
+
+def _arguments(imported: Imported, names: list[str]) -> tuple[Argument, ...]:
+    arguments: list[Argument] = []
+    for entry, name in zip(imported.inputs, names, strict=True):
+        if isinstance(entry, ConstantArgument):
+            arguments.append(Argument(name, value=entry.value))
+            continue
+        value = entry.meta["val"]
+        if isinstance(value, torch.Tensor):
+            shape = tuple(map(normal, value.shape))
+            arguments.append(Argument(name, entry.name, shape, value.dtype, value.device.type))
+        elif isinstance(value, torch.SymInt | int):
+            arguments.append(Argument(name, entry.name, symbol=normal(value)))
+        else:
+            raise CaptureError(f"input {name!r} is a {type(value).__name__}, which cannot change from call to call")
+    return tuple(arguments)
+
+
+def _leaves(examples: Examples | None, program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[Any] | None:
+    """The example leaves in the order of the graph's inputs, None where there are none."""
+    if examples is not None:
+        args, kwargs = examples.args, examples.kwargs
+    elif program.example_inputs is not None:
+        args, kwargs = program.example_inputs
+    else:
+        return None
+    _, keyword = in_spec.children() if callable(getattr(in_spec, "children", None)) else in_spec.children_specs
+    order = keyword.context or []
+    leaves, spec = pytree.tree_flatten((tuple(args), {key: kwargs[key] for key in order if key in kwargs}))
+    return leaves if spec.num_leaves == in_spec.num_leaves else None

@@ -1,0 +1,1 @@
+"""Tracing a model with torch.export, which must not change it."""

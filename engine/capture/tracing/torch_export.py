@@ -1,0 +1,237 @@
+"""torch.export as we call it: again in other ways where it fails for reasons of its own, and composites left whole."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._C._dynamo.eval_frame import reset_code
+from torch.export import ExportedProgram
+from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from engine.capture.diagnosis import capture_error
+from engine.capture.examples import Examples
+from engine.capture.pytrees import register_from_error
+from engine.capture.sizes.branches import Branch, observed_branches
+from engine.capture.sizes.fixed_sizes import observed_fixes
+from engine.capture.sizes.layouts import layouts_by_hint
+from engine.capture.tracing.data_reads import traced_reads
+from engine.capture.tracing.decomposition_cache import remembered_composites
+from engine.capture.tracing.unchanged import unchanged
+from engine.errors import CaptureError
+from engine.graph.recurrence import whole_recurrence
+
+# Relations between dims that torch.export asks for, one at a time, before we give up.
+_MOST_REFINEMENTS = 4
+
+
+def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
+    """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
+    notes: list[str] = []
+    branches: list[Branch] = []
+    try:
+        return _export_refined(model, examples, notes, branches, strict=False), branches, notes
+    except CaptureError:
+        raise
+    except Exception as error:
+        if not _strict_may_help(error):
+            raise capture_error(type(model).__name__, error, branches=branches) from error
+        try:
+            # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
+            program = _export_refined(model, examples, notes, branches, strict=True)
+        except Exception as strict_error:
+            raise capture_error(type(model).__name__, error, strict_error) from error
+        notes.append("exported in strict mode, because the other mode failed")
+        return program, branches, notes
+
+
+def _export_refined(
+    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
+) -> ExportedProgram:
+    """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
+    for _ in range(_MOST_REFINEMENTS):
+        try:
+            return _export_once(model, examples, branches, strict=strict)
+        except Exception as error:
+            if register_from_error(error):
+                continue
+            refined, found = _refined(str(error), examples.dynamic_shapes)
+            if not strict and (refined is None or any(fix.startswith("_") for fix in found)):
+                loosened = _loosened(examples.dynamic_shapes, error)
+                program = None if loosened is None else _try_loosened(model, examples, branches, loosened)
+                if program is not None:
+                    return program
+            if refined is None:
+                raise
+            notes.extend(f"the model needs {fix}" for fix in found)
+            examples.dynamic_shapes = refined
+    return _export_once(model, examples, branches, strict=strict)
+
+
+def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
+    """``dynamic_shapes`` with hints for named dims, where torch.export fails to prove guards for all their sizes.
+
+    Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
+    model works.  With hints it leaves the guards to us.  None where that would change nothing.
+    """
+    if not any("Constraints violated" in str(each) for each in (error, error.__context__)):
+        return None
+    # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
+    leaves = pytree.tree_leaves(dynamic_shapes)
+    derived = [leaf for leaf in leaves if hasattr(leaf, "root")]
+    kept = {*(leaf.__name__ for leaf in derived), *(leaf.root.__name__ for leaf in derived)}
+    # Hints do not say that two dims are equal, which operators that compare nothing have to be told.
+    names = Counter(leaf.__name__ for leaf in leaves if hasattr(leaf, "__name__"))
+    kept.update(name for name, count in names.items() if count > 1)
+
+    def loose(leaf: Any) -> Any:
+        if not hasattr(leaf, "__name__") or leaf.__name__ in kept:
+            return leaf
+        return torch.export.Dim.DYNAMIC(min=leaf.min or None, max=leaf.max if leaf.max < 1 << 31 else None)
+
+    loosened = pytree.tree_map(loose, dynamic_shapes)
+    changed = any(a is not b for a, b in zip(leaves, pytree.tree_leaves(loosened), strict=True))
+    return loosened if changed else None
+
+
+def _try_loosened(
+    model: nn.Module, examples: Examples, branches: list[Branch], dynamic_shapes: Any
+) -> ExportedProgram | None:
+    """The program with other dynamic shapes; None where that does not help."""
+    asked, found = examples.dynamic_shapes, list(branches)
+    examples.dynamic_shapes = dynamic_shapes
+    try:
+        return _export_once(model, examples, branches, strict=False)
+    except Exception:
+        examples.dynamic_shapes, branches[:] = asked, found
+        return None
+
+
+def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *, strict: bool) -> ExportedProgram:
+    """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
+    branches.clear()
+    _forget_control_flow()
+    fixes: list[Branch] = []
+    # Strict mode reads Python code itself, and knows what reading ``.data`` means.
+    reads = nullcontext() if strict else traced_reads()
+    with (
+        unchanged(model),
+        torch.no_grad(),
+        whole_recurrence(),
+        layouts_by_hint(),
+        observed_branches(branches),
+        observed_fixes(fixes),
+        reads,
+    ):
+        try:
+            program = torch.export.export(
+                model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
+            )
+        except Exception:
+            # Of a program that was made they say nothing more than its sizes do.
+            branches.extend(fixes)
+            raise
+    return decomposed(program)
+
+
+def _forget_control_flow() -> None:
+    """Let PyTorch trace ``torch.cond`` and its kin anew.
+
+    It does so with ``torch.compile``, which would hold the sizes of an earlier export against those of this one.
+    """
+    frames = sys.modules.get("torch._dynamo.convert_frame")
+    if frames is None:
+        return
+    with frames.compile_lock:
+        for reference in [*frames.input_codes.seen, *frames.output_codes.seen]:
+            code = reference()
+            if code is not None and Path(code.co_filename).parent.name == "_higher_order_ops":
+                reset_code(code)
+
+
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program made functional, with an empty table: composites stay whole.
+
+    Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
+    takes and returns (key-value caches, say) may itself make tensors, which tracing would then take for
+    constants that nobody knows.
+    """
+    call = program.module_call_graph[0].signature
+    assert call is not None
+    specs, names, inputs = (call.in_spec, call.out_spec), call.forward_arg_names, program.example_inputs
+    call.out_spec = _flat(call.out_spec)
+    # Without example inputs no guards are generated, which nobody would run.
+    program.example_inputs = None
+    if not _is_plain(call.in_spec):
+        call.in_spec = pytree.tree_structure((tuple(range(call.in_spec.num_leaves)), {}))
+        specs_of_inputs = program.graph_signature.input_specs
+        call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
+    try:
+        with torch.no_grad(), whole_recurrence(), layouts_by_hint(), remembered_composites():
+            made = program.run_decompositions({})
+    finally:
+        (call.in_spec, call.out_spec), call.forward_arg_names = specs, names
+        program.example_inputs = inputs
+    result = made.module_call_graph[0].signature
+    assert result is not None
+    (result.in_spec, result.out_spec), result.forward_arg_names = specs, names
+    made.example_inputs = inputs
+    return made
+
+
+def _flat(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    return pytree.tree_structure(tuple(range(spec.num_leaves)))
+
+
+def _is_plain(spec: pytree.TreeSpec) -> bool:
+    """Whether a structure is made of tuples, lists and dicts alone."""
+    children = spec.children() if callable(getattr(spec, "children", None)) else spec.children_specs
+    return spec.type in (None, tuple, list, dict) and all(map(_is_plain, children))
+
+
+def _strict_may_help(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}"
+    return not any(sign in text for sign in ("Constraints violated", "data-dependent", "conflicts between user"))
+
+
+def _refined(message: str, dynamic_shapes: Any) -> tuple[Any, list[str]]:
+    """``dynamic_shapes`` with torch.export's suggestions, and these; None where they would take away what was asked.
+
+    Taken are relations between dims (``b = a``, ``b = 2*a``) and bounds for dims that have none.
+    """
+    if "Suggested fixes:" not in message or dynamic_shapes is None:
+        return None, []
+    suggestion = message.split("Suggested fixes:")[1].split("\n\n")[0]
+    fixes = [line.strip() for line in suggestion.splitlines() if " = " in line]
+    named = _named_dims(dynamic_shapes)
+    for fix in fixes:
+        name, _, value = fix.partition(" = ")
+        asked = named.get(name)
+        if re.fullmatch(r"-?\d+", value.strip()):
+            return None, fixes
+        if value.startswith("Dim(") and asked is not None:
+            bounded = {end: getattr(asked, end) for end in ("min", "max")}
+            if ("max=" in value and bounded["max"] < 1 << 31) or ("min=" in value and bounded["min"] > 1):
+                return None, fixes
+    try:
+        refined = refine_dynamic_shapes_from_suggested_fixes("Suggested fixes:\n" + "\n".join(fixes), dynamic_shapes)
+    except Exception:
+        # The suggestions name dims that the user wrote as hints: there is nothing to put them in.
+        return None, fixes
+    return refined, fixes
+
+
+def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
+    leaves = pytree.tree_leaves(dynamic_shapes)
+    return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
+
+
+__all__ = ["decomposed", "export"]

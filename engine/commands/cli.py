@@ -1,0 +1,275 @@
+"""The command line: ``engine compile``, ``engine coverage``, ``engine inspect``, ``engine rules``.
+
+Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+import engine
+
+_MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_RULES = click.option(
+    "--rules", "rule_files", multiple=True, type=click.Path(exists=True, path_type=Path),
+    help="A .rules file or a folder of them; may be given several times.",
+)  # fmt: skip
+_SETTINGS = (
+    click.option("--min-block-size", type=click.IntRange(min=1), help="Smallest engine, in tiles."),
+    click.option("--torch-executed-op", "torch_executed_ops", multiple=True, help="An op or node to keep in PyTorch."),
+    click.option("--require-full-compilation", is_flag=True, default=None, help="Fail if a node is not in an engine."),
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_SETTINGS):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(engine.__version__, prog_name="engine")
+@click.option(
+    "--import", "modules", multiple=True, metavar="MODULE",
+    help="A module of yours that registers ops or host functions of rules; may be given several times.",
+)  # fmt: skip
+def cli(modules: tuple[str, ...]) -> None:
+    """Compile PyTorch models to TensorRT, by rules."""
+    if modules:
+        sys.path.insert(0, "")  # the current folder, as `python -m` has it
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise engine.EngineError(f"--import {module}: {error}") from error
+
+
+@cli.command("compile")
+@_MODEL
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path),
+    help="A .pt2 file for engine.load; or a folder, for plans and report.",
+)  # fmt: skip
+@_RULES
+@_with_settings
+@_JSON
+def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
+    """Compile an exported program, and write it to a file, or its engines to a folder."""
+    from engine.files.plan_folder import require_free, write_plans
+
+    whole = output.suffix == ".pt2"
+    if not whole:
+        require_free(output)
+    with _progress(f"compiling {model.name}"):
+        compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
+        assert isinstance(compiled, engine.CompiledModule)  # an exported program knows its shapes
+        if whole:
+            engine.save(compiled, output)
+        else:
+            write_plans(compiled, output)
+    _print_report(compiled.report, as_json)
+
+
+@cli.command()
+@_MODEL
+@_RULES
+@_with_settings
+@_JSON
+def coverage(model: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
+    """Say what of an exported program would be in an engine, and why the rest would not."""
+    with _progress(f"reading {model.name}"):
+        report = engine.coverage(_load(model), rules=rule_files, **_given(settings))
+        report.model = model.name
+    _print_report(report, as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Say what a file of engine.save holds: its report, and the engines with names, shapes and TensorRT."""
+    import json
+
+    from engine.commands.tables import render_engines
+    from engine.files import inspect as inspect_file
+
+    found = inspect_file(file)
+    report = found.pop("report", None)
+    if as_json:
+        click.echo(json.dumps({**found, **({"report": report.as_dict()} if report else {})}, indent=2, default=str))
+        return
+    if report is not None:
+        _print_report(report, as_json=False)
+        click.echo()
+    render_engines(found, sys.stdout)
+
+
+@cli.group()
+def rules() -> None:
+    """List and check rules."""
+
+
+@rules.command("list")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--op", help="Only rules rooted at this op, e.g. aten.linear.")
+@click.option("--kind", type=click.Choice(["simplify", "lower", "convert", "pattern"]), help="Only rules of this kind.")
+@click.option("--stats", is_flag=True, help="Counts per family, and how much Python rules need, instead of rules.")
+def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stats: bool) -> None:
+    """List the built-in rules and named patterns, with those of FILES."""
+    from engine.commands.rule_statistics import Statistics
+    from engine.commands.tables import render_rule_stats, render_rules
+
+    ruleset = engine.RuleSet.load(*files)
+    if stats:
+        render_rule_stats(Statistics.of(ruleset), sys.stdout)
+    else:
+        render_rules(ruleset, sys.stdout, op=op, kind=kind)
+
+
+@rules.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+def check(files: tuple[Path, ...]) -> None:
+    """Check the built-in rules, with those of FILES; every mistake is reported."""
+    ruleset = engine.RuleSet.load(*files)
+    click.echo(f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers: fine")
+
+
+@rules.command("verify")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--rule", "names", multiple=True, help="Only rules whose id starts with this; may be given several times."
+)
+@click.option("--examples", default=30, show_default=True, type=click.IntRange(min=1), help="Instances per stage.")
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes to try rules in.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for everything found, as JSON."
+)
+def verify_command(
+    files: tuple[Path, ...], names: tuple[str, ...], examples: int, seed: int, jobs: int, json_file: Path | None
+) -> None:
+    """Search for instances on which rules are wrong: those of FILES, or the built-in ones.
+
+    Every rule is tried on its test lines and on variations of them: other sizes, ranks, dtypes and numbers, with
+    sizes known, symbolic as marked, and symbolic wherever they can be.  Says as well which branches of rules no test
+    line reaches, and which `relax` nothing needs.  Needs Hypothesis: pip install "engine[verify]".
+    """
+    import json
+
+    from engine.commands.tables import render_finding, render_summary
+
+    try:
+        from engine.verify.workers import verify_in_processes
+    except ModuleNotFoundError as error:
+        if error.name != "hypothesis":
+            raise
+        raise engine.EngineError('rules verify needs Hypothesis: pip install "engine[verify]"') from error
+    from engine.verify.findings import Summary
+
+    ruleset = engine.RuleSet.load(*files)
+    own = tuple(str(path.resolve()) for path in files)
+    chosen = [
+        rule
+        for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
+        if (not own or str(Path(rule.span.file).resolve()).startswith(own)) and (not names or rule.id.startswith(names))
+    ]
+    if not chosen:
+        raise engine.EngineError("there is no such rule; `engine rules list` shows them")
+    findings = []
+    paths = [str(path) for path in files]
+    with _counting(f"trying {len(chosen)} rules") as count:
+        for finding in verify_in_processes(ruleset, chosen, paths, examples=examples, seed=seed, jobs=jobs):
+            render_finding(finding, sys.stdout)
+            sys.stdout.flush()
+            findings.append(finding)
+            count(f"{len(findings)} of {len(chosen)}, {finding.rule.id}")
+    summary = Summary.of(ruleset, findings)
+    render_summary(summary, sys.stdout)
+    if json_file is not None:
+        drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
+        json_file.write_text(json.dumps({**drawn, **summary.as_dict()}, indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if summary.fine else 1)
+
+
+@contextmanager
+def _counting(title: str) -> Iterator[Callable[[str], None]]:
+    """Show how far something is: all the time on a terminal, once a minute in a log."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def log(text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= 60:
+                last = time.monotonic()
+                click.echo(f"{title}: {text}", err=True)
+
+        yield log
+        return
+    with console.status(title) as status:
+        yield lambda text: status.update(f"{title}: {text}")
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise engine.EngineError(
+            f"{path} is not an exported program: {str(error).strip().splitlines()[0]}\n"
+            "save one with torch.export.save(torch.export.export(model, args), path)"
+        ) from error
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value not in (None, ())}
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[None]:
+    from engine.report import listening
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(title) as status, listening(lambda phase: status.update(f"{title}: {phase}")):
+        yield
+
+
+def _print_report(report: engine.Report, as_json: bool) -> None:
+    import json
+
+    from engine.commands.tables import render_report
+
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2, default=str))
+    else:
+        render_report(report, sys.stdout)
+
+
+def main() -> None:
+    """Entry point of the ``engine`` command."""
+    try:
+        cli()
+    except engine.EngineError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

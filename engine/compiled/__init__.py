@@ -1,0 +1,1 @@
+"""What engine.compile returns, and on which device it is."""

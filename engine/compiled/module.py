@@ -1,0 +1,213 @@
+"""What ``engine.compile`` returns: a module that is called like the model it was made from."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import operator
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import networkx
+import torch
+from torch import fx, nn
+from torch._ops import HigherOrderOperator, OpOverload
+
+from engine.compiled.placement import placed
+from engine.errors import EngineError
+from engine.pytorch_modes import autocast_is_on, without_autocast
+from engine.report import Report
+from engine.runtime.whole_graphs import follow_settings, graphs_of_module, has_hooks, is_plain
+
+if TYPE_CHECKING:
+    from engine.capture import Captured
+    from engine.capture.signature import Signature
+    from engine.graph.mirror import Mirror
+    from engine.refitting.weight_map import WeightPlan
+    from engine.runtime.cuda_graphs.cache import GraphCache
+
+
+class CompiledModule(nn.Module):
+    """A compiled model.
+
+    Attributes:
+        graph_module: the partitioned graph; its engines are submodules ``engine_0``, ``engine_1``, ...
+        report: what is in an engine, what is not, and why.
+        weight_plan: how its weights follow from those of the model; None where they cannot be replaced.
+    """
+
+    weight_plan: WeightPlan | None = None
+    _graphs: GraphCache | None = None
+    # Whether the arguments of a call are the inputs of the graph, one by one.
+    _direct: bool = False
+
+    def __init__(self, graph_module: fx.GraphModule, captured: Captured, report: Report, mirror: Mirror) -> None:
+        super().__init__()
+        self.graph_module = graph_module
+        self.report = report
+        self._signature = captured.signature()
+        self._mirror: Mirror | None = mirror
+        self._runs_ops = _runs_ops(graph_module)
+        follow_settings(self)
+
+    @classmethod
+    def restored(cls, graph_module: fx.GraphModule, signature: Signature, report: Report) -> CompiledModule:
+        """A module from the parts that a file keeps of one."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module.graph_module = graph_module
+        module.report = report
+        module._signature = signature
+        module._mirror = None
+        module._runs_ops = _runs_ops(graph_module)
+        follow_settings(module)
+        return module
+
+    @property
+    def graph(self) -> networkx.MultiDiGraph:
+        """The lowered graph, one edge per use; nodes know their op, dtype, shape and origin.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        if self._mirror is None:
+            raise EngineError("files do not keep the lowered graph: module.graph_module.graph is what is run")
+        return self._mirror.nx
+
+    @property
+    def inner_graphs(self) -> dict[str, networkx.MultiDiGraph]:
+        """The lowered graphs inside ops of the model (the sides of ``torch.cond``, ..), as rules ran them, by name.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep them.
+        """
+        if self._mirror is None:
+            raise EngineError("files do not keep the lowered graphs")
+        found: dict[str, networkx.MultiDiGraph] = {}
+        pending = [self._mirror]
+        while pending:
+            mirror = pending.pop(0)
+            for name, inner in mirror.inner.items():
+                found[name] = inner.nx
+                pending.append(inner)
+        return found
+
+    def place(self, device: torch.device) -> None:
+        """Take inputs on another device from now on: what a model did on the device of its inputs is done there.
+
+        A GPU without an index is the one that the model is on, or else the current one.
+        `to` does the same, and moves as well what the model keeps on a device of its own.
+        """
+        self._take_inputs_on(device, tensors=True)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModule:
+        super()._apply(fn, recurse)
+        # Which device `to` means shows on a tensor of our own; other functions leave it on the CPU, where no engine is.
+        device = fn(torch.empty(0)).device
+        if device.type == "cuda":
+            self._take_inputs_on(device, tensors=False)
+        return self
+
+    def _take_inputs_on(self, device: torch.device, *, tensors: bool) -> None:
+        arguments = placed(self.graph_module, self._signature.arguments, device, tensors=tensors)
+        self._signature = dataclasses.replace(self._signature, arguments=arguments)
+        if self._graphs is not None:
+            self.set_cuda_graphs(True, self._graphs.size)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        """A module with its own graph module; the report and the graph, which nobody changes, are shared."""
+        clone = CompiledModule.__new__(CompiledModule)
+        memo[id(self)] = clone
+        nn.Module.__init__(clone)
+        clone.graph_module = copy.deepcopy(self.graph_module, memo)
+        clone.report = self.report
+        clone._signature = self._signature
+        clone._mirror = self._mirror
+        clone._runs_ops = self._runs_ops
+        clone.weight_plan = self.weight_plan
+        clone.training = self.training
+        if self._graphs is not None:
+            clone.set_cuda_graphs(True, self._graphs.size)
+        return clone
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused: engines are not tied to the classes of this process."""
+        raise EngineError(
+            "compiled modules cannot be pickled (torch.save, multiprocessing): engine.save(module, path) writes a "
+            "file, and engine.load(path) reads it, in any process"
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model: same arguments, same structure of results, same dtypes, under autocast too."""
+        if self._runs_ops and not torch.compiler.is_compiling() and autocast_is_on():
+            with without_autocast():
+                return self.forward(*args, **kwargs)
+        inputs = self._signature.bind(args, kwargs)
+        if self._graphs is not None and is_plain(inputs):
+            self._direct = not kwargs and len(args) == len(inputs) and all(map(operator.is_, args, inputs))
+            return self._graphs(inputs)
+        return self._signature.unflatten(self.graph_module(*inputs))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model: `forward`, with hooks where there are any; a CUDA graph that fits is replayed at once."""
+        if self._direct and not kwargs and not has_hooks(self):
+            result = self._graphs.quick(args)  # type: ignore[union-attr]
+            if result is not None:
+                return result
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def cuda_graphs(self) -> GraphCache | None:
+        """The CUDA graphs of whole calls; None where calls are not recorded."""
+        return self._graphs
+
+    def set_cuda_graphs(self, enabled: bool, size: int | None = None) -> None:
+        """Record whole calls as CUDA graphs and replay them; or stop that, and drop the graphs.
+
+        Args:
+            size: most graphs to keep; by default what the setting ``cuda_graph_cache_size`` says.
+        """
+        self._direct = False
+        self._graphs = graphs_of_module(self.graph_module, self._signature.unflatten, size) if enabled else None
+
+
+def _runs_ops(graph_module: fx.GraphModule) -> bool:
+    """Whether PyTorch computes something on tensors between the engines."""
+    return any(isinstance(node.target, OpOverload | HigherOrderOperator) for node in graph_module.graph.nodes)
+
+
+class DeferredModule(nn.Module):
+    """A model that is compiled for the inputs of its first call."""
+
+    def __init__(self, model: nn.Module, compile: Callable[..., Any], **options: Any) -> None:
+        super().__init__()
+        # Not a submodule: parameters of the original model are not parameters of the compiled one.
+        object.__setattr__(self, "_pending", (model, compile, options))
+        self._lock = threading.Lock()
+        self.compiled: CompiledModule | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile on the first call, then run."""
+        if self.compiled is None:
+            with self._lock:
+                if self.compiled is None:
+                    model, compile_, options = object.__getattribute__(self, "_pending")
+                    self.compiled = compile_(model, args, kwargs, **options)
+                    object.__setattr__(self, "_pending", None)
+        return self.compiled(*args, **kwargs)
+
+    def _done(self, what: str) -> CompiledModule:
+        if self.compiled is None:
+            raise RuntimeError(f"{what} is there after the first call, which decides the shapes to compile for")
+        return self.compiled
+
+    @property
+    def report(self) -> Report:
+        """The report of the compilation; available after the first call."""
+        return self._done("report").report
+
+    @property
+    def graph(self) -> networkx.MultiDiGraph:
+        """The lowered graph; available after the first call."""
+        return self._done("graph").graph

@@ -1,0 +1,205 @@
+"""Checking macros, host functions and layers, before the rules that use them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from engine.dsl import tree
+from engine.dsl.bindings import bindings_for
+from engine.dsl.checks import sorts
+from engine.dsl.checks.definitions import Definitions
+from engine.dsl.checks.expression_checker import ExpressionChecker
+from engine.dsl.checks.layers import LayerTable
+from engine.dsl.checks.named_patterns import NamedPatterns
+from engine.dsl.diagnostics import Problems
+from engine.dsl.vocabulary import SORTS, constants, dtype_classes, dtypes, functions, nearest, suggestion
+from engine.tensorrt import Capabilities
+
+
+def define(
+    files: Sequence[tree.File],
+    capabilities: Capabilities | None,
+    hosts: Mapping[str, Callable[..., Any]],
+    problems: Problems,
+) -> Definitions:
+    """Collect and check everything that rules of these files may call.
+
+    Args:
+        hosts: registered host functions by full name.
+    """
+    return _Declarations(files, capabilities, hosts, problems).definitions
+
+
+class _Declarations:
+    def __init__(
+        self,
+        files: Sequence[tree.File],
+        capabilities: Capabilities | None,
+        hosts: Mapping[str, Callable[..., Any]],
+        problems: Problems,
+    ) -> None:
+        self.hosts = hosts
+        self.problems = problems
+        macros = self._unique("macro", ((m.name, m) for file in files for m in file.macros))
+        externs = self._unique("host function", ((e.name, e) for file in files for e in file.externs))
+        declared = [layer for file in files for layer in file.layers]
+        layers = LayerTable(declared, capabilities, bindings_for(capabilities), problems)
+        patterns = self._unique("pattern", ((p.name, p) for file in files for p in file.patterns))
+        self.definitions = Definitions(macros, externs, layers, NamedPatterns(patterns, problems))
+        for extern in externs.values():
+            self._check_extern(extern)
+        self._check_macros()
+        self._check_layers()
+
+    def _unique(self, what: str, items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, item in items:
+            if name in found:
+                first = found[name]
+                self.problems.report(
+                    f"{what} `{name}` is defined twice", item.span, "rename one", (first.span, "the other definition")
+                )
+            else:
+                found[name] = item
+        return found
+
+    def _check_extern(self, extern: tree.Extern) -> None:
+        report = self.problems.report
+        if not extern.name.startswith("host."):
+            report(f"`{extern.name}` is not the name of a host function", extern.span, "they are called `host.name`")
+            return
+        for parameter in extern.parameters:
+            if parameter.type is not None:
+                self._check_value_type(parameter.type)
+        self._check_value_type(extern.result)
+        function = self.hosts.get(extern.name)
+        short = extern.name.removeprefix("host.")
+        if function is None:
+            near = nearest(extern.name, self.hosts)
+            report(
+                f"`{extern.name}` is not registered",
+                extern.span,
+                f"did you mean `{near}`?"
+                if near
+                else f'decorate its Python function with `@engine.rules.host("{short}")`',
+            )
+            return
+        declared = [parameter.name for parameter in extern.parameters]
+        actual = list(inspect.signature(function).parameters)
+        if declared != actual:
+            report(
+                f"`{extern.name}` is declared with ({', '.join(declared)})",
+                extern.span,
+                f"the registered Python function takes ({', '.join(actual)})",
+            )
+            return
+        for parameter, python in zip(extern.parameters, inspect.signature(function).parameters.values(), strict=True):
+            if not _agrees(parameter.type, python.annotation):
+                report(
+                    f"`{parameter.name}` of `{extern.name}` is declared {sorts.show(parameter.type)}",  # type: ignore[arg-type]
+                    parameter.span,
+                    f"the registered Python function takes {_annotation(python.annotation)}",
+                )
+
+    def _check_value_type(self, kind: tree.Type) -> None:
+        for part in (*((kind.element,) if kind.element else ()), *(kind.items or ())):
+            self._check_value_type(part)
+        known = SORTS | set(dtypes()) | set(dtype_classes())
+        for name in kind.names:
+            if name not in known:
+                self.problems.report(f"unknown type `{name}`", kind.span, suggestion(name, known))
+
+    def _check_macros(self) -> None:
+        for macro in self.definitions.macros.values():
+            if macro.name in functions():
+                self.problems.report(f"`{macro.name}` is a builtin function", macro.span, "give the macro another name")
+            checker = ExpressionChecker(self.definitions, self.problems)
+            scope: dict[str, str | None] = {}
+            for parameter in macro.parameters:
+                if parameter.default is not None:
+                    checker.sort(parameter.default, {})
+                if parameter.name in scope:
+                    self.problems.report(f"`{macro.name}` has two parameters `{parameter.name}`", parameter.span)
+                if parameter.name in constants():
+                    self.problems.report(f"`{parameter.name}` is a word of the language", parameter.span)
+                scope[parameter.name] = None
+            checker.sort(macro.body, scope)
+            self.definitions.effects[macro.name] = checker.effects
+        self._check_macro_cycles()
+
+    def _check_macro_cycles(self) -> None:
+        done: set[str] = set()
+        effects = self.definitions.effects
+        for start in self.definitions.macros:
+            path: dict[str, Iterator[str]] = {}  # macros on the way here, each with those it has yet to follow
+            following: str | None = start
+            while following is not None or path:
+                if following is None:
+                    finished, _ = path.popitem()
+                    done.add(finished)
+                elif following in path:
+                    names = [*path]
+                    cycle = [*names[names.index(following) :], following]
+                    macro = self.definitions.macros[min(cycle)]
+                    self.problems.report(
+                        f"macro `{macro.name}` calls itself: {' > '.join(_rotated(cycle))}",
+                        macro.span,
+                        "macros are expanded in place and cannot recur; use a comprehension or a host function",
+                    )
+                elif following not in done and following in effects:
+                    path[following] = iter(effects[following].macros)
+                following = next(path[next(reversed(path))], None) if path else None
+
+    def _check_layers(self) -> None:
+        for layer in self.definitions.layers.items.values():
+            checker = ExpressionChecker(self.definitions, self.problems)
+            scope: dict[str, str | None] = {}
+            for parameter in layer.parameters:
+                if parameter.default is not None:
+                    sort = checker.sort(parameter.default, scope, parameter.type)
+                    if parameter.type is not None and not sorts.fits_type(sort, parameter.type):
+                        self.problems.report(
+                            f"the default of `{parameter.name}` is {sorts.describe(sort)}, not "  # type: ignore[arg-type]
+                            f"{sorts.show(parameter.type)}",
+                            parameter.default.span,
+                        )
+                scope[parameter.name] = None
+            for argument in layer.via.arguments:
+                checker.sort(argument.value if isinstance(argument, tree.Keyword) else argument, scope)
+            for given in layer.gives:
+                for expr in given or ():
+                    checker.sort(expr, scope)
+            for clause in (layer.unless, layer.accumulates):
+                if clause is not None:
+                    checker.sort(clause, scope)
+            reached = self.definitions.closure(checker.effects)
+            for name, span in (reached.ops | reached.layers).items():
+                self.problems.report(f"a layer declaration computes sizes and dtypes, {name} makes a tensor", span)
+
+
+def _rotated(cycle: list[str]) -> list[str]:
+    """A cycle of names that begins with its least, so that it is told the same way from wherever it is found."""
+    ring = cycle[:-1]
+    start = ring.index(min(ring))
+    return [*ring[start:], *ring[:start], ring[start]]
+
+
+_PYTHON = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def _agrees(kind: tree.Type | None, annotation: Any) -> bool:
+    """Whether a declared type and a Python annotation can be the same; only plain ones are compared."""
+    if kind is None or annotation is inspect.Parameter.empty:
+        return True
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name not in _PYTHON:
+        return True
+    if kind.element is not None or kind.items is not None:
+        return False
+    return len(kind.names) != 1 or kind.names[0] not in _PYTHON or kind.names[0] == name
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))

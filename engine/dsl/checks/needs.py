@@ -1,0 +1,129 @@
+"""``needs``, ``since`` and ``until``: what a rule or a layer asks of the installed TensorRT."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+
+from engine.dsl import tree
+from engine.dsl.diagnostics import Problems
+from engine.dsl.vocabulary import suggestion
+from engine.tensorrt import Capabilities
+
+_RELATIONS = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+# Features that are not layers; see `engine.tensorrt.capabilities`.
+FEATURES = frozenset({"data_dependent", "plugin"})
+# Settings that rules may ask for, as ``setting.NAME``; such rules are left out of compilations without them.
+SETTINGS = frozenset({"use_fp32_acc"})
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """``"10.15"`` as ``(10, 15)``, so that it is later than 10.9; ``"11"`` is 11.0."""
+    major, _, minor = text.partition(".")
+    # No version has nine digits, and Python reads no more than some thousand.
+    return int(major[:9]), int(minor.partition(".")[0][:9] or 0)
+
+
+def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
+    """Whether the installed TensorRT is as one term of a ``needs`` clause asks."""
+    match term:
+        case tree.Binary(operator="and"):
+            return satisfied(term.left, capabilities) and satisfied(term.right, capabilities)
+        case tree.Binary(operator="or"):
+            return satisfied(term.left, capabilities) or satisfied(term.right, capabilities)
+        case tree.Unary():
+            return not satisfied(term.value, capabilities)
+        case tree.Binary(right=tree.Literal(value=str(version))):
+            wanted = parse_version(version)
+            installed = capabilities.version
+            # `trt == 10` is any 10.x.
+            return bool(_RELATIONS[term.operator](installed if "." in version else (installed[0], 0), wanted))
+        case tree.Name(name="rtx"):
+            return capabilities.rtx
+        case tree.Qualified():
+            return setting(term) is not None or term.name.removeprefix("cap.") in capabilities.features
+    raise AssertionError(f"unchecked term of `needs`: {term}")
+
+
+def setting(term: tree.Expr) -> str | None:
+    """The setting that a term asks for, None if it asks for something else."""
+    prefix, _, name = term.name.partition(".") if isinstance(term, tree.Qualified) else ("", "", "")
+    return name if prefix == "setting" else None
+
+
+def check(term: tree.Expr, features: Collection[str], problems: Problems) -> None:
+    """Report words that `satisfied` does not know.
+
+    Args:
+        features: what ``cap.`` may be followed by.
+    """
+    hint: str | None
+    match term:
+        case tree.Qualified() if setting(term) is not None:
+            name = setting(term)
+            if name not in SETTINGS:
+                hint = suggestion(str(name), SETTINGS, f"rules may ask for {', '.join(sorted(SETTINGS))}")
+                problems.report(f"unknown setting `{name}`", term.span, hint)
+        case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(setting, _parts(term))):
+            problems.report("a setting stands alone in `needs`", term.span, "needs setting.use_fp32_acc, not rtx")
+        case tree.Binary(operator="and" | "or"):
+            check(term.left, features, problems)
+            check(term.right, features, problems)
+        case tree.Unary():
+            check(term.value, features, problems)
+        case tree.Binary():
+            if not (isinstance(term.left, tree.Name) and term.left.name == "trt"):
+                problems.report("only `trt` has a version", term.span, "needs trt >= 10.14")
+        case tree.Qualified():
+            prefix, _, feature = term.name.partition(".")
+            if prefix != "cap":
+                hint = "needs trt >= 10.14, not rtx, cap.attention"
+                problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
+            elif feature not in features:
+                hint = suggestion(
+                    feature, features, "features are the names of `add_..` methods, `data_dependent`, `plugin`"
+                )
+                problems.report(f"unknown feature `{term.name}`", term.span, hint)
+        case tree.Name(name="rtx"):
+            pass
+        case tree.Name(name="trt"):
+            problems.report("`trt` alone says nothing", term.span, "compare its version: `trt >= 10.14`")
+        case tree.Name():
+            hint = suggestion(term.name, ["rtx", "trt"], "needs trt >= 10.14, not rtx, cap.attention")
+            problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
+
+
+def _parts(term: tree.Expr) -> list[tree.Expr]:
+    match term:
+        case tree.Binary(operator="and" | "or"):
+            return [*_parts(term.left), *_parts(term.right)]
+        case tree.Unary():
+            return _parts(term.value)
+    return [term]
+
+
+def show(term: tree.Expr) -> str:
+    """A term as it is written."""
+    match term:
+        case tree.Unary():
+            return f"not {show(term.value)}"
+        case tree.Binary():
+            return f"{show(term.left)} {term.operator} {show(term.right)}"
+        case tree.Literal():
+            return str(term.value)
+        case tree.Name() | tree.Qualified():
+            return term.name
+    return "?"
+
+
+def installed(capabilities: Capabilities) -> str:
+    """The installed TensorRT in a sentence."""
+    version = ".".join(map(str, capabilities.version))
+    return f"TensorRT-RTX with the API of {version}" if capabilities.rtx else f"TensorRT {version}"

@@ -1,0 +1,1 @@
+"""Symbolic sizes of a graph: nodes that compute them, functions of them, shapes inferred with them."""

@@ -1,0 +1,1 @@
+"""Refit: new weights for a compiled module without compiling it again."""

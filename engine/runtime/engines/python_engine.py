@@ -1,0 +1,404 @@
+"""An engine on one GPU, run through TensorRT's Python bindings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
+
+import torch
+
+from engine.errors import InputError, RuntimeUnavailable
+from engine.logger import capturing_logger, error_texts
+from engine.runtime.boundary import check_count
+from engine.runtime.engines.bindings import Shape, binding_names, read_bindings
+from engine.runtime.engines.context_pool import BindPlan, Lane, LanePool, set_workspace
+from engine.runtime.engines.contexts import UNDISTURBED, ContextMaker, return_free_memory
+from engine.runtime.engines.inputs import MISALIGNED, Input, InputReader
+from engine.runtime.engines.outputs import OutputMaker
+from engine.runtime.engines.planner import Planner
+from engine.runtime.engines.runtime_cache import Configuration
+from engine.runtime.engines.workspace import workspace_of
+from engine.runtime.failures import EngineLoadError, ExecutionError, quoted
+from engine.runtime.options import RunOptions
+from engine.tensorrt import capabilities, load
+
+_PLANS = 1024
+"""Shape signatures remembered; a plan is some hundred bytes."""
+
+_VARIANTS = 4
+"""Most contexts for one stream, where shapes take turns and workspaces are small."""
+
+_SMALL = 64 << 20
+"""Bytes of workspace up to which a context more is no matter."""
+
+_WORN = 1024
+"""How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host memory for every
+run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for 48), and frees it with the context.  A
+new one takes it 4 to 10 ms, with the kernels in its cache."""
+
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+class TRTEngine:
+    """A deserialised engine on one GPU.
+
+    Calls may come from any thread and run on PyTorch's current stream; they do not wait for the
+    GPU.  Outputs are fresh tensors, except those that the engine aliases to an input.
+
+    Args:
+        serialized: the plan.
+        device: CUDA device index.
+        inputs: input binding names, in calling order.
+        outputs: output binding names, in the order of the results; None for both takes the engine's order.
+        requires_output_allocator: let TensorRT ask for memory for every output while it runs.
+        options: how to run it; see `configure`.
+        contexts: the most execution contexts to make for calls that overlap.
+        layer_names: names to look for in TensorRT's messages when loading fails.
+
+    Raises:
+        EngineLoadError: TensorRT refused the plan, or to make an execution context for it.
+        RuntimeUnavailable: the binding names are not the engine's.
+        SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
+    """
+
+    def __init__(
+        self,
+        serialized: bytes,
+        device: int,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        *,
+        name: str = "",
+        requires_output_allocator: bool = False,
+        options: RunOptions = RunOptions(),  # noqa: B008 - immutable
+        contexts: int = 8,
+        layer_names: Collection[str] = (),
+    ) -> None:
+        self.name = name
+        self.device = torch.device("cuda", device)
+        self.options = options
+        self._index = device
+        self._limit = contexts
+        self._logger = capturing_logger()
+        with torch.cuda.device(device), UNDISTURBED, self._logger.gather() as messages:
+            # Stands for the memory of tensors without elements, as TensorRT takes no null address.
+            # Made first: it makes CUDA's context on the device, which TensorRT then uses.
+            self._scratch = torch.empty(512, dtype=torch.uint8, device=self.device)
+            self._runtime = load().Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(serialized)
+            if self._engine is None:
+                raise EngineLoadError(f"{self._called()} does not load", error_texts(messages), layer_names)
+            self._serialized = serialized
+            self._maker = ContextMaker(self._engine, serialized, device, options)
+            context, configuration = self._maker.make()
+            if context is None:
+                raise EngineLoadError(
+                    f"TensorRT loads {self._called()} and cannot prepare it to run", error_texts(messages), layer_names
+                )
+        own = binding_names(self._engine)
+        self.inputs, self.outputs = read_bindings(
+            self._engine, own[0] if inputs is None else inputs, own[1] if outputs is None else outputs
+        )
+        self._aliases = self._read_aliases()
+        self._profiles: int = self._engine.num_optimization_profiles
+        self._reader = InputReader(self.inputs, self._aliases, self.device)
+        self._planner = Planner(
+            self.inputs,
+            self.outputs,
+            self._aliases,
+            allocate_all=requires_output_allocator,
+            called=self._called(),
+            logger=self._logger,
+        )
+        # None for a host input, whose values count.
+        self._dtypes = [None if binding.host else binding.dtype for binding in self.inputs]
+        self._count = len(self.inputs)
+        self._device_positions = [i for i, binding in enumerate(self.inputs) if not binding.host]
+        self._device_names = [self.inputs[i].name for i in self._device_positions]
+        self._output_names = [binding.name for binding in self.outputs]
+        self._has_host_inputs = len(self._device_positions) < len(self.inputs)
+        self._scratch_address = self._scratch.data_ptr()
+        self._output_maker = OutputMaker(self.outputs, self._aliases, self.device)
+        self._empty = self._output_maker.empty
+        self._raw_stream: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+        self._current_device: Callable[[], int] = torch._C._cuda_getDevice
+        self._is_capturing: Callable[[], bool] = torch._C._cuda_isCurrentStreamCapturing
+        self._wears = capabilities().rtx
+        self._plans_lock = threading.Lock()
+        self._start(context, configuration)
+
+    def _start(self, context: Any, configuration: Configuration | None) -> None:
+        """Begin with a first context, no plans, and the options as they are now."""
+        self._workspace_size = self._maker.workspace_size
+        small = self.options.share_device_memory or self._workspace_size <= _SMALL
+        self._keeps_outputs = self.options.use_pre_allocated_outputs
+        self._plans: dict[Hashable, BindPlan] = {}
+        self._pool = LanePool(self._new_lane, self._index, self._limit, _VARIANTS if small else 1)
+        self._pool.add(self._lane(context, configuration))
+
+    def configure(self, options: RunOptions, profiler: Any = None) -> None:
+        """Run differently from now on; calls that are under way end as they began.
+
+        Args:
+            profiler: a ``trt.IProfiler`` that hears the time of every layer; calls then wait for the GPU.
+
+        Raises:
+            SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
+            RuntimeUnavailable: a CUDA graph holds the engine's contexts, and the weight budget cannot change.
+        """
+        with torch.cuda.device(self._index), UNDISTURBED, self._plans_lock, self._logger.gather() as messages:
+            options.check()
+            if options.weight_streaming_budget != self.options.weight_streaming_budget:
+                # TensorRT moves weights only while nothing is prepared to run with them.
+                if self._pool.captured or not self._pool.drain():
+                    raise RuntimeUnavailable(
+                        f"{self._called()} is in use by a CUDA graph or by calls: its weight budget cannot change now"
+                    )
+                torch.cuda.synchronize(self._index)
+                self._plans = {}
+            before = self.options, self._maker
+            try:
+                self._maker = ContextMaker(self._engine, self._serialized, self._index, options, profiler)
+                context, configuration = self._maker.make()
+                if context is None:
+                    raise ExecutionError(
+                        f"TensorRT cannot make a context for {self._called()}" + quoted(error_texts(messages))
+                    )
+                self.options = options
+            except BaseException:
+                self.options, self._maker = before
+                if not len(self._pool):
+                    self._maker = ContextMaker(self._engine, self._serialized, self._index, self.options)
+                    self._start(*self._maker.make())
+                raise
+            self._start(context, configuration)
+
+    @property
+    def trt_engine(self) -> Any:
+        """The ``trt.ICudaEngine``."""
+        return self._engine
+
+    @property
+    def written_inputs(self) -> frozenset[int]:
+        """Positions of the inputs that the engine writes to; the outputs aliased to them are not fresh."""
+        return frozenset(self._aliases.values())
+
+    def __call__(self, inputs: Sequence[Input]) -> list[torch.Tensor]:
+        """Queue one run on the current stream.
+
+        Raises:
+            InputError: an input has the wrong dtype, device or shape.
+            ExecutionError: TensorRT refused to run.
+        """
+        results = self.quick(inputs)
+        if results is not None:
+            return results
+        if self._current_device() != self._index:
+            with torch.cuda.device(self._index):
+                return self._run(inputs)
+        return self._run(inputs)
+
+    def quick(self, inputs: Sequence[Input]) -> list[torch.Tensor] | None:
+        """A run of inputs that can be bound as they are, of shapes that were met before; None for any other call.
+
+        Raises:
+            ExecutionError: TensorRT refused to run.
+        """
+        index = self._index
+        if len(inputs) != self._count or self._current_device() != index:
+            return None
+        key: list[Hashable] = []
+        addresses: list[int] = []
+        for value, dtype in zip(inputs, self._dtypes):  # noqa: B905 - checked above, and every call runs this
+            if dtype is None:
+                if type(value) is not int:
+                    return None
+                key.append(value)
+                continue
+            if (
+                type(value) not in _TENSORS
+                or value.dtype is not dtype  # type: ignore[union-attr]
+                or not value.is_contiguous()  # type: ignore[union-attr]
+                or value.get_device() != index  # type: ignore[union-attr]
+            ):
+                return None
+            address = value.data_ptr()  # type: ignore[union-attr]
+            if not address or address & MISALIGNED:
+                return None
+            key.append(value.shape)  # type: ignore[union-attr]
+            addresses.append(address)
+        plan = self._plans.get(tuple(key))
+        if plan is None or not plan.plain:
+            return None
+        stream = self._raw_stream(index)
+        if self._is_capturing():
+            # The graph keeps the lane: nothing else may find it.
+            lane = self._taken(stream, plan)
+        else:
+            try:
+                lane = plan.lanes[stream].pop()
+            except (KeyError, IndexError):
+                lane = self._taken(stream, plan)
+        return self._plain_run(lane, plan, addresses, stream)
+
+    def _taken(self, stream: int, plan: BindPlan) -> Lane:
+        """A lane on which the plan is bound."""
+        lane = self._pool.take(stream, plan)
+        if lane.rebound >= _WORN and self._wears and not lane.retired:
+            with UNDISTURBED:
+                self._pool.discard(lane)
+                del lane
+                return_free_memory()
+            lane = self._pool.take(stream, plan)
+        if lane.plan is not plan:
+            try:
+                self._bind(lane, plan)
+            except BaseException:
+                lane.forget()
+                self._pool.give(lane)
+                raise
+        return lane
+
+    def _plain_run(self, lane: Lane, plan: BindPlan, addresses: list[int], stream: int) -> list[torch.Tensor]:
+        try:
+            if lane.addresses != addresses:
+                self._set_inputs(lane, addresses)
+            kept = lane.kept
+            if kept is not None and kept[0] is plan:
+                results = [*kept[1]]
+            else:
+                empty = self._empty
+                results = [empty(*output) for output in plan.outputs]  # type: ignore[misc]
+                given = lane.output_addresses
+                for position, result in enumerate(results):
+                    address = result.data_ptr() or self._scratch_address
+                    if given[position] != address:
+                        lane.set_address(self._output_names[position], address)
+                        given[position] = address
+                if self._keeps_outputs:
+                    lane.kept = plan, [*results]
+            memory = None if lane.workspace is None else set_workspace(lane, self._workspace_size, self.device)
+            if not lane.execute(stream):
+                raise self._failed()
+            del memory
+            return results
+        except BaseException:
+            lane.forget()
+            raise
+        finally:
+            if not lane.retired:
+                lane.home.append(lane)
+
+    def _set_inputs(self, lane: Lane, addresses: list[int]) -> None:
+        before = lane.addresses or [0] * len(addresses)
+        lane.addresses = []
+        for name, address, old in zip(self._device_names, addresses, before, strict=True):
+            if address != old:
+                lane.set_address(name, address)
+        lane.addresses = addresses
+
+    def _failed(self) -> ExecutionError:
+        return ExecutionError(f"{self._called()} did not run" + quoted(self._logger.recent_errors()[-5:]))
+
+    def output_shapes(self, shapes: Sequence[Shape]) -> list[Shape | None]:
+        """Output shapes for inputs of given shapes, without a run; None for a shape found while running.
+
+        Raises:
+            InputError: the engine does not take such shapes, or has host inputs: their values decide.
+        """
+        if self._has_host_inputs:
+            raise InputError(f"{self._called()} computes output shapes from values of its inputs")
+        shapes = tuple(map(tuple, shapes))
+        with torch.cuda.device(self._index):
+            plan = self._plan(shapes, shapes, ())
+        return [None if output is None else output[0] for output in plan.outputs]
+
+    def _run(self, inputs: Sequence[Input]) -> list[torch.Tensor]:
+        if len(inputs) != self._count:
+            check_count(inputs, [binding.name for binding in self.inputs])
+        tensors, key, values = self._reader.read(inputs)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plan(key, [tensor.shape for tensor in tensors], values)
+        if not plan.computes:
+            return self._output_maker.make(plan, tensors)
+        addresses = [tensors[i].data_ptr() or self._scratch_address for i in self._device_positions]
+        stream = self._raw_stream(self._index)
+        lane = self._taken(stream, plan)
+        if plan.plain:
+            return self._plain_run(lane, plan, addresses, stream)
+        try:
+            self._set_inputs(lane, addresses)
+            results = self._output_maker.make(plan, tensors)
+            for i, result in enumerate(results):
+                if result is not None:
+                    lane.set_address(self._output_names[i], result.data_ptr() or self._scratch_address)
+            memory = set_workspace(lane, self._workspace_size, self.device)
+            if not lane.execute(stream):
+                raise self._failed()
+            del memory
+            self._output_maker.collect(lane, plan, results)
+            return results
+        except BaseException:
+            lane.forget()
+            raise
+        finally:
+            self._pool.give(lane)
+
+    def _plan(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
+        with UNDISTURBED, self._plans_lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._make_plan(key, shapes, values)
+                while len(self._plans) >= _PLANS:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = plan
+        return plan
+
+    def _make_plan(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
+        plan = self._planner.start(key, shapes, values)
+        lane = self._pool.take(self._raw_stream(self._index), None)
+        try:
+            self._bind(lane, plan)
+            self._planner.finish(plan, lane.context)
+            self._output_maker.set_allocators(lane, plan)
+        except BaseException:
+            lane.forget()
+            raise
+        finally:
+            self._pool.give(lane)
+        return plan
+
+    def _bind(self, lane: Lane, plan: BindPlan) -> None:
+        lane.bind(plan, self.inputs, self._profiles)
+        self._output_maker.set_allocators(lane, plan)
+
+    def _new_lane(self) -> Lane:
+        with self._logger.gather() as messages:
+            context, configuration = self._maker.make()
+            if context is None:
+                raise ExecutionError(
+                    f"TensorRT cannot make {len(self._pool) + 1} execution contexts for {self._called()}"
+                    + quoted(error_texts(messages))
+                )
+        return self._lane(context, configuration)
+
+    def _lane(self, context: Any, configuration: Configuration | None) -> Lane:
+        lane = Lane(context, len(self.outputs), configuration)
+        for i, binding in enumerate(self.outputs):
+            if binding.host:
+                lane.host_outputs[i] = memory = torch.zeros(binding.shape, dtype=binding.dtype)
+                context.set_tensor_address(binding.name, memory.data_ptr())
+        if self.options.share_device_memory:
+            lane.workspace = workspace_of(self._index, -1)
+        return lane
+
+    def _read_aliases(self) -> dict[int, int]:
+        names = [binding.name for binding in self.inputs]
+        find = getattr(self._engine, "get_aliased_input_tensor", lambda name: None)
+        found = {i: find(binding.name) for i, binding in enumerate(self.outputs)}
+        return {i: names.index(name) for i, name in found.items() if name}
+
+    def _called(self) -> str:
+        return f"engine {self.name!r}" if self.name else "the engine"

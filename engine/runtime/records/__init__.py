@@ -1,0 +1,1 @@
+"""The record of an engine: the list of fields that files and torch.classes.tensorrt.Engine hold."""

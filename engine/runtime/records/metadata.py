@@ -1,0 +1,262 @@
+"""A ``TorchTensorRTModule`` as an engine record, and back: what the record's metadata says."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.dtypes import dtype_named
+from engine.errors import FileError, RecordError, RuntimeUnavailable, SaveError, SettingsError, TensorRTNotFound
+from engine.graph.tensor_spec import TensorSpec
+from engine.runtime.records.record import Device, EngineRecord, checksum, current_platform
+from engine.runtime.size_text import Symbols, read_size, read_symbols, write_size
+
+if TYPE_CHECKING:
+    from engine.runtime.module import TorchTensorRTModule
+    from engine.settings import CompilationSettings
+
+FORMAT = 1
+"""Version of the metadata; a reader takes this one and those before it."""
+
+# Folders of the machine that compiled; a file must not say where this one writes.
+_OF_THE_MACHINE = frozenset({"engine_cache_dir", "runtime_cache_path"})
+
+
+def record_of(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabilities: Any = ()) -> EngineRecord:
+    """The record of a module's engine.
+
+    Args:
+        tensorrt: what built the engine, as `engine.Report.tensorrt` has it; "" where that is not known.
+        compute_capabilities: that the engine serves, as TensorRT names them; empty where that is not known.
+
+    Raises:
+        SaveError, RecordError: something of it has no place in a record.
+    """
+    import engine
+
+    symbols: Symbols = {}
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "producer": f"engine {engine.__version__}",
+        "torch": torch.__version__,
+        "tensorrt": tensorrt,
+        "compute_capabilities": list(compute_capabilities),
+        "sha256": checksum(module.serialized_engine),
+        "settings": {name: value for name, value in module.settings.to_dict().items() if name not in _OF_THE_MACHINE},
+        "inputs": _write_specs(module.input_specs, symbols),
+        "outputs": _write_specs(module.output_specs, symbols),
+        "weight_name_map": _plain(module.weight_name_map, f"the weight names of engine {module.name!r}"),
+    }
+    metadata["symbols"] = symbols
+    # Without targets an engine of TensorRT-RTX is for many GPUs; whether it loads on another is for TensorRT to say.
+    portable = "RTX" in tensorrt and not module.settings.target_compute_capabilities
+    return EngineRecord(
+        module.name,
+        module.serialized_engine,
+        tuple(module.input_binding_names),
+        tuple(module.output_binding_names),
+        device=module.built_on or Device.current(),
+        hardware_compatible=module.settings.hardware_compatible or portable,
+        metadata=metadata,
+        platform=current_platform(),
+        requires_output_allocator=module.requires_output_allocator,
+    )
+
+
+def module_of(record: EngineRecord, **options: Any) -> TorchTensorRTModule:
+    """The module of a record, not loaded onto a GPU yet.
+
+    Args:
+        options: further arguments of `TorchTensorRTModule`, such as ``runtime`` and ``program``.
+
+    Raises:
+        FileError: the record's metadata is damaged.
+        RuntimeUnavailable: the engine cannot run where this process runs, whatever its GPU.
+    """
+    from engine.runtime.module import TorchTensorRTModule
+
+    inputs, outputs = boundary_of(record.metadata)
+    for what, specs, names in (("input", inputs, record.inputs), ("output", outputs, record.outputs)):
+        if specs is not None and len(specs) != len(names):
+            raise RecordError(f"the metadata has {len(specs)} {what} shapes for {len(names)} {what} names")
+    weights = record.metadata.get("weight_name_map")
+    if weights is not None and not isinstance(weights, Mapping):
+        raise RecordError("the weight names in the metadata are damaged")
+    module = TorchTensorRTModule(
+        record.engine,
+        list(record.inputs),
+        list(record.outputs),
+        name=record.name,
+        settings=read_settings(record.metadata.get("settings", {})),
+        weight_name_map=weights,
+        requires_output_allocator=record.requires_output_allocator,
+        input_specs=inputs,
+        output_specs=outputs,
+        **options,
+    )
+    module.built_on = record.device
+    return module
+
+
+def boundary_of(metadata: Mapping[str, Any]) -> tuple[list[Any] | None, list[Any] | None]:
+    """The input and the output specs in a record's metadata; None where they were not recorded."""
+    found = metadata.get("format", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise RecordError(f"the metadata has format {found!r}; this version of engine reads up to {FORMAT}")
+    symbols = read_symbols(metadata.get("symbols", {}))
+    inputs = _read_specs(metadata.get("inputs"), symbols)
+    outputs = _read_specs(metadata.get("outputs"), symbols)
+    if outputs is not None and not all(isinstance(spec, TensorSpec) for spec in outputs):
+        raise RecordError("the metadata has an output without a dtype")
+    return inputs, outputs
+
+
+def check_here(record: EngineRecord, device: torch.device | None = None) -> None:
+    """Check a record against this machine: its platform, its TensorRT and, where there is one, its GPU.
+
+    Raises:
+        RuntimeUnavailable: the engine was built for something else; the message says for what.
+    """
+    called = f"engine {record.name!r}"
+    here = current_platform()
+    if record.platform not in ("unknown", here) and here != "unknown":
+        raise RuntimeUnavailable(f"{called} was built for {record.platform}, this is {here}: compile the model here")
+    built_by, installed = str(record.metadata.get("tensorrt") or ""), _installed()
+    if built_by and installed and built_by != installed and not _may_load(built_by, installed, record):
+        raise RuntimeUnavailable(
+            f"{called} was built by {built_by}, and {installed} is installed: install {built_by}, or compile the model "
+            "again (with version_compatible=True for engines that later versions load)"
+        )
+    capabilities: Any = record.metadata.get("compute_capabilities") or ()
+    if not torch.cuda.is_available():
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    own = f"SM{major}{minor}"
+    if "CURRENT" in capabilities:
+        capabilities = (f"SM{record.device.major}{record.device.minor}",)
+    if capabilities and own not in capabilities and not record.hardware_compatible:
+        raise RuntimeUnavailable(
+            f"{called} was built for compute capability {', '.join(map(str, capabilities))}; this GPU "
+            f"({torch.cuda.get_device_name(device)}) has {own}: compile with "
+            f'target_compute_capabilities=["{major}.{minor}"]'
+        )
+
+
+def _may_load(built_by: str, installed: str, record: EngineRecord) -> bool:
+    (name, _, version), (own_name, _, own_version) = built_by.rpartition(" "), installed.rpartition(" ")
+    if name != own_name:
+        return False
+    settings = record.metadata.get("settings", {})
+    return bool(settings.get("version_compatible")) and _numbers(version) <= _numbers(own_version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+@functools.cache
+def _installed() -> str:
+    from engine.tensorrt import describe_tensorrt
+
+    try:
+        return describe_tensorrt()
+    except TensorRTNotFound:
+        return ""
+
+
+def read_settings(values: Any) -> CompilationSettings:
+    """Settings from `CompilationSettings.to_dict`; those that this version does not have are left out."""
+    from engine.settings import CompilationSettings
+
+    if not isinstance(values, Mapping):
+        raise RecordError("the settings in the metadata are damaged")
+    known = {item.name for item in dataclasses.fields(CompilationSettings)} - _OF_THE_MACHINE
+    given = {name: value for name, value in values.items() if name in known}
+    # Names of ops of the machine that compiled: they need not exist here, where nothing is compiled.
+    executed = given.pop("torch_executed_ops", ())
+    try:
+        settings = CompilationSettings(**given)
+    except SettingsError as error:
+        raise RecordError(f"the settings in the metadata are damaged: {error}") from None
+    object.__setattr__(settings, "torch_executed_ops", frozenset(map(str, executed)))
+    return settings
+
+
+def torch_tensorrt_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that Torch-TensorRT's Python reads: the shapes at the boundary, as it names them."""
+    inputs, outputs = boundary_of(metadata)
+    return {
+        "settings": None,
+        "inout_symexprs": {"inputs": _symexprs(inputs), "outputs": _symexprs(outputs)} if outputs is not None else None,
+        "output_tensors_are_unowned": False,
+    }
+
+
+def _symexprs(specs: list[Any] | None) -> list[dict[str, Any]]:
+    return [
+        {"shape_exprs": list(spec.shape), "dtype": spec.dtype}
+        if isinstance(spec, TensorSpec)
+        else {"shape_exprs": [], "dtype": torch.int64}
+        for spec in specs or ()
+    ]
+
+
+def write_dtype(dtype: torch.dtype) -> str:
+    """``"float32"`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def read_dtype(name: Any) -> torch.dtype:
+    """The dtype of a name; raises FileError where there is none."""
+    dtype = dtype_named(name)
+    if dtype is None:
+        raise FileError(f"{str(name)[:40]!r} is not a dtype")
+    return dtype
+
+
+def _write_specs(specs: Any, symbols: Symbols) -> Any:
+    if specs is None:
+        return None
+    return [
+        {"shape": [write_size(size, symbols) for size in spec.shape], "dtype": write_dtype(spec.dtype)}
+        if isinstance(spec, TensorSpec)
+        else write_size(spec, symbols)
+        for spec in specs
+    ]
+
+
+def _read_specs(specs: Any, symbols: Any) -> list[Any] | None:
+    if specs is None:
+        return None
+    if not isinstance(specs, list):
+        raise RecordError("the shapes in the metadata are damaged")
+    return [_read_spec(spec, symbols) for spec in specs]
+
+
+def _read_spec(spec: Any, symbols: Any) -> Any:
+    if not isinstance(spec, Mapping):
+        return read_size(spec, symbols)
+    shape = spec.get("shape")
+    if not isinstance(shape, list):
+        raise RecordError("a shape in the metadata is damaged")
+    return TensorSpec(tuple(read_size(size, symbols) for size in shape), read_dtype(spec.get("dtype")))
+
+
+def _plain(value: Any, what: str) -> Any:
+    """JSON values from mappings, sequences and dataclasses of them."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, what) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, what) for item in value]
+    if isinstance(value, torch.dtype):
+        return write_dtype(value)
+    raise SaveError(f"{what} hold a {type(value).__name__}, which a file cannot hold")
+
+
+__all__ = ["boundary_of", "check_here", "module_of", "read_settings", "record_of", "torch_tensorrt_metadata"]

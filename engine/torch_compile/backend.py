@@ -1,0 +1,257 @@
+"""The backend of ``torch.compile(model, backend="engine")``.
+
+Dynamo hands over one graph at a time.  What cannot be compiled runs in PyTorch, with a warning that says what
+failed; mistakes in the options are errors.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.backends import registry
+
+from engine import tensorrt
+from engine.capture.diagnosis import essence, user_line
+from engine.compiler import RUNTIMES, load_rules
+from engine.dsl.ruleset import RuleSet
+from engine.errors import EngineError, RuleError, RuntimeUnavailable, SettingsError, TensorRTNotFound
+from engine.observers import raised_by_observer
+from engine.settings import CompilationSettings
+from engine.torch_compile.compiled_graph import CompiledGraph
+from engine.torch_compile.functional_graph import functional_graph
+
+_LOG = logging.getLogger("engine.torch_compile.backend")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_GRADIENT = (
+    'torch.compile(backend="engine") runs the forward pass only; there is no gradient through {name}. Call the model '
+    "under torch.no_grad(), or train the model that was not compiled"
+)
+_INNER = frozenset({"engine", "torch", "contextlib", "functools", "builtins"})
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
+# Not failures of one graph: no graph can be compiled before they are seen to.
+_FATAL = (SettingsError, RuleError, RuntimeUnavailable, TensorRTNotFound)
+
+
+class FallbackWarning(UserWarning):
+    """A graph of ``torch.compile`` runs in PyTorch, or without its gradient."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ``options`` of ``torch.compile``: fields of ``CompilationSettings`` and the arguments of ``engine.compile``.
+
+    Attributes:
+        rules, runtime: as :func:`engine.compile` takes them.
+        pass_through_build_failures: raise where a graph cannot be compiled, instead of running it in PyTorch.
+    """
+
+    settings: CompilationSettings
+    rules: RuleSet
+    runtime: str = "auto"
+    pass_through_build_failures: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None) -> Options:
+        """Check options.
+
+        Raises:
+            SettingsError: an unknown option, or a value that cannot be.
+            RuleError: the rules are wrong.
+        """
+        given = dict(options or {})
+        rules, runtime = given.pop("rules", ()), given.pop("runtime", "auto")
+        raising = given.pop("pass_through_build_failures", False)
+        if runtime not in RUNTIMES:
+            raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
+        if not isinstance(raising, bool):
+            raise SettingsError(f"pass_through_build_failures is True or False, not {raising!r}")
+        settings = CompilationSettings.from_kwargs(**given)
+        return cls(settings, load_rules(rules), runtime, raising or settings.require_full_compilation)
+
+
+def engine(module: fx.GraphModule, inputs: Sequence[Any], **given: Any) -> Callable[..., Any]:
+    """Compile one graph of Dynamo; ``torch.compile`` calls it.
+
+    Args:
+        module, inputs: the graph and its example inputs.
+        given: ``options``, see :class:`Options`.
+
+    Returns:
+        A function of the graph's inputs.
+
+    Raises:
+        SettingsError, RuleError, RuntimeUnavailable, TensorRTNotFound: nothing can be compiled with these options.
+        EngineError: the graph cannot be compiled, and ``pass_through_build_failures`` or
+            ``require_full_compilation`` is set.
+    """
+    unknown = sorted(given.keys() - {"options"})
+    if unknown:
+        raise SettingsError(
+            f'torch.compile(backend="engine") does not take {", ".join(unknown)}: pass settings as options={{...}}'
+        )
+    options = Options.of(given.get("options"))
+    tensorrt.load()
+    name = _name(module)
+    try:
+        return _compiled(module, inputs, name, options)
+    except _FATAL:
+        raise
+    except Exception as error:
+        if options.pass_through_build_failures or raised_by_observer(error) or _is_dynamo(error):
+            raise
+        _fall_back(name, _told(error))
+        _LOG.info("%s could not be compiled", name, exc_info=True)
+        return module.forward
+
+
+def _compiled(module: fx.GraphModule, inputs: Sequence[Any], name: str, options: Options) -> Callable[..., Any]:
+    if not any(node.op.startswith("call_") for node in module.graph.nodes):
+        return module.forward
+    unfit = _unfit(module, inputs, options)
+    if unfit:
+        if options.pass_through_build_failures:
+            raise EngineError(f"{name}: {unfit}")
+        _fall_back(name, unfit)
+        return module.forward
+    graph = functional_graph(module, inputs)
+    wants_gradients = _wants_gradients(module)
+    if any(wants_gradients) and graph.is_training:
+        reason = "it is in training mode (random numbers or statistics of batches), and an engine only does inference"
+        if options.pass_through_build_failures:
+            raise EngineError(f"{name}: {reason}")
+        _fall_back(name, f"{reason}; call model.eval(), and the model under torch.no_grad()")
+        return module.forward
+    compiled = CompiledGraph(
+        graph, name=name, settings=options.settings, rules=options.rules, runtime=options.runtime, fallback=_fall_back
+    )
+    report = compiled.report
+    engines = sum(segment.backend == "tensorrt" for segment in report.segments)
+    _LOG.info("%s: %.0f%% of %d nodes in %d engines", name, 100 * report.coverage, report.nodes, engines)
+    if not engines:
+        if report.nodes >= options.settings.min_block_size:
+            first = next((f for f in report.fallbacks if "min_block_size" not in f.reason), report.fallbacks[0])
+            at = f", from {first.source}" if first.source else ""
+            _fall_back(name, f"no segment of it became an engine; {first.node} ({first.op}{at}): {first.reason}")
+        return module.forward
+    graph.run = compiled
+    if not any(wants_gradients):
+        return graph.entry
+    warnings.warn(_GRADIENT.format(name=name), FallbackWarning, stacklevel=_user_frame())
+    return _without_gradient(graph.entry, wants_gradients, name)
+
+
+def _unfit(module: fx.GraphModule, inputs: Sequence[Any], options: Options) -> str:
+    """Why a graph is left to PyTorch without a try; empty where it is not."""
+    asking = [
+        node.name
+        for node, value in zip(_placeholders(module), inputs, strict=True)
+        if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter)
+        if value.requires_grad and value.is_leaf
+    ]
+    if asking and any(_wants_gradients(module)):
+        return f"gradients are wanted for its input {asking[0]!r}, and an engine has none"
+    for node, value in zip(_placeholders(module), inputs, strict=True):
+        if isinstance(value, torch.Tensor) and type(value) not in _TENSORS:
+            kind = type(value).__name__
+            return f"its input {node.name!r} is a {kind}; plain tensors are compiled (x.as_subclass(torch.Tensor))"
+    if options.runtime in ("auto", "python", "cpp") and torch.cuda.is_available():
+        devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor) and value.dim()}
+        if devices == {"cpu"}:
+            return 'its tensors are on the CPU: move the model and its inputs to "cuda" (or runtime="interpreter")'
+    return ""
+
+
+def _wants_gradients(module: fx.GraphModule) -> list[bool]:
+    """Which outputs of a graph of Dynamo have a gradient in PyTorch."""
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
+    made = [isinstance(result, fx.Node) and result.op != "placeholder" for result in results]
+    values = [result.meta.get("example_value") if new else None for result, new in zip(results, made, strict=True)]
+    return [isinstance(value, torch.Tensor) and value.requires_grad for value in values]
+
+
+def _without_gradient(entry: Callable[..., Any], wants: Sequence[bool], name: str) -> Callable[..., Any]:
+    """The function, with outputs that say why there is no gradient when one is asked for."""
+    message = _GRADIENT.format(name=name)
+    positions = [index for index, wanted in enumerate(wants) if wanted]
+
+    def run(*arguments: Any) -> Any:
+        outputs = list(entry(*arguments))
+        for index in positions:
+            if not outputs[index].requires_grad:
+                refusing = torch._C._functions.DelayedError(message, 1)  # type: ignore[attr-defined]
+                outputs[index] = refusing(outputs[index].detach().requires_grad_())
+        return tuple(outputs)
+
+    return torch._dynamo.disable(run)
+
+
+def _placeholders(module: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in module.graph.nodes if node.op == "placeholder"]
+
+
+def _name(module: fx.GraphModule) -> str:
+    """A graph's name for messages, with the line of the model where it begins: ``graph 1/0 (forward, net.py:12)``."""
+    context = torch._guards.CompileContext.try_get()
+    number = f"graph {context.compile_id}" if context is not None and context.compile_id is not None else "graph"
+    for node in module.graph.nodes:
+        found = _FRAME.search(node.meta.get("stack_trace") or "")
+        if found and node.op != "placeholder":
+            return f"{number} ({found[3]}, {Path(found[1]).name}:{found[2]})"
+    return number
+
+
+def _told(error: Exception) -> str:
+    """What failed, where: our own errors say it; others are shortened."""
+    if isinstance(error, EngineError):
+        return f"{type(error).__name__}: {error}"
+    where = user_line(error)
+    return f"{type(error).__name__}: {essence(str(error))}" + (f"\n  at {where}" if where else "")
+
+
+def _fall_back(name: str, reason: str) -> None:
+    warnings.warn(
+        f'torch.compile(backend="engine"): {name} runs in PyTorch: {reason}', FallbackWarning, stacklevel=_user_frame()
+    )
+
+
+def _user_frame() -> int:
+    """The ``stacklevel`` of the line that called the compiled model, so that each such line is warned about once."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None:
+        # AOTAutograd's generated wrappers have no module.
+        module = str(frame.f_globals.get("__name__", "torch"))
+        if module.partition(".")[0] not in _INNER:
+            return level
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    return 2
+
+
+def _is_dynamo(error: Exception) -> bool:
+    """Whether Dynamo steers by an error (it starts again with another plan)."""
+    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+
+
+def register() -> None:
+    """Let ``torch.compile`` find the backend by name where engine is imported and not installed.
+
+    An installed engine is found by its entry point, without being imported.
+    """
+    registry._BACKENDS.setdefault(
+        "engine", EntryPoint("engine", "engine.torch_compile.backend:engine", "torch_dynamo_backends")
+    )
+
+
+register()
+
+__all__ = ["FallbackWarning", "Options", "engine", "register"]

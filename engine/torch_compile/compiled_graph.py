@@ -1,0 +1,288 @@
+"""A compiled graph of ``torch.compile``: it is compiled again when sizes or weights leave what it was made for."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import sympy
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from engine.capture.captured import Captured
+from engine.capture.inputs import Range, range_of, unbounded
+from engine.capture.pipeline import capture
+from engine.compiled.module import CompiledModule
+from engine.compiler import Compilation
+from engine.dsl.ruleset import RuleSet
+from engine.errors import EngineError, RefitError
+from engine.observers import CompileEvent, observed, raised_by_observer
+from engine.pytorch_modes import apart
+from engine.refitting.refit import refit
+from engine.report import Report
+from engine.settings import CompilationSettings
+from engine.sizes import Int
+from engine.torch_compile.functional_graph import FunctionalGraph, weight_name
+
+_LOG = logging.getLogger("engine.torch_compile.backend")
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one build made, and the calls that it is right for.
+
+    Attributes:
+        compiled: the engines.
+        has_constants: some arguments are constants of ``compiled``, which checks them.
+        weights, counted, versions: the constants of the engines, positions among them of those whose writes PyTorch
+            counts (not so what was made in inference mode), and how often each of these had been written to.
+        sizes: (position of an argument, dim, None for the argument itself) -> its size, as it was captured.
+        bounds: position, dim, smallest and largest size, of everything that may change.
+        ranges: symbol of ``sizes`` -> what it may be.
+    """
+
+    compiled: CompiledModule
+    has_constants: bool
+    weights: tuple[torch.Tensor, ...]
+    counted: tuple[int, ...]
+    versions: list[int]
+    sizes: dict[tuple[int, int | None], Int]
+    bounds: tuple[tuple[int, int | None, int, int], ...]
+    ranges: dict[sympy.Symbol, Range]
+
+    @cached_property
+    def run(self) -> Callable[..., Sequence[Any]]:
+        """Takes the graph's arguments without the weights.
+
+        Dynamo guards what a compiled module checks, but constants and CUDA graphs are its own matter.
+        """
+        checked = self.has_constants or self.compiled.cuda_graphs is not None
+        return self.compiled if checked else self.compiled.graph_module
+
+    def has(self, weights: Sequence[torch.Tensor]) -> bool:
+        """Whether these are the weights it was made with, unchanged."""
+        return all(map(operator.is_, weights, self.weights)) and self.versions == _versions(weights, self.counted)
+
+    def outside(self, inputs: Sequence[Any]) -> tuple[int, int | None, int] | None:
+        """Position, dim and size of the first input that is out of range; None where all are in."""
+        for position, dim, low, high in self.bounds:
+            size = inputs[position] if dim is None else inputs[position].shape[dim]
+            if not low <= size <= high:
+                return position, dim, size
+        return None
+
+
+class CompiledGraph:
+    """One graph of Dynamo as engines; called with the list of all its arguments, weights among them.
+
+    Dynamo guards everything but two things, which are looked at in every call:
+
+    - a size without an upper bound: engines are built for up to about twice the size that was seen, and built again
+      for more when a larger one comes;
+    - the weights, which are constants of the engines: a parameter that was replaced or changed in place (a step of
+      an optimizer, ``load_state_dict``) leads to a new build.
+
+    Args:
+        graph: the functional graph; its weights are replaced when they change.
+        name: for messages.
+        fallback: told the name and a reason when a later build fails; those calls then run in PyTorch.
+
+    Raises:
+        EngineError: the graph cannot be compiled.
+    """
+
+    def __init__(
+        self,
+        graph: FunctionalGraph,
+        *,
+        name: str,
+        settings: CompilationSettings,
+        rules: RuleSet,
+        runtime: str,
+        fallback: Callable[[str, str], None],
+    ) -> None:
+        self._graph = graph
+        self._name = name
+        self._settings = settings
+        self._rules = rules
+        self._runtime = runtime
+        self._fallback = fallback
+        self._lock = threading.RLock()
+        self._refused: set[Any] = set()
+        self._take = _taker(graph.arguments)
+        self._take_weights = _taker(tuple(graph.weights))
+        self.report: Report
+        self._current = self._build({})
+
+    # -------------------------------------------------------------------------------- calling
+
+    def __call__(self, arguments: list[Any]) -> Sequence[Any]:
+        """Run the graph; the list is emptied, as AOTAutograd expects."""
+        inputs = self._take(arguments)
+        weights = self._take_weights(arguments)
+        arguments.clear()
+        current = self._current
+        if current.has(weights) and current.outside(inputs) is None:
+            outputs = current.run(*inputs)
+        else:
+            outputs = self._other(inputs, weights)(*inputs)
+        if self._graph.views is None:
+            return outputs
+        views = self._graph.views(*inputs)
+        return [out if view is None else view for out, view in zip(outputs, views, strict=True)]
+
+    def _other(self, inputs: Sequence[Any], weights: Sequence[torch.Tensor]) -> Callable[..., Sequence[Any]]:
+        """What runs a call that the current build is not right for."""
+        with self._lock:
+            if not self._current.has(weights):
+                self._set_weights(weights)
+                if not self._refit():
+                    self._rebuild(
+                        self._current.ranges,
+                        ("weights", *map(id, weights), *_versions(weights, _counted(weights))),
+                        "its weights changed",
+                    )
+            outside = self._current.outside(inputs)
+            if outside is not None:
+                position, dim, size = outside
+                name = self._graph.names[position]
+                ranges = self._widened(inputs)
+                why = f"{name} is {size}" if dim is None else f"dim {dim} of {name} is {size}"
+                self._rebuild(ranges, ("sizes", position, dim, ranges is None), why)
+            current = self._current
+            fits = current.has(weights) and current.outside(inputs) is None
+            return current.run if fits else self._graph.module
+
+    # -------------------------------------------------------------------------------- building
+
+    def _refit(self) -> bool:
+        """Put the graph's weights into the engines; False where those are not refittable."""
+        current = self._current
+        if current.compiled.weight_plan is None:
+            return False
+        weights = tuple(self._graph.weights.values())
+        counted = _counted(weights)
+        versions = _versions(weights, counted)
+        named = {weight_name(position): weight.detach() for position, weight in self._graph.weights.items()}
+        try:
+            with apart(), _disable_current_modes():
+                compiled = refit(current.compiled, named, strict=False)
+        except RefitError as error:
+            _LOG.info("%s could not be refitted: %s", self._name, error)
+            return False
+        self._current = replace(current, compiled=compiled, weights=weights, counted=counted, versions=versions)
+        _LOG.info("%s: refitted, because its weights changed", self._name)
+        return True
+
+    def _rebuild(self, ranges: dict[sympy.Symbol, Range] | None, key: Any, why: str) -> None:
+        """Build for other ranges or weights; where that fails, say so, and do not try the same again."""
+        if key in self._refused:
+            return
+        started = time.perf_counter()
+        try:
+            if ranges is None:
+                raise EngineError("no range of sizes that an engine can have holds it")
+            self._current = self._build(ranges)
+        except Exception as error:
+            if raised_by_observer(error):
+                raise
+            self._refused.add(key)
+            self._fallback(
+                self._name, f"{why}, and the graph could not be compiled for that: {type(error).__name__}: {error}"
+            )
+            return
+        _LOG.info("%s: compiled again in %.1f s, because %s", self._name, time.perf_counter() - started, why)
+
+    def _set_weights(self, weights: Sequence[torch.Tensor]) -> None:
+        self._graph.weights = dict(zip(self._graph.weights, weights, strict=True))
+        for part in (self._graph.module, self._graph.views):
+            for position, weight in self._graph.weights.items():
+                if part is not None and hasattr(part, weight_name(position)):
+                    setattr(part, weight_name(position), weight.detach())
+
+    def _widened(self, inputs: Sequence[Any]) -> dict[sympy.Symbol, Range] | None:
+        """Ranges that have room for the sizes of these inputs; None where there are none."""
+        current = self._current
+        ranges = dict(current.ranges)
+        for position, dim, low, high in current.bounds:
+            size = inputs[position] if dim is None else inputs[position].shape[dim]
+            if low <= size <= high:
+                continue
+            symbol = current.sizes[position, dim]
+            if not isinstance(symbol, sympy.Symbol) or size < 1:
+                return None
+            known = ranges[symbol]
+            most = known.max if size <= known.max else unbounded(size)
+            ranges[symbol] = Range(min(known.min, size), known.opt, most)
+        return ranges
+
+    def _build(self, ranges: Mapping[sympy.Symbol, Range]) -> Build:
+        report = Report(model=self._name)
+        weights = tuple(self._graph.weights.values())
+        counted = _counted(weights)
+        versions = _versions(weights, counted)  # before the build: a write while it goes on is noticed
+        with observed("compile", CompileEvent, self._name) as event, apart(), _disable_current_modes():
+            if event is not None:
+                event.report = report
+            captured = capture(
+                self._graph.module, settings=self._settings, timings=report.timings, guarded=True, values=True
+            )
+            captured.ranges.update(ranges)
+            compilation = Compilation.lowered(captured, self._rules, self._settings, report)
+            compilation.place()
+            self.report = report
+            compiled = compilation.build(self._runtime)
+        sizes = _sizes(captured)
+        return Build(
+            compiled=compiled,
+            has_constants=any(argument.is_constant for argument in captured.arguments),
+            weights=weights,
+            counted=counted,
+            versions=versions,
+            sizes=sizes,
+            bounds=tuple(
+                (position, dim, *_ends(size, captured.ranges))
+                for (position, dim), size in sizes.items()
+                if not isinstance(size, int)
+            ),
+            ranges=dict(captured.ranges),
+        )
+
+
+def _taker(positions: tuple[int, ...]) -> Callable[[list[Any]], Sequence[Any]]:
+    if len(positions) > 1:
+        return operator.itemgetter(*positions)
+    return lambda arguments: tuple(arguments[position] for position in positions)
+
+
+def _counted(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    return tuple(position for position, weight in enumerate(weights) if not weight.is_inference())
+
+
+def _versions(weights: Sequence[torch.Tensor], counted: Sequence[int]) -> list[int]:
+    return [weights[position]._version for position in counted]
+
+
+def _sizes(captured: Captured) -> dict[tuple[int, int | None], Int]:
+    """Position among the arguments and dim (None: the argument itself) -> size, as it was captured."""
+    found: dict[tuple[int, int | None], Int] = {}
+    for position, argument in enumerate(captured.arguments):
+        if argument.shape is not None:
+            found.update({(position, dim): size for dim, size in enumerate(argument.shape)})
+        elif argument.symbol is not None:
+            found[position, None] = argument.symbol
+    return found
+
+
+def _ends(size: Int, ranges: Mapping[sympy.Symbol, Range]) -> tuple[int, int]:
+    ends = range_of(size, ranges)
+    return ends.min, ends.max
+
+
+__all__ = ["CompiledGraph"]

@@ -1,0 +1,222 @@
+"""From a graph of Dynamo to a functional graph of ATen ops whose weights are constants.
+
+AOTAutograd does the translation and stays around the result: it applies what the graph does to its inputs and
+restores outputs that are views of them, so what is compiled is free of effects.  Composite ops are kept whole, as
+``torch.export`` keeps them, because rules understand them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._guards import TracingContext
+
+from engine.capture.tracing.tracing_lock import tracing_lock
+from engine.errors import CaptureError
+
+
+@dataclass
+class FunctionalGraph:
+    """A graph of Dynamo as functional ATen ops.
+
+    Attributes:
+        module: takes what is left of the graph's arguments without the weights, gives a flat tuple.
+        views: gives the outputs that are views of inputs, None for the others; None where there is no such output.
+            They are computed by PyTorch, because a view that an engine makes is a copy.
+        arguments: positions of the arguments that ``module`` and ``views`` take.
+        names: of these arguments, as the model has them: ``x``, ``dim 0 of x``.
+        weights: position -> parameter or buffer that is a constant of ``module``.
+        entry: the function that Dynamo is to call; it calls ``run`` of this object with the list of arguments.
+        run: what computes the graph; to be set.
+        is_training: the graph draws random numbers or writes to the model's own buffers.
+    """
+
+    module: fx.GraphModule
+    views: fx.GraphModule | None
+    arguments: tuple[int, ...]
+    names: tuple[str, ...]
+    weights: dict[int, torch.Tensor]
+    is_training: bool
+    entry: Callable[..., Any]
+    run: Callable[[list[Any]], Sequence[Any]] | None = None
+
+
+def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> FunctionalGraph:
+    """Translate a graph of Dynamo, for inference.
+
+    Args:
+        module: as Dynamo hands it to a backend; it is not changed.
+        inputs: its example inputs; parameters and buffers are among them.
+
+    Raises:
+        CaptureError: the graph asks for gradients inside, has control flow, changes the shape of an input in place,
+            or writes to inputs that share their memory.
+    """
+    traced: list[tuple[fx.GraphModule, Any]] = []
+    made: list[FunctionalGraph] = []
+    parameters = dict(module.named_parameters(remove_duplicate=False)) | dict(
+        module.named_buffers(remove_duplicate=False)
+    )
+    weights = {index: value for index, value in enumerate(inputs) if _is_weight(module, index, value)}
+    flat = [*parameters.values(), *inputs]
+    own = {*range(len(parameters)), *(len(parameters) + index for index in weights)}
+
+    def take(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[[list[Any]], Any]:
+        context = TracingContext.try_get()
+        traced.append((graph, context.fw_metadata if context is not None else None))
+
+        def run(arguments: list[Any]) -> Sequence[Any]:
+            return made[0].run(arguments)  # type: ignore[misc]
+
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
+
+    def refuse(*_: Any) -> Any:
+        raise CaptureError("the graph turns gradients on, and an engine has none")
+
+    # Grad mode decides whether AOTAutograd traces a backward graph.
+    with tracing_lock(), torch.no_grad(), _whole_composites():
+        entry = aot_autograd(fw_compiler=refuse, bw_compiler=refuse, inference_compiler=take)(module, list(inputs))
+    # Not inside AOTAutograd, whose modes would turn weights into fake ones.
+    names = [*parameters, *(_source(node) for node in module.graph.nodes if node.op == "placeholder")]
+    made.append(_functional(*traced[0], flat, own, names, entry))
+    return made[0]
+
+
+def _is_weight(module: fx.GraphModule, index: int, value: Any) -> bool:
+    """Whether an input of a graph is a parameter or a buffer of the model."""
+    if isinstance(value, torch.nn.Parameter):
+        return True
+    if not isinstance(value, torch.Tensor):
+        return False
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    source = getattr(placeholders[index].meta.get("grapharg"), "source", None)
+    kind = getattr(source, "guard_source", None)
+    kind = kind() if callable(kind) else kind
+    # A tensor that is neither parameter nor buffer but an attribute, such as a cache, is replaced rather than kept.
+    return "NN_MODULE" in getattr(kind, "name", "") and "_buffers" in _source(placeholders[index])
+
+
+def _source(node: fx.Node) -> str:
+    """Where an input of a graph comes from, in terms of the function that is compiled."""
+    name = getattr(getattr(node.meta.get("grapharg"), "source", None), "name", "")
+    text = re.sub(r"^L\['(\w+)'\]", r"\1", str(name() if callable(name) else name))
+    return re.sub(r"^(.*)\.size\(\)\[(\d+)\]$", r"dim \2 of \1", text) or node.name
+
+
+def _functional(
+    graph: fx.GraphModule,
+    metadata: Any,
+    flat: Sequence[Any],
+    own: set[int],
+    names: Sequence[str],
+    entry: Callable[..., Any],
+) -> FunctionalGraph:
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    if metadata is None or len(placeholders) != len(flat) or len(metadata.input_info) != len(flat):
+        raise CaptureError(
+            f"AOTAutograd made {len(placeholders)} inputs out of {len(flat)}: inputs that share their memory and are "
+            "written to are not supported"
+        )
+    if any(info.mutates_metadata for info in metadata.input_info):
+        raise CaptureError("the graph changes the shape or the strides of an input in place")
+    written = {index for index, info in enumerate(metadata.input_info) if info.mutates_data}
+    weights = {index: flat[index] for index in sorted(own - written)}
+    training = bool(own & written) or any(map(_is_random, graph.graph.nodes))
+    offset = len(metadata.mutated_inp_runtime_indices)
+    aliases = {
+        offset + index
+        for index, info in enumerate(metadata.output_info)
+        if info.output_type.name not in ("non_alias", "is_input")
+    }
+    results = list(_output(graph.graph).args[0])  # type: ignore[arg-type]
+    # What is a view of something that the graph makes comes with that something as one more output.
+    aliases |= set(range(offset + len(metadata.output_info), len(results))) if aliases else set()
+    views = None
+    if aliases:
+        views = _part(graph, [result if index in aliases else None for index, result in enumerate(results)], weights)
+    module = _part(graph, [None if index in aliases else result for index, result in enumerate(results)], weights)
+    arguments = tuple(index for index in range(len(flat)) if index not in weights)
+    return FunctionalGraph(
+        module=module,
+        views=views,
+        arguments=arguments,
+        names=tuple(names[index] for index in arguments),
+        weights=weights,
+        is_training=training,
+        entry=entry,
+    )
+
+
+def weight_name(position: int) -> str:
+    """The attribute of a functional graph that is the weight at a position of the arguments."""
+    return f"weight_{position}"
+
+
+def _part(graph: fx.GraphModule, results: Sequence[Any], weights: Mapping[int, torch.Tensor]) -> fx.GraphModule:
+    """The part of a graph that some of its outputs need, with weights as attributes."""
+    needed: set[fx.Node] = set()
+    stack = [result for result in results if isinstance(result, fx.Node)]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(node.all_input_nodes)
+    root: dict[str, Any] = {}
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    position = -1
+    for node in graph.graph.nodes:
+        position += node.op == "placeholder"
+        if node.op == "placeholder" and position in weights:
+            if node in needed:
+                name = weight_name(position)
+                root[name] = weights[position].detach()
+                copies[node] = part.create_node("get_attr", name, name=name)
+                copies[node].meta = dict(node.meta)
+        elif node.op == "placeholder" or node in needed:
+            if node.op == "get_attr":
+                root[str(node.target)] = _attribute(graph, str(node.target))
+            copies[node] = part.node_copy(node, lambda operand: copies[operand])
+    part.output(tuple(fx.node.map_arg(result, lambda node: copies[node]) for result in results))
+    return fx.GraphModule(root, part)
+
+
+def _attribute(owner: Any, target: str) -> Any:
+    for name in target.split("."):
+        owner = getattr(owner, name)
+    return owner
+
+
+def _output(graph: fx.Graph) -> fx.Node:
+    return next(node for node in reversed(graph.nodes) if node.op == "output")
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+@contextmanager
+def _whole_composites() -> Iterator[None]:
+    """Let tracing record composite ops instead of what they are made of, where this PyTorch offers it."""
+    try:
+        from torch.export.exported_program import (
+            _override_composite_implicit_decomp,
+            _split_decomp_table_to_cia_and_python_decomp,
+        )
+    except ImportError:
+        yield
+        return
+    composites, _ = _split_decomp_table_to_cia_and_python_decomp({})
+    with _override_composite_implicit_decomp(composites):
+        yield
+
+
+__all__ = ["FunctionalGraph", "functional_graph", "weight_name"]
