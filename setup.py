@@ -27,7 +27,7 @@ SOURCES = RUNTIME / "csrc"
 LIBRARY = "libengine_runtime.so"
 EXTENSION = "_native" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")
 NOTE = "native.json"
-BINDING = SOURCES / "python.cpp"
+BINDING = SOURCES / "python" / "python.cpp"
 
 
 class Skipped(Exception):
@@ -60,7 +60,7 @@ class BuildNative(build_ext):
         return {}
 
     def get_source_files(self):
-        return [str(path) for path in sorted(SOURCES.iterdir())]
+        return [str(path) for path in sorted(SOURCES.rglob("*.*"))]
 
     def build(self, folder):
         if os.environ.get("PYTHON_ONLY") == "1":
@@ -80,7 +80,7 @@ class BuildNative(build_ext):
             raise Skipped("no C++ compiler was found when it was installed (CXX, c++, g++, clang++)")
         abi = int(torch.compiled_with_cxx11_abi())
         flags = ["-std=c++20", "-O2", "-fPIC", "-Wall", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
-        flags += [f"-I{path}" for path in (*cpp_extension.include_paths(), sysconfig.get_paths()["include"])]
+        flags += [f"-I{path}" for path in (SOURCES, *cpp_extension.include_paths(), sysconfig.get_paths()["include"])]
         objects = Path(self.build_temp) / f"native-{torch.__version__}"
         objects.mkdir(parents=True, exist_ok=True)
 
@@ -91,7 +91,7 @@ class BuildNative(build_ext):
             return target
 
         # The slowest first, so that no core is left with one at the end.
-        order = sorted(SOURCES.glob("*.cpp"), key=lambda path: (path.name not in _SLOW, path.name))
+        order = sorted(SOURCES.rglob("*.cpp"), key=lambda path: (path.name not in _SLOW, path.name))
         with ThreadPoolExecutor(max_workers=max(1, min(os.cpu_count() or 1, 8))) as pool:
             made = dict(zip(order, pool.map(compile_one, order), strict=True))
         torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
@@ -130,7 +130,7 @@ _SLOW = {"planning.cpp", "python.cpp", "operators.cpp", "run.cpp", "engine.cpp",
 setup(
     packages=[*find_packages(include=["engine", "engine.*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"engine": ["py.typed", "dsl/*.lark"], **{name: ["*.rules"] for name in FOLDERS}},
+    package_data={"engine": ["py.typed", "dsl/syntax/*.lark"], **{name: ["*.rules"] for name in FOLDERS}},
     ext_modules=[Extension("engine.runtime._native", [str(BINDING)])],
     cmdclass={"build_ext": BuildNative},
 )

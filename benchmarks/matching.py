@@ -19,11 +19,11 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.dsl import tree
+from engine.dsl.expansion import ops_in
 from engine.dsl.rule import ArgumentPattern, Bind, Equals, OpMatch, Rule
 from engine.errors import Span
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.automaton import Automaton
-from engine.matcher.expansion import ops_in
 from engine.matcher.matcher import Matcher
 
 SPAN = Span("benchmark.rules", 1, 1, 1, 2)

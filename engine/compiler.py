@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,29 +20,31 @@ from engine import tensorrt
 from engine.capture import Captured, capture
 from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
-from engine.capture.substitution import ADVICE, CROSSING
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
 from engine.engine_cache import CachedEngine
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
-from engine.evaluator import Context, Faults, apply
+from engine.evaluator import Faults
+from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
 from engine.lowering.assembly import assemble
+from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.snapshot import ModelMemory
-from engine.lowering.subgraphs import InnerGraphs
-from engine.matcher.matcher import Matcher
+from engine.lowering.subgraphs import Subgraphs
 from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
-from engine.partitioner import Partition, Segment, Tile, Tiling, partition, tile
+from engine.partitioner import Color, Partition, Segment, Tile, partition
+from engine.partitioner.precision import precision
 from engine.partitioner.tiling import computes
 from engine.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Fallback, Report, SegmentReport
-from engine.report.precision import precision
-from engine.rewriter import Trace, fold_constants, lower_all
+from engine.report.decisions import Decisions, Placement
+from engine.rewriter import Trace
 from engine.runtime.options import RunOptions
 from engine.settings import CompilationSettings
+from engine.weights.pins import pin
 
 if TYPE_CHECKING:
     from engine.builder import Blueprint
@@ -131,23 +133,20 @@ def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
 
 @dataclass
 class Compilation:
-    """One compilation in progress: the graph, what was decided about it, and what was refused so far.
+    """One compilation in progress: the graph, what was decided about it, and what was rejected so far.
 
-    ``inner`` are the graphs inside its ops, ``memory`` is that of the model's tensors.
+    ``subgraphs`` are the graphs inside its ops, ``memory`` is that of the model's tensors.
     """
 
     captured: Captured
     ruleset: RuleSet
     settings: CompilationSettings
-    mirror: Mirror
-    context: Context
     report: Report
-    matcher: Matcher
-    inner: InnerGraphs
+    graph: LoweredGraph
+    subgraphs: Subgraphs
     memory: ModelMemory
-    refusals: dict[tuple[str, str], str] = field(default_factory=dict)
+    rejections: dict[tuple[str, str], str] = field(default_factory=dict)
     partition: Partition = field(default_factory=lambda: Partition((), {}))
-    tiling: Tiling = field(default_factory=Tiling)
     trace: Trace = field(default_factory=Trace)
     cached: dict[str, str] = field(default_factory=dict)
 
@@ -192,56 +191,49 @@ class Compilation:
         memory = ModelMemory(captured.tensors())
         with timings.phase("mirror"), collector_held_back():
             mirror = Mirror(
-                captured.graph, captured.constants, captured.fake_mode, captured.shape_env, sizes=captured.sizes()
+                captured.graph,
+                captured.constants,
+                captured.fake_mode,
+                captured.shape_env,
+                sizes=captured.sizes(),
+                on_read=pin,
             )
             mirror.hoist_sizes()
-            inner = InnerGraphs(ruleset, settings, faults=Faults(settings.debug or None))
-            matcher = Matcher(ruleset.phase("convert"), mirror)
-        self = cls(captured, ruleset, settings, mirror, inner.context(mirror), report, matcher, inner, memory)
-        inner.refusals, inner.trace = self.refusals, self.trace
+            subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))
+            graph = LoweredGraph(mirror, subgraphs.context(mirror), ruleset, settings)
+        self = cls(captured, ruleset, settings, report, graph, subgraphs, memory)
+        subgraphs.rejections, subgraphs.trace = self.rejections, self.trace
         with timings.phase("rewrite"), collector_held_back():
-            lower_all(
-                mirror,
-                ruleset.phase("simplify", "lower"),
-                self._convertible,
-                self.context,
-                trace=self.trace,
-                check=settings.debug or None,
-            )
+            graph.rewrite(self.trace)
         with timings.phase("fold"), collector_held_back():
-            fold_constants(mirror, convertible=self._convertible)
+            graph.fold()
         return self
 
-    def _convertible(self, node: fx.Node) -> bool:
-        """Whether some ``convert`` rule takes the node as it is."""
-        return any(apply(match.rule, match, self.context) for match in self.matcher.matches(node))
+    @property
+    def mirror(self) -> Mirror:
+        """The model's graph."""
+        return self.graph.mirror
 
     # -------------------------------------------------------------------------------- deciding
 
     def place(self) -> None:
         """Tile and partition the graph, and write what was decided to the report."""
-        excluded = self.settings.exclusion(self.mirror)
         with self.report.timings.phase("tile"), collector_held_back():
-            self.inner.retile()
-            self.tiling = tile(
-                self.matcher,
-                self.context,
-                excluded=excluded,
-                refusals=self.refusals,
-                dtype_advice=ADVICE,
-                inactive=self.ruleset.inactive,
-            )
+            self.subgraphs.retile()
+            self.graph.tile(self.rejections)
         with self.report.timings.phase("partition"), collector_held_back():
             # Where nothing may stay in PyTorch, what is reported is what has no rule, not what that leaves small.
             least = 1 if self.settings.require_full_compilation else self.settings.min_block_size
-            with observed("partition", PartitionEvent, self.report.model, len(self.tiling.tiles)) as event:
-                self.partition = partition(self.mirror, self.tiling, min_block_size=least)
+            with observed("partition", PartitionEvent, self.report.model, len(self.graph.tiling.tiles)) as event:
+                self.partition = partition(self.mirror, self.graph.tiling, min_block_size=least)
                 if event is not None:
                     event.segments = self.partition.segments
                     event.reasons = {node.name: reason for node, reason in self.partition.reasons.items()}
             self._write_report()
         # Casts that a setting asked for are no nodes of the model.
-        if self.settings.require_full_compilation and any(CROSSING not in node.meta for node in self.partition.reasons):
+        if self.settings.require_full_compilation and any(
+            BOUNDARY_CAST not in node.meta for node in self.partition.reasons
+        ):
             raise CoverageError(_not_covered(self.report))
 
     def _write_report(self) -> None:
@@ -264,13 +256,35 @@ class Compilation:
             )
             for segment in self.partition.segments
         ]
+        report.decisions = Decisions(mirror, self._placements())
         used = Counter({rule: counter.applications for rule, counter in self.trace.counters.items()})
         used.update(tile.rule.id for segment in self.partition.engines for tile in _all_tiles(segment))
         report.rules_used = {rule: count for rule, count in sorted(used.items()) if count}
-        report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.inner.faults.notes)))
+        report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.subgraphs.faults.notes)))
         report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
         calls = (call for segment in self.partition.engines for tile in _all_tiles(segment) for call in tile.plan.calls)
-        report.precision = precision(calls, self.context, self.settings.use_fp32_acc)
+        report.precision = precision(calls, self.graph.context, self.settings.use_fp32_acc)
+
+    def _placements(self) -> dict[fx.Node, Placement]:
+        """Where each node runs, those of the graphs inside ops included."""
+        found: dict[fx.Node, Placement] = {}
+        for graph in self.subgraphs:
+            for node, reason in graph.reasons.items():
+                found[node] = Placement(Color.PYTORCH.value, reason=reason)
+        # A node inside one tile may have a tile of its own as well, or run in PyTorch for another reader.
+        tiles = [(segment, chosen) for segment in self.partition.engines for chosen in _all_tiles(segment)]
+        placed = {
+            chosen.node: Placement(segment.backend, segment.name, chosen.rule.id, chosen.rule.where)
+            for segment, chosen in tiles
+        }
+        for _, chosen in tiles:
+            found.update(dict.fromkeys(chosen.nodes, placed[chosen.node]))
+        for segment in self.partition.segments:
+            if segment.backend == Color.PYTORCH:
+                for node in segment.nodes:
+                    found[node] = Placement(segment.backend, segment.name, reason=self.partition.reasons[node])
+        found.update(placed)
+        return found
 
     # -------------------------------------------------------------------------------- building
 
@@ -348,7 +362,7 @@ class Compilation:
         reason = f"TensorRT refused it: {_tensorrt_says(error)}"
         for blamed in tiles:
             reason_here = f"{blamed.rule.id} ({blamed.rule.where}): {reason}"
-            self.refusals[blamed.node.name, blamed.rule.id] = reason_here
+            self.rejections[blamed.node.name, blamed.rule.id] = reason_here
             self.report.refusals.append(
                 Fallback(blamed.node.name, self.mirror.op(blamed.node), reason_here, model_line(blamed.node))
             )
@@ -383,13 +397,9 @@ class Compilation:
         return list(segment.tiles)
 
     def _has_alternative(self, chosen: Tile) -> bool:
-        home = next((graph for graph in self.inner if graph.mirror.graph is chosen.node.graph), self)
-        return any(
-            match.rule.id != chosen.rule.id
-            and (chosen.node.name, match.rule.id) not in self.refusals
-            and apply(match.rule, match, home.context)
-            for match in home.matcher.matches(chosen.node)
-        )
+        graphs: Iterable[LoweredGraph] = self.subgraphs
+        home = next((graph for graph in graphs if graph.mirror.graph is chosen.node.graph), self.graph)
+        return home.has_alternative(chosen, self.rejections)
 
     def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:
         from engine.builder import compute_capabilities
@@ -421,7 +431,7 @@ class Compilation:
             scalars = {name: network.scalars for name, (network, _) in built.items()}
             module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory)
             weights = None
-            inner = [graph.mirror for graph in self.inner]
+            inner = [graph.mirror for graph in self.subgraphs]
             if not (self.settings.immutable_weights and built):
                 networks = [network for network, _ in built.values()]
                 weights = weight_plan(self.captured, [self.mirror, *inner], networks, module)
@@ -429,7 +439,7 @@ class Compilation:
                 mirror.release_constants()
             self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
             self.report.tensorrt = describe_tensorrt() if built else ""
-        compiled = CompiledModule(module, self.captured, self.report, self.mirror)
+        compiled = CompiledModule(module, self.captured, self.report)
         compiled.weight_plan = weights
         if built and not _interprets(runtime) and torch.cuda.is_available():
             # Of a model on the CPU: its engines run on the GPU, and so does what is between them.

@@ -54,3 +54,11 @@ DATA_TYPES: dict[str, torch.dtype] = {
     "FP8": torch.float8_e4m3fn,
     "E8M0": torch.float8_e8m0fnu,
 }
+
+
+def representable(dtype: torch.dtype) -> bool:
+    """Whether TensorRT has tensors of a dtype (in some version)."""
+    return dtype in _REPRESENTABLE
+
+
+_REPRESENTABLE = frozenset(DATA_TYPES.values())

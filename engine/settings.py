@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -16,8 +16,13 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from engine.errors import SettingsError
 
-if TYPE_CHECKING:
-    from engine.graph.mirror import Mirror
+
+class NamedOps(Protocol):
+    """A graph whose ops have the names that rules use."""
+
+    def op(self, node: fx.Node) -> str:
+        """The name of a node's op."""
+
 
 # Settings of Torch-TensorRT that have another form here, and which.
 _ELSEWHERE = {
@@ -173,7 +178,7 @@ class CompilationSettings:
         now = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return self.from_kwargs(**{**now, **settings})
 
-    def exclusion(self, mirror: Mirror) -> Callable[[fx.Node], str | None]:
+    def exclusion(self, mirror: NamedOps) -> Callable[[fx.Node], str | None]:
         """Why a node must run in PyTorch though a rule may take it; None where it need not."""
         executed = self.torch_executed_ops
 

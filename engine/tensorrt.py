@@ -88,3 +88,9 @@ def capabilities() -> Capabilities:
     specializes = not (rtx and own in _WRONG_KERNELS)
     undoes_casts = rtx and own in _UNDO_CASTS
     return Capabilities((version[0], version[1]), rtx, frozenset(features), specializes, undoes_casts)
+
+
+def describe_tensorrt() -> str:
+    """Name and version of the TensorRT that builds, e.g. ``TensorRT-RTX 1.6.1.120``."""
+    trt = load()
+    return f"{'TensorRT-RTX' if capabilities().rtx else 'TensorRT'} {trt.__version__}"

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 import engine
-from engine.commands.tables import render_report
+from engine.report.table import render_report
 from tests.models import ZOO
 
 BATCH = 2

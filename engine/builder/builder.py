@@ -161,10 +161,4 @@ def compute_capabilities(settings: Any) -> tuple[str, ...]:
     return (f"SM{major}{minor}", "SM80 and later") if settings.hardware_compatible else (f"SM{major}{minor}",)
 
 
-def describe_tensorrt() -> str:
-    """Name and version of the TensorRT that builds, e.g. ``TensorRT-RTX 1.6.1.120``."""
-    trt = load()
-    return f"{'TensorRT-RTX' if capabilities().rtx else 'TensorRT'} {trt.__version__}"
-
-
-__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "describe_tensorrt", "for_this_gpu"]
+__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "for_this_gpu"]

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from engine.graph.canonical import canonical_arguments
+from engine.graph.marks import BOUNDARY_CAST
 from engine.settings import CompilationSettings
 
 Dtypes = Mapping[torch.dtype, torch.dtype]
@@ -18,9 +19,6 @@ Dtypes = Mapping[torch.dtype, torch.dtype]
 
 ADVICE = {torch.float64: "truncate_double=True uses float32", torch.int16: "widen_int16=True uses int32"}
 """What to do about values of a dtype that TensorRT does not have."""
-
-CROSSING = "crossing"
-"""Key in the meta of casts that substitution put where values enter or leave: what they are there for."""
 
 
 def substitutes(settings: CompilationSettings) -> Dtypes:
@@ -96,7 +94,7 @@ def _cast(
     with mode:
         cast.meta = {**node.meta, "val": node.meta["val"].to(dtype)}
     if lacking in ADVICE:
-        cast.meta[CROSSING] = f"a cast where values enter or leave; {ADVICE[lacking]}"
+        cast.meta[BOUNDARY_CAST] = f"a cast where values enter or leave; {ADVICE[lacking]}"
     return cast
 
 

@@ -251,7 +251,7 @@ def _progress(title: str) -> Iterator[None]:
 def _print_report(report: engine.Report, as_json: bool) -> None:
     import json
 
-    from engine.commands.tables import render_report
+    from engine.report.table import render_report
 
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, default=str))

@@ -117,7 +117,7 @@ def _lines_of(function: Callable[..., Any]) -> int:
 
 
 def _package() -> Iterator[Path]:
-    yield from Path(__file__).parent.rglob("*.py")
+    yield from Path(__file__).parent.parent.rglob("*.py")
 
 
 def _lines_in(file: Path) -> int:

@@ -23,7 +23,6 @@ from engine.runtime.whole_graphs import follow_settings, graphs_of_module, has_h
 if TYPE_CHECKING:
     from engine.capture import Captured
     from engine.capture.signature import Signature
-    from engine.graph.mirror import Mirror
     from engine.refitting.weight_map import WeightPlan
     from engine.runtime.cuda_graphs.cache import GraphCache
 
@@ -42,12 +41,11 @@ class CompiledModule(nn.Module):
     # Whether the arguments of a call are the inputs of the graph, one by one.
     _direct: bool = False
 
-    def __init__(self, graph_module: fx.GraphModule, captured: Captured, report: Report, mirror: Mirror) -> None:
+    def __init__(self, graph_module: fx.GraphModule, captured: Captured, report: Report) -> None:
         super().__init__()
         self.graph_module = graph_module
         self.report = report
         self._signature = captured.signature()
-        self._mirror: Mirror | None = mirror
         self._runs_ops = _runs_ops(graph_module)
         follow_settings(self)
 
@@ -59,21 +57,18 @@ class CompiledModule(nn.Module):
         module.graph_module = graph_module
         module.report = report
         module._signature = signature
-        module._mirror = None
         module._runs_ops = _runs_ops(graph_module)
         follow_settings(module)
         return module
 
     @property
     def graph(self) -> networkx.MultiDiGraph:
-        """The lowered graph, one edge per use; nodes know their op, dtype, shape and origin.
+        """The lowered graph with what was decided: ``report.graph``.
 
         Raises:
             EngineError: the module was loaded from a file, which does not keep it.
         """
-        if self._mirror is None:
-            raise EngineError("files do not keep the lowered graph: module.graph_module.graph is what is run")
-        return self._mirror.nx
+        return self.report.graph
 
     @property
     def inner_graphs(self) -> dict[str, networkx.MultiDiGraph]:
@@ -82,16 +77,9 @@ class CompiledModule(nn.Module):
         Raises:
             EngineError: the module was loaded from a file, which does not keep them.
         """
-        if self._mirror is None:
+        if self.report.decisions is None:
             raise EngineError("files do not keep the lowered graphs")
-        found: dict[str, networkx.MultiDiGraph] = {}
-        pending = [self._mirror]
-        while pending:
-            mirror = pending.pop(0)
-            for name, inner in mirror.inner.items():
-                found[name] = inner.nx
-                pending.append(inner)
-        return found
+        return self.report.decisions.inner_graphs()
 
     def place(self, device: torch.device) -> None:
         """Take inputs on another device from now on: what a model did on the device of its inputs is done there.
@@ -123,7 +111,6 @@ class CompiledModule(nn.Module):
         clone.graph_module = copy.deepcopy(self.graph_module, memo)
         clone.report = self.report
         clone._signature = self._signature
-        clone._mirror = self._mirror
         clone._runs_ops = self._runs_ops
         clone.weight_plan = self.weight_plan
         clone.training = self.training

@@ -28,14 +28,9 @@ def tensorrt_dtype(dtype: torch.dtype) -> Any:
     return found
 
 
-def representable(dtype: torch.dtype) -> bool:
-    """Whether TensorRT has tensors of a dtype (in some version)."""
-    return dtype in _NAMES
-
-
 def torch_dtype(data_type: Any) -> torch.dtype | None:
     """The torch dtype of a ``trt.DataType``, None for packed 4-bit types."""
     return DATA_TYPES.get(data_type.name)
 
 
-__all__ = ["representable", "tensorrt_dtype", "torch_dtype"]
+__all__ = ["tensorrt_dtype", "torch_dtype"]

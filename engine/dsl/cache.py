@@ -88,8 +88,8 @@ def _tensorrt(target: Capabilities | None) -> str | None:
 def _code() -> list[tuple[str, int, int]]:
     """Size and time of the modules that check rules: in a checkout they change without a new version."""
     package = Path(__file__).parent
-    files = [*package.glob("*.py"), package / "grammar.lark", package.parent / "evaluator" / "builtins.py"]
-    stats = [(file.name, file.stat()) for file in sorted(files) if file.exists()]
+    files = [*package.rglob("*.py"), *package.rglob("*.lark")]
+    stats = [(file.relative_to(package).as_posix(), file.stat()) for file in sorted(files) if file.exists()]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 

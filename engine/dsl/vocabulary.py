@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,64 @@ SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", 
 
 # Functions that run graphs of the model; a plan says where in the rule, so `engine.evaluator.graphs` evaluates them.
 OF_GRAPHS: Mapping[str, tuple[int, int | None]] = {"run": (2, 2), "conditional": (4, 4)}
+
+
+# Functions with the least and the largest number of arguments; `engine.evaluator.builtins` has what they do.
+SIGNATURES: Mapping[str, tuple[int, int | None]] = {
+    "rank": (1, 1),
+    "shape": (1, 1),
+    "dim": (2, 2),
+    "dtype": (1, 1),
+    "numel": (1, 1),
+    "multiplied": (1, 1),
+    "is_const": (1, 1),
+    "is_full": (2, 2),
+    "is_known": (1, 1),
+    "is_tensor": (1, 1),
+    "values": (1, 1),
+    "item": (1, 1),
+    "unused": (1, 1),
+    "len": (1, 1),
+    "range": (1, 3),
+    "zip": (1, None),
+    "enumerate": (1, 1),
+    "reversed": (1, 1),
+    "sorted": (1, 1),
+    "present": (1, 1),
+    "all": (1, 1),
+    "any": (1, 1),
+    "sum": (1, 1),
+    "prod": (1, 1),
+    "min": (1, None),
+    "max": (1, None),
+    "abs": (1, 1),
+    "clamp": (3, 3),
+    "prefix_sums": (1, 1),
+    "broadcast": (1, 1),
+    "full": (2, 2),
+    "scalar": (2, 2),
+    "tensor": (2, 2),
+    "filled": (3, 3),
+    "promote": (1, None),
+    "sqrt": (1, 1),
+    "exp": (1, 1),
+    "log": (1, 1),
+    "cos": (1, 1),
+    "sin": (1, 1),
+    "floor": (1, 1),
+    "ceil": (1, 1),
+    "round": (1, 1),
+    "rounded": (2, 2),
+    "ldexp": (2, 2),
+    "exponent": (1, 1),
+    "int": (1, 1),
+    "float": (1, 1),
+    "bool": (1, 1),
+    "epsilon": (1, 1),
+    "smallest": (1, 1),
+    "largest": (1, 1),
+    **OF_GRAPHS,
+}
 
 
 @functools.cache
@@ -44,19 +103,11 @@ def dtype_classes() -> Mapping[str, frozenset[str]]:
 
 
 @functools.cache
-def constants() -> frozenset[str]:
-    """Names that every expression may use: dtypes, dtype classes, ``pi`` and the like."""
-    from engine.evaluator.builtins import CONSTANTS
+def constants() -> Mapping[str, Any]:
+    """Names that every expression may use, with their values: dtypes, dtype classes, ``pi`` and the like."""
+    from engine.dtypes import CLASSES, DTYPES
 
-    return frozenset(CONSTANTS)
-
-
-@functools.cache
-def functions() -> Mapping[str, tuple[int, int | None]]:
-    """Builtin functions with the least and the largest number of arguments."""
-    from engine.evaluator.builtins import SIGNATURES
-
-    return SIGNATURES
+    return {"pi": math.pi, "inf": math.inf, "nan": math.nan, **DTYPES, **CLASSES}
 
 
 def expand_dtypes(names: Iterable[str]) -> frozenset[str]:

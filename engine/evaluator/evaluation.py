@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 import torch
@@ -17,21 +17,19 @@ from torch import fx
 from engine import sizes as staged
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.dsl.vocabulary import constants
 from engine.errors import Span
 from engine.evaluator import graphs, loops
 from engine.evaluator import right_side as calls
 from engine.evaluator.bounds import MOST_STEPS, Failed, modest, numbers
-from engine.evaluator.builtins import CONSTANTS, FUNCTIONS, Raised, describe
+from engine.evaluator.builtins import FUNCTIONS, Raised, describe
 from engine.evaluator.faults import Faults
-from engine.evaluator.plan import AbstractTensor, Captured, Plan, calls_of
+from engine.evaluator.plan import AbstractTensor, Captured, Plan, TiledSubgraph, calls_of
 from engine.graph.arguments import staged as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
 from engine.matcher.match import Match
 from engine.sizes import Sizes
-
-if TYPE_CHECKING:
-    from engine.lowering.subgraphs import InnerGraph
 
 
 @dataclass(slots=True)
@@ -50,7 +48,7 @@ class Context:
     layers: Mapping[str, Layer]
     macros: Mapping[str, tree.Macro]
     hosts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    inner: Callable[[Subgraph, tuple[fx.Node | None, ...]], InnerGraph] | None = None
+    inner: Callable[[Subgraph, tuple[fx.Node | None, ...]], TiledSubgraph] | None = None
     faults: Faults = field(default_factory=Faults)
     steps: int = MOST_STEPS
 
@@ -105,6 +103,18 @@ class Env:
     def child(self) -> Env:
         """A scope of its own that starts with these names."""
         return Env(dict(self.names), self.context)
+
+    def scope(self, names: dict[str, Any]) -> Env:
+        """A scope of these names alone."""
+        return Env(names, self.context)
+
+    def evaluate(self, expr: tree.Expr) -> Any:
+        """The value of an expression in this scope.
+
+        Raises:
+            Failed: the rule cannot apply.
+        """
+        return evaluate(expr, self)
 
 
 def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
@@ -287,8 +297,9 @@ def evaluate(expr: tree.Expr, env: Env) -> Any:
 def _name(expr: tree.Name, env: Env) -> Any:
     value = env.names.get(expr.name, _MISSING)
     if value is _MISSING:
-        if expr.name in CONSTANTS:
-            return CONSTANTS[expr.name]
+        known = constants()
+        if expr.name in known:
+            return known[expr.name]
         raise Failed(f"`{expr.name}` is not bound on this branch of the pattern")
     return value.force() if isinstance(value, _Lazy) else value
 

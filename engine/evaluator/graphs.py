@@ -26,6 +26,7 @@ from engine.evaluator.plan import (
     ConditionalStart,
     ConstantTensor,
     GraphCall,
+    TiledSubgraph,
 )
 from engine.graph.mirror import Value
 from engine.graph.provenance import model_line
@@ -34,7 +35,6 @@ from engine.sizes import Int
 
 if TYPE_CHECKING:
     from engine.evaluator.evaluation import Context
-    from engine.lowering.subgraphs import InnerGraph
 
 
 def run(context: Context, graph: Any, operands: Any, span: Span) -> list[CallOutput]:
@@ -79,7 +79,7 @@ def _constant(context: Context, operand: Any) -> fx.Node | None:
 
 
 def _known_sizes(
-    context: Context, graph: Subgraph, inner: InnerGraph, operands: tuple[Any, ...], span: Span
+    context: Context, graph: Subgraph, inner: TiledSubgraph, operands: tuple[Any, ...], span: Span
 ) -> dict[sympy.Symbol, Int | None]:
     """The symbols that stand for sizes inside a graph only -> what they are outside, None if that is not known there.
 

@@ -8,19 +8,41 @@ rewriter commits a plan of :class:`OpCall` to the FX graph; the network emitter 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
+from torch import fx
 
 from engine.dsl.rule import Layer
 from engine.errors import Span
-from engine.graph.mirror import Value
+from engine.graph.mirror import Mirror, Value
 from engine.sizes import Int
 
-if TYPE_CHECKING:
-    from engine.lowering.subgraphs import InnerGraph
+
+class TiledSubgraph(Protocol):
+    """A graph that an op runs, lowered and tiled; :class:`engine.lowering.subgraphs.LoweredSubgraph` is one.
+
+    Attributes:
+        mirror: the graph.
+        inputs: placeholders for the operands that are not constants of the model, in order.
+    """
+
+    mirror: Mirror
+    inputs: tuple[fx.Node, ...]
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """What the graph returns: values, and symbolic ints or truths for sizes."""
+
+    @property
+    def tiles(self) -> tuple[Any, ...]:
+        """Its tiles, in graph order."""
+
+    @property
+    def reasons(self) -> Mapping[fx.Node, str]:
+        """Why nodes have no tile."""
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +175,7 @@ class GraphCall:
         span: the call in the rule's text.
     """
 
-    graph: InnerGraph
+    graph: TiledSubgraph
     values: dict[str, Any]
     span: Span
     outputs: tuple[CallOutput, ...] = ()

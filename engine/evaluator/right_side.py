@@ -64,9 +64,6 @@ def layer_call(layer: Layer, positional: list[Any], keywords: dict[str, Any], sp
     Raises:
         Failed: an argument is not of the declared kind, e.g. a ``static`` one is only known at run time.
     """
-    from engine.evaluator.evaluation import Env as Scope
-    from engine.evaluator.evaluation import evaluate
-
     inputs = [parameter for parameter in layer.parameters if not parameter.attribute]
     if len(positional) > len(inputs):
         raise Failed(f"{layer.name} takes {len(inputs)} inputs, got {len(positional)}", span)
@@ -76,15 +73,15 @@ def layer_call(layer: Layer, positional: list[Any], keywords: dict[str, Any], sp
         if parameter.name in given:
             value = given[parameter.name]
         elif parameter.default is not None:
-            value = evaluate(parameter.default, Scope(values, env.context))
+            value = env.scope(values).evaluate(parameter.default)
         elif parameter.type is not None and parameter.type.optional:
             value = None
         else:
             raise Failed(f"{layer.name} needs `{parameter.name}`", span)
         values[parameter.name] = _checked(layer, parameter, value, span, env.context)
     call = LayerCall(layer, values, span)
-    scope = Scope(values, env.context)
-    if layer.unless is not None and evaluate(layer.unless, scope) is not False:
+    scope = env.scope(values)
+    if layer.unless is not None and scope.evaluate(layer.unless) is not False:
         raise Failed(f"TensorRT makes a wrong engine of {layer.name} with these operands", span)
     call.outputs = tuple(
         _layer_output(call, index, layer.gives[index] if index < len(layer.gives) else None, scope)
@@ -94,18 +91,16 @@ def layer_call(layer: Layer, positional: list[Any], keywords: dict[str, Any], sp
 
 
 def _layer_output(call: LayerCall, index: int, gives: Any, scope: Env) -> CallOutput:
-    from engine.evaluator.evaluation import evaluate
-
     if gives is None:
         return CallOutput(None, None, call, index)
     try:
-        shape = evaluate(gives[0], scope)
+        shape = scope.evaluate(gives[0])
     except Failed:
         inputs = [item for value in call.values.values() for item in (value if isinstance(value, tuple) else (value,))]
         if not any(isinstance(item, AbstractTensor) and item.shape is None for item in inputs):
             raise
         shape = None  # computed from a tensor whose shape only TensorRT knows
-    dtype = evaluate(gives[1], scope)
+    dtype = scope.evaluate(gives[1])
     if dtype is not None and dtype not in _INNER and dtype not in _BOUNDARY:
         raise Failed(f"TensorRT has no {DTYPE_NAMES.get(dtype, dtype)} tensors", call.span)
     return CallOutput(None if shape is None else tuple(shape), dtype, call, index)

@@ -1,8 +1,8 @@
 """A graph module as JSON: its nodes, with ops by name and tensors by number.
 
-What a node calls is looked up in a list of ops that compute tensors (`engine.weights.known_ops`) and a short list of Python
-functions on numbers; a graph cannot name anything else.  What a node reads of its module is what the file holds under
-that name, and never an attribute or a method that modules have.
+What a node calls is looked up in a list of ops that compute tensors (`engine.weights.known_ops`) and a short list of
+Python functions on numbers; a graph cannot name anything else.  What a node reads of its module is what the file holds
+under that name, and never an attribute or a method that modules have.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ from engine.files.reports import read_report, write_report
 from engine.files.structures import read_signature, write_signature
 from engine.refitting.weight_map import WeightPlan
 from engine.runtime import TorchTensorRTModule
-from engine.runtime.records.metadata import check_here, module_of, read_dtype, record_of, write_dtype
+from engine.runtime.records.metadata import check_here, module_of, record_of
 from engine.runtime.records.record import EngineRecord
+from engine.runtime.records.specs import read_dtype, write_dtype
 
 _LOG = logging.getLogger("engine.files")
 

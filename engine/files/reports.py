@@ -38,8 +38,10 @@ def read_report(data: Any) -> Report:
 
 def write_report(report: Report) -> dict[str, Any]:
     """The report as JSON."""
+    data = report.as_dict()
+    del data["decisions"]
     # Objects of JSON have no order here, and phases have one.
-    return {**report.as_dict(), "timings": {"phases": list(report.timings.phases.items())}}
+    return {**data, "timings": {"phases": list(report.timings.phases.items())}}
 
 
 def _segment(data: Any) -> SegmentReport:

@@ -20,7 +20,7 @@ from engine.capture.sizes.guards import Guard
 from engine.errors import FileError, SaveError
 from engine.files import containers
 from engine.files.values import read_value, write_value
-from engine.runtime.records.metadata import read_dtype, write_dtype
+from engine.runtime.records.specs import read_dtype, write_dtype
 from engine.runtime.size_text import (
     Symbols,
     read_relation,

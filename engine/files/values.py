@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from engine.errors import FileError, SaveError
-from engine.runtime.records.metadata import read_dtype, write_dtype
+from engine.runtime.records.specs import read_dtype, write_dtype
 
 Special = Callable[[Any], Any]
 """Writes or reads what this module does not know; gives ``NotImplemented`` where it does not either."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import networkx
 import sympy
@@ -26,9 +26,6 @@ from engine.graph.symbolic.symbols import SizeNodes
 from engine.graph.value import Value
 from engine.graph.view import GraphView
 from engine.sizes import Int, Sizes
-
-if TYPE_CHECKING:
-    from engine.weights.pins import Pin
 
 
 class _Record:
@@ -65,6 +62,7 @@ class Mirror:
         *,
         name: str = "",
         sizes: Sizes | None = None,
+        on_read: Callable[[Mirror, Value], Any] = lambda mirror, value: None,
     ) -> None:
         self.graph = graph
         self.name = name
@@ -72,8 +70,10 @@ class Mirror:
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
         self.shape_env = shape_env
         self.sizes = sizes or Sizes(shape_env)
-        # Constants whose elements a rule read: what was decided holds for these elements only.
-        self.pins: dict[Value, Pin | None] = {}
+        # Constants whose elements a rule read, with what `on_read` made of each: what was decided holds for these
+        # elements only.
+        self.read_constants: dict[Value, Any] = {}
+        self._on_read = on_read
         # The graphs inside its ops that rules ran, by name.
         self.inner: dict[str, Mirror] = {}
         self.placeholders: tuple[fx.Node, ...] = ()
@@ -245,10 +245,8 @@ class Mirror:
 
     def read_constant(self, value: Value) -> torch.Tensor:
         """As :meth:`constant`, for rules that decide by the elements; the model cannot be refitted with others."""
-        if value not in self.pins:
-            from engine.weights.pins import pin
-
-            self.pins[value] = pin(self, value)
+        if value not in self.read_constants:
+            self.read_constants[value] = self._on_read(self, value)
         return self.constant(value)
 
     def release_constants(self) -> None:

@@ -12,7 +12,7 @@ class Subgraph:
     """A graph that a higher-order op takes as an argument, as it was captured.
 
     Rules see it where they ascribe ``graph``.  What becomes of it when a rule runs it is an
-    :class:`engine.lowering.subgraphs.InnerGraph`.
+    :class:`engine.lowering.subgraphs.LoweredSubgraph`.
 
     Attributes:
         name: the attribute that holds it; graphs inside graphs have the names of both.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.dsl.expansion import depth, expand
 from engine.dsl.memo import Recent
 from engine.dsl.rule import Rule
 from engine.matcher.compiled_pattern import Program, compile_program
 from engine.matcher.conditions import Condition, IsOp
-from engine.matcher.expansion import depth, expand
 from engine.matcher.paths import Frame, PathTable
 
 
@@ -115,13 +115,3 @@ class Automaton:
 
 
 automaton = Recent(Automaton)
-
-
-def check(rule: Rule) -> None:
-    """Compile one rule alone.
-
-    Raises:
-        RuleError: the rule is beyond the limits of expansion, or its roots share no tensor.
-    """
-    for op in dict.fromkeys(root.op for root in rule.roots):
-        Trie(op, [rule])

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.dsl import tree
+from engine.dsl.expansion import Expansion
 from engine.dsl.forms import flags_in, own_names, parts, tensor_slots, within, without_spans
 from engine.dsl.rule import ArgumentPattern, Bind, Equals, ListMatch, OpMatch
 from engine.errors import Diagnostic, RuleError, Span
 from engine.matcher import conditions as c
-from engine.matcher.expansion import Expansion
 from engine.matcher.paths import Kind, PathTable
 
 

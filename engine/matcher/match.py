@@ -25,7 +25,7 @@ class Match:
         nodes: all matched nodes, roots included, in graph order.
         shared: those of ``nodes`` that stay for other users: constants, and interior nodes written with ``&``
             that have such users.
-        expansion: which of the pattern's plain forms fits (:func:`engine.matcher.expansion.expand`).
+        expansion: which of the pattern's plain forms fits (:func:`engine.dsl.expansion.expand`).
     """
 
     rule: Rule

@@ -1,9 +1,4 @@
-"""Partition: maximal convex segments of nodes that run in one place.
-
-Every node that computes gets a *phase*: the least number that is at least the phases of its operands and whose
-parity says where it runs (even: PyTorch, odd: TensorRT).  Phases never decrease along an edge, so no path
-leaves a phase and comes back: each phase is convex, and the number of phases is the least possible.
-"""
+"""Partition: the segments of a graph, each of which runs in one place, read from the levels of its colouring."""
 
 from __future__ import annotations
 
@@ -11,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import networkx
 from torch import fx
 
-from engine.capture.substitution import CROSSING
+from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror, Value
+from engine.partitioner.coloring import Color, Quotient
 from engine.partitioner.tile import Tile
 from engine.partitioner.tiling import Tiling
 
@@ -62,62 +59,46 @@ def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partiti
     reasons = dict(tiling.reasons)
     tiles = dict(tiling.tiles)
     while True:
-        phases = _phases(mirror, tiles, reasons)
-        counts = {phase: sum(tiles[node].size for node in nodes) for phase, nodes in phases.items() if phase % 2}
-        small = [phase for phase, count in counts.items() if count < min_block_size]
-        if not small or all(CROSSING in node.meta for node in reasons):
+        quotient = Quotient(mirror, tiles, reasons)
+        levels = quotient.levels()
+        counts = {level: sum(tiles[node].size for node in nodes) for level, nodes in levels.items() if level % 2}
+        small = [level for level, count in counts.items() if count < min_block_size]
+        if not small or all(BOUNDARY_CAST in node.meta for node in reasons):
             break
-        for phase in small:
-            for node in phases[phase]:
-                reason = f"its segment of {counts[phase]} tiles is under min_block_size={min_block_size}"
+        for level in small:
+            for node in levels[level]:
+                reason = f"its segment of {counts[level]} tiles is under min_block_size={min_block_size}"
                 for member in tiles.pop(node).nodes:
                     if member not in tiles:
                         reasons[member] = reason
-    return Partition(tuple(_segments(mirror, tiles, phases)), dict(sorted(reasons.items())))
+    return Partition(tuple(_segments(mirror, tiles, quotient, levels)), dict(sorted(reasons.items())))
 
 
-def _operands(mirror: Mirror, node: fx.Node, tiles: dict[fx.Node, Tile]) -> Iterator[Value]:
-    """Values that a tile root or a PyTorch node reads."""
-    if node in tiles:
-        yield from tiles[node].operands()
-    else:
-        for operand in node.all_input_nodes:
-            if not mirror.is_size(operand):
-                yield mirror.value(operand)
-
-
-def _phases(mirror: Mirror, tiles: dict[fx.Node, Tile], reasons: dict[fx.Node, str]) -> dict[int, list[fx.Node]]:
-    phase: dict[fx.Node, int] = {}
-    members: dict[int, list[fx.Node]] = defaultdict(list)
-    for node in mirror.graph.nodes:
-        if node not in tiles and node not in reasons:
-            continue
-        least = max((phase.get(value.node, 0) for value in _operands(mirror, node, tiles)), default=0)
-        phase[node] = least if least % 2 == (node in tiles) else least + 1
-        members[phase[node]].append(node)
-    return dict(sorted(members.items()))
-
-
-def _segments(mirror: Mirror, tiles: dict[fx.Node, Tile], phases: dict[int, list[fx.Node]]) -> Iterator[Segment]:
-    home = {node: phase for phase, nodes in phases.items() for node in nodes}
+def _segments(
+    mirror: Mirror, tiles: dict[fx.Node, Tile], quotient: Quotient, levels: dict[int, list[fx.Node]]
+) -> Iterator[Segment]:
+    home = {node: level for level, nodes in levels.items() for node in nodes}
     readers: dict[Value, set[int]] = defaultdict(set)
-    for node, phase in home.items():
-        for value in _operands(mirror, node, tiles):
-            readers[value].add(phase)
+    for node, level in home.items():
+        for value in quotient.operands[node]:
+            readers[value].add(level)
     for operand in mirror.graph.output_node().all_input_nodes:
         readers[mirror.value(operand)].add(-1)
-    counts = {"tensorrt": 0, "torch": 0}
-    for phase, roots in phases.items():
-        backend = "tensorrt" if phase % 2 else "torch"
-        own = tuple(tiles[node] for node in roots) if phase % 2 else ()
+    crossings = {(home[before], home[after]) for before, after in quotient.graph.edges}
+    between = networkx.DiGraph((before, after) for before, after in crossings if before != after)
+    assert networkx.is_directed_acyclic_graph(between), "segments read each other's results in a circle"
+    counts = dict.fromkeys(Color, 0)
+    for level, roots in levels.items():
+        color = Color.TENSORRT if level % 2 else Color.PYTORCH
+        own = tuple(tiles[node] for node in roots) if color is Color.TENSORRT else ()
         nodes = sorted({member for tile in own for member in tile.nodes} or set(roots))
         inputs = dict.fromkeys(
             value
             for node in roots
-            for value in _operands(mirror, node, tiles)
-            if home.get(value.node) != phase and not mirror.is_const(value)
+            for value in quotient.operands[node]
+            if home.get(value.node) != level and not mirror.is_const(value)
         )
-        outputs = [value for node in roots for value in mirror.outputs(node) if readers.get(value, set()) - {phase}]
-        name = f"{'engine' if phase % 2 else 'torch'}_{counts[backend]}"
-        counts[backend] += 1
-        yield Segment(name, backend, tuple(nodes), own, tuple(inputs), tuple(outputs))
+        outputs = [value for node in roots for value in mirror.outputs(node) if readers.get(value, set()) - {level}]
+        name = f"{'engine' if color is Color.TENSORRT else 'torch'}_{counts[color]}"
+        counts[color] += 1
+        yield Segment(name, color.value, tuple(nodes), own, tuple(inputs), tuple(outputs))

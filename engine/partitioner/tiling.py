@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from engine.capture.substitution import CROSSING
-from engine.conversion.dtypes import representable
 from engine.dsl.rule import Rule
+from engine.dtypes import representable
 from engine.evaluator import Context, Failure, apply
+from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
 from engine.partitioner.unsupported import staying
 
-# (node name, rule id) -> why that pair must not be used again: TensorRT refused it, or the engine did not load.
-Refusals = Mapping[tuple[str, str], str]
+# (node name, rule id) -> why that pair must not be used again: TensorRT rejected it, or the engine did not load.
+Rejections = Mapping[tuple[str, str], str]
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ def tile(
     context: Context,
     *,
     excluded: Callable[[fx.Node], str | None],
-    refusals: Refusals,
+    rejections: Rejections,
     dtype_advice: Mapping[torch.dtype, str] | None = None,
     inactive: Sequence[tuple[Rule, str]] = (),
 ) -> Tiling:
@@ -69,7 +69,7 @@ def tile(
 
     Args:
         excluded: why a node must stay in PyTorch, None if it need not.
-        refusals: pairs of node and rule that were tried and failed.
+        rejections: pairs of node and rule that were tried and failed.
         dtype_advice: what to do about values of a dtype that TensorRT does not have.
         inactive: rules that the installed TensorRT rules out, each with the reason; for explanations.
     """
@@ -82,12 +82,12 @@ def tile(
             needed.update(mirror.value(operand).node for operand in node.all_input_nodes)
         if node not in needed or not computes(mirror, node):
             continue
-        reason = excluded(node) or node.meta.get(CROSSING)
+        reason = excluded(node) or node.meta.get(BOUNDARY_CAST)
         chosen = None
         if reason is None:
             reason = _foreign(mirror, mirror.outputs(node), dtype_advice or {})
         if reason is None:
-            chosen, reason = _best(matcher, context, node, excluded, refusals)
+            chosen, reason = _best(matcher, context, node, excluded, rejections)
             reason = reason or (nearest(matcher, context, node, inactive) if chosen is None else None)
         if chosen is not None:
             reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
@@ -112,17 +112,17 @@ def _best(
     context: Context,
     node: fx.Node,
     excluded: Callable[[fx.Node], str | None],
-    refusals: Refusals,
+    rejections: Rejections,
 ) -> tuple[Tile | None, str | None]:
     """The tile for a node, or why a rule that fits it cannot be used; neither where no rule fits."""
     mirror = context.mirror
-    refused: str | None = None
+    rejected: str | None = None
     failures: list[str] = []
     unmeant: list[str] = []
     for match in matcher.matches(node):
-        refusal = refusals.get((node.name, match.rule.id))
-        if refusal is not None:
-            refused = refusal
+        rejection = rejections.get((node.name, match.rule.id))
+        if rejection is not None:
+            rejected = rejection
             continue
         if any(excluded(interior) for interior in match.nodes):
             continue
@@ -140,7 +140,7 @@ def _best(
             failures.append(f"output {numbers[0].index} of it is a number and is used, and engines give tensors")
             continue
         return Tile(node, match.rule, plan, match.nodes), None
-    return None, refused or next(iter([*failures, *unmeant]), None)
+    return None, rejected or next(iter([*failures, *unmeant]), None)
 
 
 def _is_number(mirror: Mirror, value: Value) -> bool:

@@ -105,7 +105,7 @@ def weight_plan(
         mirrors: of the graph, then of the graphs inside its ops.
     """
     mirror = mirrors[0]
-    pins = [pin for one in mirrors for pin in one.pins.values() if pin is not None]
+    pins = [pin for one in mirrors for pin in one.read_constants.values() if pin is not None]
     recipes: list[Recipe] = []
     for network in networks:
         pins += network.pins

@@ -1,6 +1,7 @@
 """The runtime: engines as PyTorch modules, run by TensorRT on a GPU or interpreted on the CPU."""
 
-from engine.runtime.boundary import Boundary, TensorSpec
+from engine.graph.tensor_spec import TensorSpec
+from engine.runtime.boundary import Boundary
 from engine.runtime.controls import (
     WeightStreaming,
     enable_cudagraphs,

@@ -19,25 +19,10 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from engine.errors import InputError
 from engine.graph.symbolic.size_functions import function_of
 from engine.graph.tensor_kinds import unfit
+from engine.graph.tensor_spec import TensorSpec
 from engine.sizes import Int, normal
 
 Size: TypeAlias = "int | torch.SymInt"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor at the boundary of an engine; ``shape`` holds staged ints."""
-
-    shape: tuple[Int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> TensorSpec:
-        """The spec of a fake tensor (symbolic sizes) or a real one."""
-        return cls(tuple(normal(size) for size in tensor.shape), tensor.dtype)
-
-    def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)

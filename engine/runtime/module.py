@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from engine import observers
 from engine.errors import EngineError, RuntimeUnavailable
+from engine.graph.tensor_spec import TensorSpec
 from engine.runtime import operator
-from engine.runtime.boundary import Boundary, Size, TensorSpec, check_count, check_kinds
+from engine.runtime.boundary import Boundary, Size, check_count, check_kinds
 from engine.runtime.cuda_graphs.side_stream import run_beside
 from engine.runtime.engines.interpreted_engine import InterpretedEngine, Program
 from engine.runtime.loaded_engines import LoadedEngines

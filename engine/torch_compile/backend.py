@@ -247,9 +247,8 @@ def register() -> None:
 
     An installed engine is found by its entry point, without being imported.
     """
-    registry._BACKENDS.setdefault(
-        "engine", EntryPoint("engine", "engine.torch_compile.backend:engine", "torch_dynamo_backends")
-    )
+    entry_point = EntryPoint("engine", "engine.torch_compile.backend:engine", "torch_dynamo_backends")
+    registry._BACKENDS.setdefault("engine", entry_point)
 
 
 register()

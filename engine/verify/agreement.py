@@ -22,7 +22,7 @@ from engine.errors import EngineError
 from engine.evaluator import Context, Failure, Faults, apply
 from engine.evaluator.plan import Plan
 from engine.interpreter import Program
-from engine.lowering.subgraphs import InnerGraphs
+from engine.lowering.subgraphs import Subgraphs
 from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
@@ -283,7 +283,7 @@ def _is_elementwise(graph: fx.Graph) -> bool:
 
 
 def _context(made: Instance, rules: RuleSet) -> Context:
-    return InnerGraphs(rules, CompilationSettings(), faults=Faults(strict=True)).context(made.mirror)
+    return Subgraphs(rules, CompilationSettings(), faults=Faults(strict=True)).context(made.mirror)
 
 
 def _scalars(network: BuiltNetwork, sizes: Mapping[Any, int]) -> Iterator[torch.Tensor]:

@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.dsl import operators, tree
+from engine.dsl.expansion import Expansion, expand
 from engine.dsl.forms import flags_in, own_names, parts
 from engine.dsl.rule import ArgumentPattern, Bind, ListMatch, OneOf, OpMatch, Rule
-from engine.matcher.expansion import Expansion, expand
 
 
 def described(rule: Rule, test: tree.Test) -> int | None:

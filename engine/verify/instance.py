@@ -23,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMi
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from engine.dsl import operators, tree
+from engine.dsl.expansion import expand
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.dtypes import DTYPES
 from engine.errors import EngineError
@@ -35,7 +36,6 @@ from engine.graph.canonical import canonical_arguments
 from engine.graph.mirror import Mirror, Value
 from engine.graph.recurrence import whole_recurrence
 from engine.graph.subgraph import Subgraph
-from engine.matcher.expansion import expand
 from engine.verify.forms import described
 from engine.verify.graphs import function, traced
 from engine.verify.values import Tier, contents

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, Phase, given
 
 from engine.conversion.scope import Mismatch
 from engine.dsl import operators, tree
+from engine.dsl.expansion import expand
 from engine.dsl.rule import ArgumentPattern, Bind, OneOf, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
 from engine.evaluator.right_side import resolve
-from engine.matcher.expansion import expand
 from engine.verify.agreement import NotApplied, check
 from engine.verify.branches import reached
 from engine.verify.findings import Finding

@@ -173,7 +173,7 @@ def test_graphs_inside_have_views_and_names():
         Call(CASES["choice_per_row"].model().function), [torch.randn(6, 4)], min_block_size=1, runtime="interpreter"
     )
     [node] = [data for _, data in compiled.graph.nodes(data=True) if data["graphs"]]
-    assert (node["op"], node["graphs"]) == ("higher_order.scan", ("scan_combine_graph_0",))
+    assert (node["op"], node["graphs"]) == ("higher_order.scan", "scan_combine_graph_0")
     inside = compiled.inner_graphs
     assert list(inside) == [
         "scan_combine_graph_0", "scan_combine_graph_0_true_graph_0", "scan_combine_graph_0_false_graph_0"

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import engine
-from engine.commands.tables import render_report
 from engine.report import Fallback, Report, SegmentReport
+from engine.report.table import render_report
 from tests.operators import swirl
 from tests.summaries import graph_text, networks_text, partition_text, portable, start
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from engine.dsl import tree
+from engine.dsl.expansion import overload
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.errors import Span
-from engine.matcher.expansion import overload
 
 SPAN = Span("test.rules", 1, 1, 1, 2)
 ANY = Anything(SPAN)

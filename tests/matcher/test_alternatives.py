@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import engine
+from engine.dsl.expansion import expand
 from engine.dsl.forms import names_in_some
 from engine.dsl.ruleset import RuleSet
 from engine.errors import RuleError
-from engine.matcher.expansion import expand
 from engine.verify.agreement import Disagreement, check
 from engine.verify.forms import described, fitted, fitting
 from engine.verify.line import written

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from engine.dsl.expansion import expand
 from engine.errors import RuleError
 from engine.matcher.automaton import Automaton, automaton, check
-from engine.matcher.expansion import expand
 from tests.matcher.patterns import near, op, rule
 
 MUL, ADD, RELU = "aten.mul.Tensor", "aten.add.Tensor", "aten.relu.default"

@@ -11,7 +11,7 @@ from engine.dsl.checks import sorts
 from engine.dsl.checks.pattern_resolver import find_operator
 from engine.dsl.operators import Operator
 from engine.dsl.rule import OpName
-from engine.dsl.vocabulary import OF_GRAPHS, functions, nearest, suggestion
+from engine.dsl.vocabulary import OF_GRAPHS, SIGNATURES, nearest, suggestion
 from engine.errors import Span
 
 if TYPE_CHECKING:
@@ -275,9 +275,9 @@ class CallChecker:
         if name == LOOP:
             return self._loop(call, scope)
         found = self._arguments(call, scope)
-        arity = functions().get(name)
+        arity = SIGNATURES.get(name)
         if arity is None:
-            hint = suggestion(name, [*functions(), LOOP, *self.definitions.macros])
+            hint = suggestion(name, [*SIGNATURES, LOOP, *self.definitions.macros])
             if hint is None and operators.find(f"aten.{name}") is not None:
                 hint = f"ops are written in full: `aten.{name}(..)`"
             self.problems.report(f"there is no function or macro `{name}`", function.span, hint)

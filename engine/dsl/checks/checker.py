@@ -28,13 +28,13 @@ from engine.dsl.checks.limits import (
     Extents,
 )
 from engine.dsl.checks.pattern_resolver import PatternResolver, find_operator
+from engine.dsl.checks.roots import unconnected
 from engine.dsl.diagnostics import Problems, TooMany
+from engine.dsl.expansion import expand
 from engine.dsl.forms import beyond_limits
 from engine.dsl.rule import EnumToken, OpName, Rule
 from engine.dsl.vocabulary import RELAXATIONS, constants, dtypes, suggestion
 from engine.errors import Diagnostic, RuleError, Span
-from engine.matcher import automaton
-from engine.matcher.expansion import expand
 from engine.tensorrt import Capabilities
 
 
@@ -193,14 +193,16 @@ class _Checker:
             self.problems.report(f"a pattern has at most {MOST_ROOTS} roots", item.span)
             return False
         try:
-            self.budget.spend(parts * len(expand(rule)) * len(rule.roots), item.span)
-            automaton.check(rule)
+            forms = expand(rule)
         except RuleError as error:
-            for found in error.diagnostics:
-                message = found.message.replace(rule.id, _base(rule))
-                self.problems.report(message, found.span or item.span, found.hint)
-            return False
-        return True
+            wrong = list(error.diagnostics)
+        else:
+            self.budget.spend(parts * len(forms) * len(rule.roots), item.span)
+            wrong = next(filter(None, (unconnected(rule.id, form.roots) for form in forms)), [])
+        for found in wrong:
+            message = found.message.replace(rule.id, _base(rule))
+            self.problems.report(message, found.span or item.span, found.hint)
+        return not wrong
 
     def _families(self, item: tree.RuleItem) -> list[dict[str, object]]:
         if item.family is None:

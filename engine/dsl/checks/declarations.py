@@ -14,7 +14,7 @@ from engine.dsl.checks.expression_checker import ExpressionChecker
 from engine.dsl.checks.layers import LayerTable
 from engine.dsl.checks.named_patterns import NamedPatterns
 from engine.dsl.diagnostics import Problems
-from engine.dsl.vocabulary import SORTS, constants, dtype_classes, dtypes, functions, nearest, suggestion
+from engine.dsl.vocabulary import SIGNATURES, SORTS, constants, dtype_classes, dtypes, nearest, suggestion
 from engine.tensorrt import Capabilities
 
 
@@ -113,7 +113,7 @@ class _Declarations:
 
     def _check_macros(self) -> None:
         for macro in self.definitions.macros.values():
-            if macro.name in functions():
+            if macro.name in SIGNATURES:
                 self.problems.report(f"`{macro.name}` is a builtin function", macro.span, "give the macro another name")
             checker = ExpressionChecker(self.definitions, self.problems)
             scope: dict[str, str | None] = {}

@@ -11,7 +11,7 @@ from engine.dsl.checks.call_checker import CallChecker
 from engine.dsl.checks.definitions import Definitions, Effects
 from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import EnumToken, OpName
-from engine.dsl.vocabulary import constants, dtype_classes, dtypes, functions, suggestion
+from engine.dsl.vocabulary import SIGNATURES, constants, dtype_classes, dtypes, suggestion
 
 Scope = Mapping[str, "str | None"]  # names with their sorts
 
@@ -113,7 +113,7 @@ class ExpressionChecker:
             return "dtype" if name in dtypes() else "list" if name in dtype_classes() else "float"
         if name == "_":
             self.problems.report("`_` binds nothing, so it has no value", expr.span, "give the value a name")
-        elif name in functions() or name in self.definitions.macros:
+        elif name in SIGNATURES or name in self.definitions.macros:
             self.problems.report(f"`{name}` is a function and is not called here", expr.span, f"call it: `{name}(..)`")
         else:
             hint = suggestion(name, [*scope, *constants()], f"in scope: {_listed(scope)}")

@@ -35,7 +35,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 @functools.cache
 def _lark() -> Lark:
-    grammar = resources.files("engine.dsl").joinpath("grammar.lark").read_text()
+    grammar = resources.files("engine.dsl.syntax").joinpath("grammar.lark").read_text()
     return Lark(grammar, parser="lalr", propagate_positions=True)
 
 

@@ -28,7 +28,7 @@ from engine.runtime.failures import EngineLoadError, ExecutionError
 from engine.runtime.options import RunOptions
 from engine.tensorrt import load
 
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parent.parent
 _LIBRARY = _HERE / "libengine_runtime.so"
 _NOTE = _HERE / "native.json"
 _REBUILD = "build it with `pip install --no-build-isolation .`"

@@ -8,8 +8,9 @@ from typing import TypeAlias
 import torch
 
 from engine.errors import InputError
+from engine.graph.tensor_spec import TensorSpec
 from engine.pytorch_modes import undisturbed
-from engine.runtime.boundary import Boundary, TensorSpec, check_count, check_kinds
+from engine.runtime.boundary import Boundary, check_count, check_kinds
 from engine.runtime.engines.inputs import Input
 
 Program: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]

@@ -1,4 +1,7 @@
-"""Python threads that queue work on one GPU take turns, where the C++ library is there (``csrc/engine/turn.h`` says why)."""
+"""Python threads that queue work on one GPU take turns, where the C++ library is there.
+
+``csrc/engine/turn.h`` says why.
+"""
 
 from __future__ import annotations
 

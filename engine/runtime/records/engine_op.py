@@ -15,8 +15,9 @@ import torch
 from engine.errors import EngineError, RecordError, RuntimeUnavailable
 from engine.runtime.boundary import Boundary
 from engine.runtime.engines.cpp_engine import library_problem, load_library
-from engine.runtime.records.metadata import boundary_of, module_of
+from engine.runtime.records.metadata import module_of
 from engine.runtime.records.record import EngineRecord, read_metadata
+from engine.runtime.records.specs import boundary_of
 
 _NAME = "tensorrt::execute_engine"
 _KEPT: list[Any] = []

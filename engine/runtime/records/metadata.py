@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.dtypes import dtype_named
-from engine.errors import FileError, RecordError, RuntimeUnavailable, SaveError, SettingsError, TensorRTNotFound
-from engine.graph.tensor_spec import TensorSpec
+from engine.errors import RecordError, RuntimeUnavailable, SaveError, SettingsError, TensorRTNotFound
 from engine.runtime.records.record import Device, EngineRecord, checksum, current_platform
-from engine.runtime.size_text import Symbols, read_size, read_symbols, write_size
+from engine.runtime.records.specs import FORMAT, boundary_of, write_dtype, write_specs
+from engine.runtime.size_text import Symbols
 
 if TYPE_CHECKING:
     from engine.runtime.module import TorchTensorRTModule
     from engine.settings import CompilationSettings
-
-FORMAT = 1
-"""Version of the metadata; a reader takes this one and those before it."""
 
 # Folders of the machine that compiled; a file must not say where this one writes.
 _OF_THE_MACHINE = frozenset({"engine_cache_dir", "runtime_cache_path"})
@@ -47,8 +43,8 @@ def record_of(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabi
         "compute_capabilities": list(compute_capabilities),
         "sha256": checksum(module.serialized_engine),
         "settings": {name: value for name, value in module.settings.to_dict().items() if name not in _OF_THE_MACHINE},
-        "inputs": _write_specs(module.input_specs, symbols),
-        "outputs": _write_specs(module.output_specs, symbols),
+        "inputs": write_specs(module.input_specs, symbols),
+        "outputs": write_specs(module.output_specs, symbols),
         "weight_name_map": _plain(module.weight_name_map, f"the weight names of engine {module.name!r}"),
     }
     metadata["symbols"] = symbols
@@ -100,19 +96,6 @@ def module_of(record: EngineRecord, **options: Any) -> TorchTensorRTModule:
     )
     module.built_on = record.device
     return module
-
-
-def boundary_of(metadata: Mapping[str, Any]) -> tuple[list[Any] | None, list[Any] | None]:
-    """The input and the output specs in a record's metadata; None where they were not recorded."""
-    found = metadata.get("format", FORMAT)
-    if not isinstance(found, int) or found > FORMAT:
-        raise RecordError(f"the metadata has format {found!r}; this version of engine reads up to {FORMAT}")
-    symbols = read_symbols(metadata.get("symbols", {}))
-    inputs = _read_specs(metadata.get("inputs"), symbols)
-    outputs = _read_specs(metadata.get("outputs"), symbols)
-    if outputs is not None and not all(isinstance(spec, TensorSpec) for spec in outputs):
-        raise RecordError("the metadata has an output without a dtype")
-    return inputs, outputs
 
 
 def check_here(record: EngineRecord, device: torch.device | None = None) -> None:
@@ -186,66 +169,6 @@ def read_settings(values: Any) -> CompilationSettings:
     return settings
 
 
-def torch_tensorrt_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that Torch-TensorRT's Python reads: the shapes at the boundary, as it names them."""
-    inputs, outputs = boundary_of(metadata)
-    return {
-        "settings": None,
-        "inout_symexprs": {"inputs": _symexprs(inputs), "outputs": _symexprs(outputs)} if outputs is not None else None,
-        "output_tensors_are_unowned": False,
-    }
-
-
-def _symexprs(specs: list[Any] | None) -> list[dict[str, Any]]:
-    return [
-        {"shape_exprs": list(spec.shape), "dtype": spec.dtype}
-        if isinstance(spec, TensorSpec)
-        else {"shape_exprs": [], "dtype": torch.int64}
-        for spec in specs or ()
-    ]
-
-
-def write_dtype(dtype: torch.dtype) -> str:
-    """``"float32"`` for ``torch.float32``."""
-    return str(dtype).removeprefix("torch.")
-
-
-def read_dtype(name: Any) -> torch.dtype:
-    """The dtype of a name; raises FileError where there is none."""
-    dtype = dtype_named(name)
-    if dtype is None:
-        raise FileError(f"{str(name)[:40]!r} is not a dtype")
-    return dtype
-
-
-def _write_specs(specs: Any, symbols: Symbols) -> Any:
-    if specs is None:
-        return None
-    return [
-        {"shape": [write_size(size, symbols) for size in spec.shape], "dtype": write_dtype(spec.dtype)}
-        if isinstance(spec, TensorSpec)
-        else write_size(spec, symbols)
-        for spec in specs
-    ]
-
-
-def _read_specs(specs: Any, symbols: Any) -> list[Any] | None:
-    if specs is None:
-        return None
-    if not isinstance(specs, list):
-        raise RecordError("the shapes in the metadata are damaged")
-    return [_read_spec(spec, symbols) for spec in specs]
-
-
-def _read_spec(spec: Any, symbols: Any) -> Any:
-    if not isinstance(spec, Mapping):
-        return read_size(spec, symbols)
-    shape = spec.get("shape")
-    if not isinstance(shape, list):
-        raise RecordError("a shape in the metadata is damaged")
-    return TensorSpec(tuple(read_size(size, symbols) for size in shape), read_dtype(spec.get("dtype")))
-
-
 def _plain(value: Any, what: str) -> Any:
     """JSON values from mappings, sequences and dataclasses of them."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -259,4 +182,4 @@ def _plain(value: Any, what: str) -> Any:
     raise SaveError(f"{what} hold a {type(value).__name__}, which a file cannot hold")
 
 
-__all__ = ["boundary_of", "check_here", "module_of", "read_settings", "record_of", "torch_tensorrt_metadata"]
+__all__ = ["check_here", "module_of", "read_settings", "record_of"]

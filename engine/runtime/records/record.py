@@ -253,7 +253,7 @@ def _json(metadata: Mapping[str, Any]) -> str:
 def _pickled(metadata: Mapping[str, Any]) -> str:
     import pickle  # written for Torch-TensorRT; reading one never happens
 
-    from engine.runtime.records.metadata import torch_tensorrt_metadata
+    from engine.runtime.records.specs import torch_tensorrt_metadata
 
     return base64.b64encode(pickle.dumps(torch_tensorrt_metadata(metadata), protocol=2)).decode()
 

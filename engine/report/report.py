@@ -7,10 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.errors import EngineError
 from engine.observers import PhaseEvent, observed
+
+if TYPE_CHECKING:
+    import networkx
+
+    from engine.report.decisions import Decisions
 
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
@@ -140,6 +146,7 @@ class Report:
         notes: what was decided about the sizes of inputs, one sentence each; and what rules did wrong, with the
             rule's file and line and the node, once for each rule and kind of fault.
         precision: how many layers sum in half precision.
+        decisions: what was decided about each node; None for a module that was loaded from a file.
     """
 
     model: str
@@ -155,6 +162,7 @@ class Report:
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
     notes: tuple[str, ...] = ()
     precision: Precision = field(default_factory=Precision)
+    decisions: Decisions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.timings.model = self.model
@@ -164,16 +172,28 @@ class Report:
         """Size of all serialized engines."""
         return sum(segment.engine_bytes for segment in self.segments)
 
+    @property
+    def graph(self) -> networkx.MultiDiGraph:
+        """The lowered graph with what was decided, see :func:`engine.report.decisions.decided_graph`.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        if self.decisions is None:
+            raise EngineError("files do not keep the lowered graph: module.graph_module.graph is what is run")
+        return self.decisions.graph()
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-able data."""
-        data = asdict(self)
+        data = asdict(replace(self, decisions=None))
+        data["decisions"] = [decision._asdict() for decision in self.decisions.listed()] if self.decisions else []
         data["timings"] = {**self.timings.phases, "own": self.timings.own, "total": self.timings.total}
         data["fallbacks"] = [fallback._asdict() for fallback in self.fallbacks]
         data["refusals"] = [refusal._asdict() for refusal in self.refusals]
         return data
 
     def __str__(self) -> str:
-        from engine.commands.tables import render_report
+        from engine.report.table import render_report
 
         buffer = io.StringIO()
         render_report(self, buffer, width=110, color=False)

@@ -1,0 +1,84 @@
+"""A graph on its way to engines: rewritten to what ``convert`` rules take, folded and tiled.
+
+The graph of a model and the graphs inside its ops (``cond``, ``while_loop``, ``scan``) go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import fx
+
+from engine.capture.substitution import ADVICE
+from engine.dsl.ruleset import RuleSet
+from engine.evaluator import Context, apply
+from engine.graph.mirror import Mirror
+from engine.matcher.matcher import Matcher
+from engine.partitioner import Rejections, Tile, Tiling, tile
+from engine.rewriter import Trace, fold_constants, lower_all
+from engine.settings import CompilationSettings
+
+
+class LoweredGraph:
+    """A mirrored graph, its rules, and its tiles.
+
+    Attributes:
+        mirror: the graph.
+        context: what rules may look at.
+        tiling: its tiles, and why nodes have none; empty before :meth:`tile`.
+    """
+
+    def __init__(self, mirror: Mirror, context: Context, ruleset: RuleSet, settings: CompilationSettings) -> None:
+        self.mirror = mirror
+        self.context = context
+        self.tiling = Tiling()
+        self._ruleset = ruleset
+        self._settings = settings
+        self._matcher = Matcher(ruleset.phase("convert"), mirror)
+
+    def convertible(self, node: fx.Node) -> bool:
+        """Whether some ``convert`` rule takes the node as it is."""
+        return any(apply(match.rule, match, self.context) for match in self._matcher.matches(node))
+
+    def rewrite(self, trace: Trace) -> None:
+        """Apply ``simplify`` and ``lower`` rules, and PyTorch's decompositions of what no rule converts."""
+        rules = self._ruleset.phase("simplify", "lower")
+        check = self._settings.debug or None
+        lower_all(self.mirror, rules, self.convertible, self.context, trace=trace, check=check)
+
+    def fold(self) -> None:
+        """Compute the constants that values at run time read."""
+        fold_constants(self.mirror, convertible=self.convertible)
+
+    def tile(self, rejections: Rejections) -> None:
+        """Choose a tile for each node that is needed, without what was rejected."""
+        self.tiling = tile(
+            self._matcher,
+            self.context,
+            excluded=self._settings.exclusion(self.mirror),
+            rejections=rejections,
+            dtype_advice=ADVICE,
+            inactive=self._ruleset.inactive,
+        )
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The tiles in graph order."""
+        return tuple(self.tiling.tiles[node] for node in sorted(self.tiling.tiles))
+
+    @property
+    def reasons(self) -> Mapping[fx.Node, str]:
+        """Why nodes have no tile, in graph order."""
+        return dict(sorted(self.tiling.reasons.items()))
+
+    def has_alternative(self, chosen: Tile, rejections: Rejections) -> bool:
+        """Whether another rule that was not rejected takes the node of a tile."""
+        return any(
+            match.rule.id != chosen.rule.id
+            and (chosen.node.name, match.rule.id) not in rejections
+            and apply(match.rule, match, self.context)
+            for match in self._matcher.matches(chosen.node)
+        )
+
+
+__all__ = ["LoweredGraph"]
