@@ -8,48 +8,39 @@ again without it, until everything that is left builds.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import fx, nn
 
 from engine import tensorrt
+from engine.builder import compute_capabilities, for_this_gpu
 from engine.capture import Captured, capture
 from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
-from engine.engine_cache import CachedEngine
 from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
-from engine.graph.provenance import model_line
 from engine.lowering.assembly import assemble
 from engine.lowering.lowered_graph import LoweredGraph
+from engine.lowering.rejections import Rejections
+from engine.lowering.segment_engine import SegmentEngine, interprets
 from engine.lowering.snapshot import ModelMemory
 from engine.lowering.subgraphs import Subgraphs
-from engine.observers import BuildEvent, CompileEvent, PartitionEvent, observed, raised_by_observer
-from engine.partitioner import Color, Partition, Segment, Tile, partition
-from engine.partitioner.precision import precision
-from engine.partitioner.tiling import computes
+from engine.lowering.summary import not_covered, summarize
+from engine.observers import CompileEvent, PartitionEvent, observed, raised_by_observer
+from engine.partitioner import Partition, partition
 from engine.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
-from engine.report import Fallback, Report, SegmentReport
-from engine.report.decisions import Decisions, Placement
-from engine.rewriter import Trace
+from engine.report import Report
 from engine.runtime.options import RunOptions
 from engine.settings import CompilationSettings
 from engine.weights.pins import pin
-
-if TYPE_CHECKING:
-    from engine.builder import Blueprint
-    from engine.conversion import BuiltNetwork
-    from engine.interpreter import Program
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 
@@ -131,24 +122,34 @@ def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
     return RuleSet.load(*rules)
 
 
-@dataclass
 class Compilation:
-    """One compilation in progress: the graph, what was decided about it, and what was rejected so far.
+    """One compilation in progress: the graph, what was decided about it, and what TensorRT rejected so far.
 
-    ``subgraphs`` are the graphs inside its ops, ``memory`` is that of the model's tensors.
+    Attributes:
+        graph: the model's graph.
+        subgraphs: the graphs inside its ops.
+        memory: that of the model's tensors.
+        partition: where each node runs, after :meth:`place`.
     """
 
-    captured: Captured
-    ruleset: RuleSet
-    settings: CompilationSettings
-    report: Report
-    graph: LoweredGraph
-    subgraphs: Subgraphs
-    memory: ModelMemory
-    rejections: dict[tuple[str, str], str] = field(default_factory=dict)
-    partition: Partition = field(default_factory=lambda: Partition((), {}))
-    trace: Trace = field(default_factory=Trace)
-    cached: dict[str, str] = field(default_factory=dict)
+    def __init__(self, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> None:
+        self.captured = captured
+        self.settings = settings
+        self.report = report
+        self.memory = ModelMemory(captured.tensors())
+        self.mirror = Mirror(
+            captured.graph,
+            captured.constants,
+            captured.fake_mode,
+            captured.shape_env,
+            sizes=captured.sizes(),
+            on_read=pin,
+        )
+        self.mirror.hoist_sizes()
+        self.subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))
+        self.graph = LoweredGraph(self.mirror, self.subgraphs.context(self.mirror), ruleset, settings)
+        self.rejections = self.subgraphs.rejections = Rejections(self.graph, self.subgraphs)
+        self.partition = Partition((), {})
 
     @classmethod
     def start(
@@ -185,43 +186,26 @@ class Compilation:
     @classmethod
     def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
-        report.notes = captured.notes
-        ruleset = ruleset.with_settings(settings)
         timings = report.timings
-        memory = ModelMemory(captured.tensors())
         with timings.phase("mirror"), collector_held_back():
-            mirror = Mirror(
-                captured.graph,
-                captured.constants,
-                captured.fake_mode,
-                captured.shape_env,
-                sizes=captured.sizes(),
-                on_read=pin,
-            )
-            mirror.hoist_sizes()
-            subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))
-            graph = LoweredGraph(mirror, subgraphs.context(mirror), ruleset, settings)
-        self = cls(captured, ruleset, settings, report, graph, subgraphs, memory)
-        subgraphs.rejections, subgraphs.trace = self.rejections, self.trace
+            self = cls(captured, ruleset.with_settings(settings), settings, report)
         with timings.phase("rewrite"), collector_held_back():
-            graph.rewrite(self.trace)
+            self.graph.rewrite(self.subgraphs.trace)
         with timings.phase("fold"), collector_held_back():
-            graph.fold()
+            self.graph.fold()
         return self
 
-    @property
-    def mirror(self) -> Mirror:
-        """The model's graph."""
-        return self.graph.mirror
-
-    # -------------------------------------------------------------------------------- deciding
-
     def place(self) -> None:
-        """Tile and partition the graph, and write what was decided to the report."""
-        with self.report.timings.phase("tile"), collector_held_back():
+        """Tile and partition the graph, and write what was decided to the report.
+
+        Raises:
+            CoverageError: a node stays in PyTorch, and the settings allow none to.
+        """
+        timings = self.report.timings
+        with timings.phase("tile"), collector_held_back():
             self.subgraphs.retile()
             self.graph.tile(self.rejections)
-        with self.report.timings.phase("partition"), collector_held_back():
+        with timings.phase("partition"), collector_held_back():
             # Where nothing may stay in PyTorch, what is reported is what has no rule, not what that leaves small.
             least = 1 if self.settings.require_full_compilation else self.settings.min_block_size
             with observed("partition", PartitionEvent, self.report.model, len(self.graph.tiling.tiles)) as event:
@@ -229,87 +213,22 @@ class Compilation:
                 if event is not None:
                     event.segments = self.partition.segments
                     event.reasons = {node.name: reason for node, reason in self.partition.reasons.items()}
-            self._write_report()
+            summarize(self.report, self.graph, self.subgraphs, self.partition, self.settings)
+            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.subgraphs.faults.notes)))
         # Casts that a setting asked for are no nodes of the model.
-        if self.settings.require_full_compilation and any(
-            BOUNDARY_CAST not in node.meta for node in self.partition.reasons
-        ):
-            raise CoverageError(_not_covered(self.report))
-
-    def _write_report(self) -> None:
-        report, mirror = self.report, self.mirror
-        computing = [node for node in mirror.graph.nodes if computes(mirror, node)]
-        outside = self.partition.reasons
-        report.nodes = len(computing)
-        report.coverage = 1.0 - len(outside) / len(computing) if computing else 1.0
-        report.fallbacks = [
-            Fallback(node.name, mirror.op(node), reason, model_line(node)) for node, reason in outside.items()
-        ]
-        report.segments = [
-            SegmentReport(
-                segment.name,
-                segment.backend,
-                len(segment.nodes),
-                sum(tile.size for tile in segment.tiles) or len(segment.nodes),
-                tuple(value.node.name for value in segment.inputs),
-                tuple(value.node.name for value in segment.outputs),
-            )
-            for segment in self.partition.segments
-        ]
-        report.decisions = Decisions(mirror, self._placements())
-        used = Counter({rule: counter.applications for rule, counter in self.trace.counters.items()})
-        used.update(tile.rule.id for segment in self.partition.engines for tile in _all_tiles(segment))
-        report.rules_used = {rule: count for rule, count in sorted(used.items()) if count}
-        report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.subgraphs.faults.notes)))
-        report.overridden = tuple(pair for pair in self.ruleset.overridden if pair[0] in used)
-        calls = (call for segment in self.partition.engines for tile in _all_tiles(segment) for call in tile.plan.calls)
-        report.precision = precision(calls, self.graph.context, self.settings.use_fp32_acc)
-
-    def _placements(self) -> dict[fx.Node, Placement]:
-        """Where each node runs, those of the graphs inside ops included."""
-        found: dict[fx.Node, Placement] = {}
-        for graph in self.subgraphs:
-            for node, reason in graph.reasons.items():
-                found[node] = Placement(Color.PYTORCH.value, reason=reason)
-        # A node inside one tile may have a tile of its own as well, or run in PyTorch for another reader.
-        tiles = [(segment, chosen) for segment in self.partition.engines for chosen in _all_tiles(segment)]
-        placed = {
-            chosen.node: Placement(segment.backend, segment.name, chosen.rule.id, chosen.rule.where)
-            for segment, chosen in tiles
-        }
-        for _, chosen in tiles:
-            found.update(dict.fromkeys(chosen.nodes, placed[chosen.node]))
-        for segment in self.partition.segments:
-            if segment.backend == Color.PYTORCH:
-                for node in segment.nodes:
-                    found[node] = Placement(segment.backend, segment.name, reason=self.partition.reasons[node])
-        found.update(placed)
-        return found
-
-    # -------------------------------------------------------------------------------- building
+        outside = [node for node in self.partition.reasons if BOUNDARY_CAST not in node.meta]
+        if outside and self.settings.require_full_compilation:
+            raise CoverageError(not_covered(self.report))
 
     def build(self, runtime: str) -> CompiledModule:
-        """Emit and build every engine segment, demoting tiles that TensorRT refuses, and assemble the module."""
-        from engine.builder import for_this_gpu
-        from engine.conversion import emit_network
-
-        timings = self.report.timings
+        """Build the engine of every segment, placing anew what TensorRT rejects, and assemble the module."""
         while True:
-            built = {}
+            engines: dict[str, SegmentEngine] = {}
             try:
                 for segment in self.partition.engines:
-                    with timings.phase("emit"), collector_held_back():
-                        network = emit_network(
-                            self.mirror,
-                            segment.tiles,
-                            segment.inputs,
-                            segment.outputs,
-                            self.captured.ranges,
-                            self.settings,
-                            name=segment.name,
-                            profiles=self.captured.profiles,
-                        )
-                    built[segment.name] = (network, self._engine(segment, network, runtime))
+                    engines[segment.name] = SegmentEngine.of(
+                        segment, self.captured, self.mirror, self.settings, runtime, self.report
+                    )
             except (ConversionError, BuildError) as error:
                 if raised_by_observer(error):
                     raise
@@ -317,165 +236,37 @@ class Compilation:
                 if mine is not None:
                     self.settings = mine
                 else:
-                    self._refuse(segment, error)
+                    self.report.refusals += self.rejections.reject(segment, error)
                     self.place()
                 continue
-            return self._assemble(built, runtime)
+            return self.assemble(engines, runtime)
 
-    def _engine(self, segment: Segment, network: BuiltNetwork, runtime: str) -> bytes:
-        """The engine of a network, built or from the cache, and loaded once where that is wanted."""
-        from engine.builder import build
-        from engine.runtime import trial_load
-
-        timings = self.report.timings
-        cached = CachedEngine(self.settings, network, timings)
-        plan = cached.plan
-        if plan is None:
-            with (
-                timings.phase("build"),
-                observed("build", BuildEvent, segment.name, self.report.model, network.network.num_layers) as event,
-            ):
-                plan = build(network)
-                if event is not None:
-                    event.engine_bytes = len(plan)
-        loads = self._loads_here(runtime) and not (cached.loaded and self.settings.trial_load is None)
-        if loads:
-            with timings.phase("load"):
-                options = RunOptions.of(self.settings)
-                trial_load(plan, name=segment.name, layer_names=network.layer_names, options=options)
-        cached.keep(plan, loaded=loads)
-        self.cached[segment.name] = cached.how
-        return plan
-
-    def _loads_here(self, runtime: str) -> bool:
-        if self.settings.trial_load is not None:
-            return self.settings.trial_load
-        return runtime != "interpreter" and torch.cuda.is_available()
-
-    def _refuse(self, segment: Segment, error: ConversionError | BuildError) -> None:
-        """Note which tile to give up after TensorRT refused a segment.
-
-        TensorRT names the layer at fault when it can.  When it does not, the rules of the segment that have an
-        alternative give way first, one rule at a time; when none is left, the whole segment goes to PyTorch.
-        """
-        tiles = self._blamed(segment, error)
-        reason = f"TensorRT refused it: {_tensorrt_says(error)}"
-        for blamed in tiles:
-            reason_here = f"{blamed.rule.id} ({blamed.rule.where}): {reason}"
-            self.rejections[blamed.node.name, blamed.rule.id] = reason_here
-            self.report.refusals.append(
-                Fallback(blamed.node.name, self.mirror.op(blamed.node), reason_here, model_line(blamed.node))
-            )
-
-    def _blamed(self, segment: Segment, error: ConversionError | BuildError) -> list[Tile]:
-        node = getattr(error, "node", None)
-        every = list(_all_tiles(segment))
-        tiles = [chosen for chosen in every if chosen.node is node]
-        if tiles:
-            return tiles
-        named = set()
-        for layer in getattr(error, "failed_layers", ()):
-            rule_id, _, rest = layer.partition("/")
-            named.add((rest.partition("/")[0], rule_id))
-        tiles = [chosen for chosen in every if (chosen.node.name, chosen.rule.id) in named]
-        if tiles:
-            return tiles
-        # Loops and conditionals are where TensorRT fails without a name; those inside others give way first.
-        inside = [chosen for chosen in every if chosen.size > 1 and chosen not in segment.tiles]
-        outside = [chosen for chosen in segment.tiles if chosen.size > 1]
-        for tiles in (inside, outside):
-            tiles = [chosen for chosen in tiles if self._has_alternative(chosen)]
-            if tiles:
-                return tiles
-        if outside:
-            return outside
-        by_rule = sorted(segment.tiles, key=lambda chosen: chosen.rule.rank)
-        for rule_id in dict.fromkeys(chosen.rule.id for chosen in by_rule):
-            tiles = [chosen for chosen in segment.tiles if chosen.rule.id == rule_id]
-            if all(map(self._has_alternative, tiles)):
-                return tiles
-        return list(segment.tiles)
-
-    def _has_alternative(self, chosen: Tile) -> bool:
-        graphs: Iterable[LoweredGraph] = self.subgraphs
-        home = next((graph for graph in graphs if graph.mirror.graph is chosen.node.graph), self.graph)
-        return home.has_alternative(chosen, self.rejections)
-
-    def _assemble(self, built: dict[str, tuple[Any, bytes]], runtime: str) -> CompiledModule:
-        from engine.builder import compute_capabilities
-        from engine.runtime import TorchTensorRTModule
-        from engine.tensorrt import describe_tensorrt
-
-        modules: dict[str, TorchTensorRTModule] = {}
-        with self.report.timings.phase("assemble"):
-            interpret = _interprets(runtime)
-            by_name = {segment.name: segment for segment in self.report.segments}
-            for segment in self.partition.engines:
-                network, plan = built[segment.name]
-                by_name[segment.name].layers = network.network.num_layers
-                by_name[segment.name].engine_bytes = len(plan)
-                by_name[segment.name].cache = self.cached[segment.name]
-                modules[segment.name] = TorchTensorRTModule(
-                    plan,
-                    list(network.input_names),
-                    list(network.output_names),
-                    name=segment.name,
-                    settings=self.settings,
-                    runtime=runtime,
-                    weight_name_map=network.weight_name_map,
-                    program=_program(network).owning(self.memory.copies) if interpret else None,
-                    input_specs=network.input_specs,
-                    output_specs=network.output_specs,
-                )
-                modules[segment.name].blueprint = _blueprint(network)
-            scalars = {name: network.scalars for name, (network, _) in built.items()}
+    def assemble(self, engines: dict[str, SegmentEngine], runtime: str) -> CompiledModule:
+        """The module of the engines and of what PyTorch runs between them; the constants of the graph are given up."""
+        report, settings = self.report, self.settings
+        with report.timings.phase("assemble"):
+            for segment in report.segments:
+                if segment.name in engines:
+                    network, plan, segment.cache = engines[segment.name]
+                    segment.layers, segment.engine_bytes = network.network.num_layers, len(plan)
+            modules = {name: engine.module(settings, runtime, self.memory) for name, engine in engines.items()}
+            scalars = {name: engine.network.scalars for name, engine in engines.items()}
             module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory)
             weights = None
-            inner = [graph.mirror for graph in self.subgraphs]
-            if not (self.settings.immutable_weights and built):
-                networks = [network for network, _ in built.values()]
-                weights = weight_plan(self.captured, [self.mirror, *inner], networks, module)
-            for mirror in (self.mirror, *inner):
+            mirrors = [self.mirror, *(graph.mirror for graph in self.subgraphs)]
+            if not (settings.immutable_weights and engines):
+                networks = [engine.network for engine in engines.values()]
+                weights = weight_plan(self.captured, mirrors, networks, module)
+            for mirror in mirrors:
                 mirror.release_constants()
-            self.report.compute_capabilities = compute_capabilities(self.settings) if built else ()
-            self.report.tensorrt = describe_tensorrt() if built else ""
-        compiled = CompiledModule(module, self.captured, self.report)
+            report.compute_capabilities = compute_capabilities(settings) if engines else ()
+            report.tensorrt = tensorrt.describe_tensorrt() if engines else ""
+        compiled = CompiledModule(module, self.captured, report)
         compiled.weight_plan = weights
-        if built and not _interprets(runtime) and torch.cuda.is_available():
+        if engines and not interprets(runtime) and torch.cuda.is_available():
             # Of a model on the CPU: its engines run on the GPU, and so does what is between them.
             compiled.place(torch.device("cuda"))
         return compiled
-
-
-def _all_tiles(segment: Segment) -> Iterator[Tile]:
-    """The tiles of a segment, each with those of the graphs that it runs."""
-    for chosen in segment.tiles:
-        yield chosen
-        yield from chosen.inside()
-
-
-def _interprets(runtime: str) -> bool:
-    return runtime == "interpreter" or (runtime == "auto" and not torch.cuda.is_available())
-
-
-def _blueprint(network: BuiltNetwork) -> Blueprint | None:
-    """What a refit builds the engine from, where TensorRT does not refit it."""
-    from engine.builder import Blueprint, NoBlueprint
-    from engine.conversion.weights import refits_natively
-
-    if network.settings.immutable_weights or refits_natively(network.settings):
-        return None
-    try:
-        return Blueprint.of(network)
-    except NoBlueprint as reason:
-        raise BuildError(f"{network.name} cannot be refitted (immutable_weights=False): {reason}") from reason
-
-
-def _program(network: BuiltNetwork) -> Program:
-    from engine.interpreter import Program
-
-    named = {name: weight.tensor for name, weight in network.weights.named.items()}
-    return Program.from_network(network.network, network.weights.tensors, named)
 
 
 def _needs_inputs(model: Any) -> bool:
@@ -487,24 +278,3 @@ def _model_name(model: Any) -> str:
     # torch.export and torch.fx keep the name of the class they were given, where it is not one of their own.
     graph_module = getattr(model, "graph_module", model)
     return str(getattr(graph_module, "_model_name", None) or type(model).__name__)
-
-
-def _tensorrt_says(error: Exception) -> str:
-    """TensorRT's own words in an error, without what was put around them; one line for a table."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # A build or a load that failed is introduced by a line of ours.
-    words = lines[1:] if len(lines) > 1 and not hasattr(error, "node") else lines[:1]
-    return " ".join(line for line in words[:3] if not line.startswith("layers named")) or type(error).__name__
-
-
-def _not_covered(report: Report) -> str:
-    count = len(report.fallbacks)
-    nodes = f"{count} of {report.nodes} nodes" if report.nodes > 1 else "the only node"
-    lines = [f"require_full_compilation: {nodes} of {report.model} cannot be in an engine"]
-    for fallback in report.fallbacks:
-        where = f", from {fallback.source}" if fallback.source else ""
-        lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
-    lines.append(
-        'write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch'
-    )
-    return "\n".join(lines)

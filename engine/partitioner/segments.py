@@ -36,6 +36,12 @@ class Segment:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
+    def every_tile(self) -> Iterator[Tile]:
+        """The tiles, each with those of the graphs that it runs."""
+        for chosen in self.tiles:
+            yield chosen
+            yield from chosen.inside()
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
