@@ -132,11 +132,12 @@ def disagreements(mirror: Mirror, replacement: Replacement, *, certain: bool) ->
         if reason is not None:
             by = "a constant"
             if isinstance(output, CallOutput):
-                by = mirror.graph._target_to_str(_call(output.call).op)
+                by = mirror.graph._target_to_str(_call(output.call).op).replace(".", "_")
             elif isinstance(output, Captured):
                 by = output.value.node.name
             return (
-                f"{replacement.rule.id} replaces {describe(old.node)}, which is {text(before)}, by {by}, which is {text(output)}: {reason}.  "
+                f"{replacement.rule.id} replaces {describe(old.node)}, which is {text(before)}, by {by}, "
+                f"which is {text(output)}: {reason}.  "
                 "The two sides of a rule must agree; cast, reshape or expand on the right side, or add a `when` guard"
             )
     return None

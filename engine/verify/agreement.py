@@ -19,7 +19,6 @@ from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.errors import EngineError
 from engine.evaluator import Context, Failure, Faults, apply
-from engine.graph.mirror import Value
 from engine.inner import InnerGraphs
 from engine.interpreter import Program
 from engine.matcher.match import Match
