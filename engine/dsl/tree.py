@@ -338,17 +338,33 @@ class Guard(Node):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec(Node):
-    """A test input: ``const f32[B=2..4, 8]``, ``i64[3] < 10``, ``parameter f32[8]``, ``expanded f32[2, 8]``.
-
-    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements.
-    """
+    """A test input: ``const f32[B=2..4, 8]``, ``i64[3] < 10``."""
 
     dtype: str
     dims: tuple[Dim, ...]
     const: bool = False
     below: int | None = None
-    parameter: bool = False
-    expanded: bool = False
+
+    @property
+    def parameter(self) -> bool:
+        """Whether it is a parameter of the model."""
+        return False
+
+    @property
+    def expanded(self) -> bool:
+        """Whether it is a view of fewer elements."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class OperandSpec(TensorSpec):
+    """A test input that models have in another form: ``parameter f32[8]``, ``expanded f32[2, 8]``.
+
+    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements.
+    """
+
+    parameter: bool = False  # type: ignore[misc]
+    expanded: bool = False  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def disagreements(mirror: Mirror, replacement: Replacement, *, certain: bool) ->
         if reason is not None:
             by = "a constant"
             if isinstance(output, CallOutput):
-                by = mirror.graph._target_to_str(_call(output.call).op)
+                by = mirror.graph._target_to_str(_call(output.call).op).replace(".", "_")
             elif isinstance(output, Captured):
                 by = output.value.node.name
             before_after = f"which is {text(before)}, by {by}, which is {text(output)}: {reason}"

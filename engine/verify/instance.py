@@ -349,7 +349,8 @@ class _Synthesis:
         sizes = [int(size) for size in _sizes(spec, {})]
         axis = next((axis for axis, size in enumerate(sizes) if size > 1), None)
         one = tuple(dataclasses.replace(d, size=1) if i == axis else d for i, d in enumerate(spec.dims))
-        base = self._tensor(name, dataclasses.replace(spec, dims=one, expanded=False))
+        parameter = spec.parameter
+        base = self._tensor(name, tree.OperandSpec(spec.span, spec.dtype, one, spec.const, spec.below, parameter))
         node = self.graph.call_function(torch.ops.aten.expand.default, (base, sizes), {"implicit": False})
         node.meta["val"] = self._infer(torch.ops.aten.expand.default, (base, sizes), {})
         if base.op == "placeholder":

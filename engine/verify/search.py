@@ -29,7 +29,7 @@ from engine.verify.forms import described, fitted, fitting
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
-from engine.verify.variations import Variation, variations
+from engine.verify.variations import Variation, operand_forms, variations
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
@@ -70,6 +70,7 @@ def try_rule(
     if unfit and not lines:
         finding.unfit = str(unfit[0][1])
     _own_lines(finding, lines, rules, told)
+    _operands(finding, lines, rules, avoid, told)
     marked = any(isinstance(item, tree.Dim) and item.range for line in lines for item in tree.walk(line))
     for stage in STAGES if lines else ():
         if not finding.wrong and (marked or stage != "marked"):
@@ -107,6 +108,30 @@ def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet, tol
             except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
                 finding.wrong, finding.error = written(line), _told(error)
                 return
+
+
+def _operands(
+    finding: Finding,
+    lines: Sequence[tree.Test],
+    rules: RuleSet,
+    avoid: Collection[str],
+    told: Callable[[str], None],
+) -> None:
+    """Run the lines with each operand constant, a parameter, expanded, and the same as another one."""
+    for form in (form for line in lines for form in operand_forms(line)):
+        text = written(form)
+        if finding.wrong or text in avoid:
+            continue
+        told(text)
+        try:
+            finding.needed |= check(finding.rule, form, rules, drawn=True).needed
+        except (Inapplicable, NotApplied, BuildError):
+            continue
+        except ConversionError as error:
+            if isinstance(error.__cause__, Mismatch):
+                finding.wrong, finding.error = text, _told(error)
+        except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
+            finding.wrong, finding.error = text, _told(error)
 
 
 class _Search:

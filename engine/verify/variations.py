@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.dsl import tree
 from engine.verify.stages import Stage
 
-_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank", "absent", "operand")
+_CHANGES = ("sizes", "one size", "dtype", "numbers", "rank", "absent")
 _SIZES = (1, 2, 3, 4, 5, 7, 8)
 _FLOATS = (0.0, 0.5, 1.0, 2.0, -1.0)
 _FLOATING = ("f32", "f16", "bf16")
@@ -63,8 +63,6 @@ def _varied(draw: st.DrawFn, line: tree.Test, stage: Stage, optional: Sequence[s
     if "absent" in changes:
         change.absent(optional)
     change.set_stage(stage)
-    if "operand" in changes:
-        change.operand()
     return change.line
 
 
@@ -152,12 +150,6 @@ class _Change:
             bindings = tuple(none if item is chosen else item for item in self.line.bindings)
             self.line = dataclasses.replace(self.line, bindings=bindings)
 
-    def operand(self) -> None:
-        """One operand is a constant, a parameter, expanded, or the same value as another one."""
-        choices = list(operand_forms(self.line))
-        if choices:
-            self.line = self.draw(st.sampled_from(choices))
-
     def set_stage(self, stage: Stage) -> None:
         """Make the sizes of that stage symbolic, and no others."""
         if stage == "known":
@@ -208,7 +200,7 @@ def operand_forms(line: tree.Test) -> Iterator[tree.Test]:
         forms: list[Any] = []
         if all(dim.name is None for dim in spec.dims):
             forms = [
-                dataclasses.replace(spec, const=const, parameter=parameter, expanded=expanded)
+                _formed(spec, const, parameter, expanded)
                 for const, parameter in ((False, False), (True, False), (True, True))
                 for expanded in (False, True)
             ]
@@ -224,6 +216,12 @@ def operand_forms(line: tree.Test) -> Iterator[tree.Test]:
                 yield dataclasses.replace(
                     line, bindings=tuple(changed if item is binding else item for item in line.bindings)
                 )
+
+
+def _formed(spec: tree.TensorSpec, const: bool, parameter: bool, expanded: bool) -> tree.TensorSpec:
+    if parameter or expanded:
+        return tree.OperandSpec(spec.span, spec.dtype, spec.dims, const, spec.below, parameter, expanded)
+    return tree.TensorSpec(spec.span, spec.dtype, spec.dims, const, spec.below)
 
 
 def _same_sort(one: tree.TensorSpec, other: tree.TensorSpec) -> bool:

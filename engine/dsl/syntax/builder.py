@@ -145,14 +145,12 @@ class Builder(ExpressionBuilder):
         modifier, expanded, dtype, shape, below = branch.children
         if modifier == "static":
             self.report("a test input is `const` or not, never `static`", modifier)
-        return tree.TensorSpec(
-            span,
-            str(dtype),
-            self.dims(shape),
-            modifier is not None,
-            None if below is None else self.whole(below),
-            modifier == "parameter",
-            expanded is not None,
+        dims, least = self.dims(shape), None if below is None else self.whole(below)
+        spec = tree.TensorSpec(span, str(dtype), dims, modifier is not None, least)
+        if modifier != "parameter" and expanded is None:
+            return spec
+        return tree.OperandSpec(
+            span, spec.dtype, dims, spec.const, least, parameter=modifier == "parameter", expanded=expanded is not None
         )
 
     def _macro(self, branch: Branch) -> tree.Macro:
