@@ -14,7 +14,7 @@ import torch
 from sympy.logic.boolalg import Boolean
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, canonicalize_bool_expr
 from torch.utils._sympy import functions
-from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod
+from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, TruncToInt
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 Int: TypeAlias = "int | sympy.Expr"
@@ -196,8 +196,8 @@ class Sizes:
         if self.shape_env is not None:
             relation = self.shape_env.replace(relation)  # type: ignore[type-var]
         relation = _without_extremes(relation, self._ranges)
-        # The ShapeEnv would decide what is left of maxima by what it believes.
-        if self.shape_env is not None and not relation.has(Max):
+        # The ShapeEnv would decide what is left of maxima by what it believes, and rounds down where it truncates.
+        if self.shape_env is not None and not relation.has(Max, TruncToInt):
             simplified = self.shape_env.simplify(relation)  # type: ignore[arg-type, type-var]
             relation = canonicalize_bool_expr(simplified).xreplace(self._implications())  # type: ignore[type-var]
             if isinstance(relation, Boolean) and not relation.free_symbols:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import sympy
 import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from engine.evaluator.plan import AbstractTensor
 from engine.graph.mirror import Mirror, Value
+from engine.graph.symbolic.size_functions import difference
 from engine.sizes import Int, Sizes, normal
 
 
@@ -59,7 +61,7 @@ def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor | AbstractTe
     """How a replacement differs from what it replaces: a sentence, or None if dtype and shape agree.
 
     Args:
-        certain: demand that dims are equal for all sizes; otherwise only refuse dims that certainly differ.
+        certain: demand that dims are equal for all sizes, as far as that can be told; otherwise only refuse dims that certainly differ.
     """
     if old.dtype != new.dtype:
         return f"the dtype becomes {new.dtype} instead of {old.dtype}"
@@ -71,7 +73,8 @@ def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor | AbstractTe
         equal = sizes.compare("==", a, b)
         if equal is True or has_unbacked(after) or has_unbacked(before):
             continue
-        if equal is False or certain:
+        # Sizes that are written in two ways need not be provably equal: then they have to be so wherever it is tried.
+        if equal is False or (certain and difference(sympy.sympify(a), sympy.sympify(b)) is not None):
             return f"dim {axis} becomes {sizes.describe(b)} instead of {sizes.describe(a)}"
     return None
 

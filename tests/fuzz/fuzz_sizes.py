@@ -288,6 +288,9 @@ def _differs(program: Program, compiled: Any, shape: tuple[int, ...], *, is_exam
     except InputError as error:
         return f"the example is refused: {_line(error)}" if is_example else ""
     except Exception as error:
+        # PyTorch rounds down where it truncates a quotient below 0, and then refuses its own guard (findings/sizes.sh).
+        if "Guard failed on the same frame it was created" in str(error):
+            return ""
         return f"{type(error).__name__}: {_line(error)}"
     wanted, found = (value if isinstance(value, tuple) else (value,) for value in (wanted, found))
     for want, have in zip(wanted, found, strict=True):

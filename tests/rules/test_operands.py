@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from engine.dsl.parser import parse
+
 from engine.dsl.ruleset import RuleSet
 from engine.verify.agreement import check
 from engine.verify.instance import instance

@@ -18,6 +18,7 @@ from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
 from engine.graph.recurrence import is_recurrent, whole_recurrence
 from engine.graph.symbolic.layout_frames import writes_no_size
+from engine.graph.symbolic.other_sizes import holds_elsewhere
 
 
 def infer(
@@ -39,23 +40,30 @@ def infer(
     positional = [map_values(item, faked) for item in positional]
     keywords = {name: map_values(item, faked) for name, item in keywords.items()}
     whole = whole_recurrence() if is_recurrent(op) else nullcontext()
+    needed: list[sympy.Basic] = []
     try:
         # Composite ops written in C++ ask symbolic sizes for their values; PyTorch's Python versions do not.
-        with whole, _nothing_assumed(shape_env), enable_python_dispatcher(), mode, torch.no_grad():
-            return op(*positional, **keywords)
+        with whole, _nothing_assumed(shape_env, needed), enable_python_dispatcher(), mode, torch.no_grad():
+            result = op(*positional, **keywords)
     except Exception as error:
         raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error
+    if needed and shape_env is not None and not holds_elsewhere(shape_env, op, positional, keywords, result, needed):
+        raise EngineError(f"{op} does not accept {_show(positional, keywords)}: it would need {needed[0]}")
+    return result
 
 
 @contextmanager
-def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
+def _nothing_assumed(shape_env: ShapeEnv | None, needed: list[sympy.Basic]) -> Iterator[None]:
     """Undo what tracing an op makes a ``ShapeEnv`` believe about symbols that it knew before.
 
     A guard on a symbolic size takes the example's side and records it as a fact.  Nothing enforces such a
     fact when the compiled model runs, so a rewrite must not rely on it.
 
+    Args:
+        needed: gets the equalities that were taken to hold, of which shapes may be written.
+
     Raises:
-        EngineError: two sizes, or a size and a number, were taken to be equal, or one to be a multiple of another.
+        EngineError: two sizes, or a size and a number, were taken to be equal.
     """
     if shape_env is None:
         yield
@@ -67,10 +75,9 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
         yield
     finally:
         assumed = [s for s in ranges if s in shape_env.replacements and s not in replacements]
-        needed = [f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed]
-        # Shapes that follow from an equality are wrong where it does not hold; strides are nobody's matter.
+        equalities = ", ".join(f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed)
         needed += [
-            str(guard.expr)
+            guard.expr
             for guard in shape_env.guards[guards:]
             if isinstance(guard.expr, sympy.Eq) and not writes_no_size(getattr(guard.sloc, "framework_loc", None))
         ]
@@ -84,11 +91,12 @@ def _nothing_assumed(shape_env: ShapeEnv | None) -> Iterator[None]:
             shape_env.axioms.update(axioms)
             shape_env.divisible.intersection_update(divisible)
             forget_answers(shape_env)
-    if needed:
+    if assumed or needed:
         # The caches of fake results now hold one that is right for some sizes only.
         FakeTensorMode.cache_clear()
         getattr(shape_env, "fake_tensor_cache", {}).clear()
-        raise EngineError(f"it would need {needed[0]}")
+    if assumed:
+        raise EngineError(f"it would need {equalities}")
 
 
 def forget_answers(shape_env: ShapeEnv) -> None:

@@ -197,4 +197,4 @@ def _near(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-__all__ = ["COMPARISONS", "Function", "difference", "function_of"]
+__all__ = ["COMPARISONS", "Function", "Sizes", "difference", "function_of"]
