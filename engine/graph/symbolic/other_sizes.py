@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from engine.graph.arguments import Symbolic
-from engine.graph.size_functions import Sizes, function_of
+from engine.graph.symbolic.size_functions import Sizes, function_of
 
 # Sizes that are looked at, and those at which the op is tried; sizes far from the least tell no more.
 _LOOKS, _TRIES, _SPREAD = 200, 3, 48
