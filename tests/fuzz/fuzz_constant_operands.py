@@ -15,7 +15,7 @@ from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Faults
-from engine.lowering.subgraphs import InnerGraphs
+from engine.lowering.subgraphs import Subgraphs
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
 from engine.verify.agreement import NotApplied, check
@@ -50,7 +50,7 @@ def _fault(rules: RuleSet, rule: Rule, line: tree.Test) -> str:
         made = instance(rule, line, macros=rules.macros)
     except Inapplicable:
         return ""
-    context = InnerGraphs(rules, CompilationSettings(), faults=Faults(strict=True)).context(made.mirror)
+    context = Subgraphs(rules, CompilationSettings(), faults=Faults(strict=True)).context(made.mirror)
     try:
         Rewriter(made.mirror, rules.phase("simplify", "lower"), context, check=True).run()
     except Exception as error:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from engine.dsl import tree
+from engine.dsl.checks.roots import unconnected
 from engine.errors import RuleError
-from engine.matcher.automaton import check
+from engine.matcher.automaton import Automaton
 from engine.matcher.matcher import Matcher
 from tests.graph.build import find, mirror_of
 from tests.matcher.patterns import SPAN, bind, op, rule, ty
@@ -100,5 +101,11 @@ def _residual(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_roots_without_a_shared_tensor_are_refused() -> None:
+    apart = rule("apart", op(RELU, "x"), op(MUL, "y", "z"))
     with pytest.raises(RuleError, match="shares no captured tensor"):
-        check(rule("apart", op(RELU, "x"), op(MUL, "y", "z")))
+        Automaton([apart]).trie(RELU)
+    # The checker of rules says the same before anything is matched.
+    [problem] = unconnected(apart.id, apart.roots)
+    assert "shares no captured tensor" in problem.message
+    together = rule("together", op(RELU, "x"), op(MUL, "y", "x"))
+    assert unconnected(together.id, together.roots) == []

@@ -12,8 +12,8 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 import engine
-from engine.capture.substitution import CROSSING
 from engine.errors import CaptureError
+from engine.graph.marks import BOUNDARY_CAST
 from tests.op_db.agreement import but_for_nan, disagreement
 from tests.op_db.operands import LookedAt, Operands, results_of
 from tests.op_db.outcome import BETWEEN_CASTS, CONSTANT, PASSED, Outcome, plain
@@ -155,7 +155,7 @@ class _Run:
 
     def _outcome(self, index: int, leaves: list[Any], nodes: list[fx.Node], reasons: dict[str, str]) -> Outcome:
         wrong = disagreement(self.wanted[index], leaves, self.calls[index])
-        casts = {node for node in nodes if CROSSING in node.meta}
+        casts = {node for node in nodes if BOUNDARY_CAST in node.meta}
         outside = [reasons[node.name] for node in nodes if node.name in reasons and node not in casts]
         drawn = next((node for node in nodes if node.name in reasons and _draws(node)), None)
         if drawn is not None:

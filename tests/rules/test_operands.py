@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from engine.dsl.parser import parse
 
 from engine.dsl.ruleset import RuleSet
+from engine.dsl.syntax.parser import parse
 from engine.verify.agreement import check
 from engine.verify.instance import instance
 from engine.verify.line import written

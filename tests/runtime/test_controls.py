@@ -20,7 +20,7 @@ from engine.runtime import (
     enable_cudagraphs,
     enable_output_allocator,
     enable_pre_allocated_outputs,
-    modes,
+    options,
     profiling,
     runtime_config,
     weight_streaming,
@@ -86,7 +86,7 @@ def test_graphs_want_their_kernels_before() -> None:
 
 
 def test_kernels_that_are_wrong_are_not_asked_for(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modes, "capabilities", lambda: dataclasses.replace(capabilities(), specializes=False))
+    monkeypatch.setattr(options, "capabilities", lambda: dataclasses.replace(capabilities(), specializes=False))
     graphs = RunOptions.of(CompilationSettings(use_cuda_graphs=True))
     assert graphs.dynamic_shapes_kernel_specialization_strategy == "lazy"
     with pytest.raises(SettingsError, match="add the bias to the first row only"):
