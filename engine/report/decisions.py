@@ -87,8 +87,8 @@ def decided_graph(mirror: Mirror, placements: Mapping[fx.Node, Placement]) -> ne
     Node attributes are strings, so that every writer of networkx takes them: ``op``, ``dtype``, ``shape``, ``module``
     (path in the user's model), ``source`` (``file:line`` of the model), ``origin`` (the module, or else the line),
     ``graphs`` (names of the graphs that the op runs), and what was decided: ``color``, ``segment``, ``rule``,
-    ``rule_at``, ``reason``, empty where they do not apply.  An edge's key says which argument it is, ``"2"`` or ``"0.1"`` for an element of a list; its ``output`` is
-    the index of the output that is used.
+    ``rule_at``, ``reason``, empty where they do not apply.  An edge's key says which argument it is, ``"2"`` or
+    ``"0.1"`` for an element of a list; its ``output`` is the index of the output that is used.
     """
     graph = networkx.MultiDiGraph()
     undecided = Placement("")
