@@ -60,7 +60,8 @@ def disagreement(sizes: Sizes, old: torch.Tensor, new: torch.Tensor, *, certain:
     """How a replacement differs from what it replaces: a sentence, or None if dtype and shape agree.
 
     Args:
-        certain: demand that dims are equal for all sizes, as far as that can be told; otherwise only refuse dims that certainly differ.
+        certain: demand that dims are equal for all sizes, as far as that can be told; otherwise only refuse dims that
+            certainly differ.
     """
     if old.dtype != new.dtype:
         return f"the dtype becomes {new.dtype} instead of {old.dtype}"
