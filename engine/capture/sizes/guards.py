@@ -267,9 +267,9 @@ def settle(
 ) -> Settled:
     """Hold guards against the ranges of the inputs.
 
-    ``torch.export`` takes sizes to be 2 or more.  What its operators decide below that is taken to be as good for 0
-    and 1, as it means it.  Where the model itself decides otherwise there, ``trial`` says what comes out differently
-    at some sizes, None if nothing does; sizes that are not given are the least from 2 on.
+    ``torch.export`` takes sizes to be 2 or more.  What it decides below that is tried: ``trial`` says what comes out
+    differently at some sizes, None if nothing does; sizes that are not given are the least from 2 on.  Where there is
+    no trial, what its operators decide is taken to be as good for 0 and 1, as PyTorch means it.
     """
     settled = Settled()
     usual = {symbol: _from_two(allowed) for symbol, allowed in ranges.items()}
@@ -280,7 +280,7 @@ def settle(
             failing_small = [size for size in small if not all(map(guard.holds, _corners(guard, usual, symbol, size)))]
             if failing_small and not guard.asked and not isinstance(guard.relation, _WAIVED):
                 continue
-            bad = _differing(guard, symbol, failing_small, trial) if failing_small and guard.asked else None
+            bad = _differing(guard, symbol, failing_small, trial)
             if bad is None:
                 waived += [symbol] if failing_small else []
                 checked[symbol] = usual[symbol]
@@ -316,9 +316,10 @@ def _differing(
         if guard.found:
             return size, guard.found
         if trial is None:
-            return size, "nothing is known"
+            return (size, "nothing is known") if guard.asked else None
         found = trial({symbol: size})
-        if found is not None:
+        # A model that refuses a size may do so for reasons that have nothing to do with what an operator asked.
+        if found is not None and (guard.asked or not found.refused):
             return size, found.text
     return None
 
