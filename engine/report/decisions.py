@@ -52,28 +52,32 @@ class Decision(NamedTuple):
 
 
 class Decisions:
-    """The placements of the nodes of a graph, and of the graphs inside its ops."""
+    """The placements of the nodes of a graph, and of the graphs inside its ops.
+
+    Attributes:
+        mirror: the lowered graph.
+    """
 
     def __init__(self, mirror: Mirror, placements: Mapping[fx.Node, Placement]) -> None:
-        self._mirror = mirror
+        self.mirror = mirror
         self._placements = placements
 
     def listed(self) -> list[Decision]:
         """Every node that computes, in graph order; nodes of the graphs inside an op are not listed."""
         return [
-            Decision(node.name, self._mirror.op(node), *self._placements[node], module_path(node), model_line(node))
-            for node in self._mirror.graph.nodes
+            Decision(node.name, self.mirror.op(node), *self._placements[node], module_path(node), model_line(node))
+            for node in self.mirror.graph.nodes
             if node in self._placements
         ]
 
     def graph(self) -> networkx.MultiDiGraph:
         """The graph with what was decided; see :func:`decided_graph`."""
-        return decided_graph(self._mirror, self._placements)
+        return decided_graph(self.mirror, self._placements)
 
     def inner_graphs(self) -> dict[str, networkx.MultiDiGraph]:
         """The graphs inside ops of the model, by name, those around others first."""
         found: dict[str, networkx.MultiDiGraph] = {}
-        pending = [self._mirror]
+        pending = [self.mirror]
         while pending:
             for name, mirror in pending.pop(0).inner.items():
                 found[name] = decided_graph(mirror, self._placements)

@@ -124,7 +124,7 @@ class _Run:
             return
         again = []
         counts = [len(self.wanted[index]) for index in indices]
-        slices = results_of(compiled._mirror.graph, counts)
+        slices = results_of(compiled.report.decisions.mirror.graph, counts)
         reasons = {fallback.node: f"{fallback.op}: {plain(fallback.reason)}" for fallback in compiled.report.fallbacks}
         for index, leaves, nodes, ops in zip(indices, found, slices, looking.operands(counts), strict=True):
             outcome = self._outcome(index, leaves, nodes, reasons)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -26,7 +25,6 @@ SHORT = {
 }  # fmt: skip
 
 
-@dataclass
 class LookedAt(Compilation):
     """A compilation that notes what each result was computed with in the graph as it was captured.
 
@@ -34,7 +32,7 @@ class LookedAt(Compilation):
         behind: per leaf of the result, the ops behind it.
     """
 
-    behind: list[Operands] = field(default_factory=list)
+    behind: Sequence[Operands] = ()
 
     @classmethod
     def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
@@ -48,7 +46,7 @@ class LookedAt(Compilation):
     @property
     def planned_layers(self) -> int:
         """How many layers the tiles ask for."""
-        return sum(len(tile.plan.calls) for tile in self.tiling.tiles.values())
+        return sum(len(tile.plan.calls) for tile in self.graph.tiling.tiles.values())
 
     def operands(self, counts: Sequence[int]) -> list[Operands]:
         """The ops behind each of several calls, which have so many leaves."""
