@@ -162,9 +162,9 @@ def test_what_fails_is_told_with_its_error():
 
 
 def test_a_build_that_tensorrt_refuses_is_told(monkeypatch):
-    from engine import conversion
+    from engine.lowering import segment_engine
 
-    build, refused = conversion.build, []
+    build, refused = segment_engine.build, []
 
     def choosy(network, *arguments, **keywords):
         if not refused:
@@ -172,7 +172,7 @@ def test_a_build_that_tensorrt_refuses_is_told(monkeypatch):
             raise BuildError("engine_0: TensorRT could not build the engine\n  too hot")
         return build(network, *arguments, **keywords)
 
-    monkeypatch.setattr(conversion, "build", choosy)
+    monkeypatch.setattr(segment_engine, "build", choosy)
     events = []
     with engine.observe(**recording(events, "after_build", "after_partition")):
         engine.compile(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), (torch.randn(2, 3),), runtime="interpreter")
