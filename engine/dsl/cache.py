@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from engine.dsl import encoding
 from engine.dsl.source import Source
 from engine.errors import FileError
-from engine.storage.cache_folder import locked
 from engine.storage.regular_file import read_regular
 from engine.tensorrt import Capabilities
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("engine.rules")
 # Rule sets differ by user files and versions; old ones are not missed.
 _ENTRIES = 32
-# Seconds to wait for a process that has the cache's lock; once, see `engine.storage.cache_folder.locked`.
-_PATIENCE = 10.0
+# Seconds after which a file that is not finished has no writer any more.
+_ABANDONED = 600.0
 _warned = False
 
 
@@ -121,15 +121,16 @@ def parse(entry: str, data: bytes) -> Checked | None:
 
 def store(entry: str, checked: Checked) -> None:
     """Keep an outcome; failing to is not an error."""
+    import filelock
+
     try:
         payload = json.dumps(_encode(checked), separators=(",", ":"))
         folder = directory()
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock", _PATIENCE):
-            # They are only written under the lock: whoever began these is gone.
-            for path in folder.glob(".*.json.*"):
-                path.unlink(missing_ok=True)
-            _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+        # Entries are whole files that take their place at once, so only clearing out takes turns.
+        _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / ".lock", timeout=0):
+            _clear(folder)
             _prune(folder)
     except (OSError, ValueError) as error:
         _warn(error)
@@ -149,6 +150,14 @@ def _write(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove what writers that were killed left behind."""
+    for path in folder.glob(".*.json.*"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - path.lstat().st_mtime > _ABANDONED:
+                path.unlink()
 
 
 def _prune(folder: Path) -> None:

@@ -19,7 +19,7 @@ from engine.dsl.forms import shown
 from engine.dsl.vocabulary import constants, nearest
 
 # Limits of one pattern with all named patterns written out: ops, lists, alternatives and what they hold.
-MAX_PARTS = 1000
+MAX_PARTS = 400
 MAX_DEPTH = 64
 # Counting ends here: squares of squares have more digits than a computer holds.
 _MANY = 10**9
