@@ -323,14 +323,18 @@ def test_a_rule_that_changes_the_shape_is_named() -> None:
     assert "the rank becomes 2 instead of 1" in message
 
 
-@pytest.mark.parametrize(("emitted", "what"), [("aten.gt.Scalar(x, 0)", "dtype"), ("aten.unsqueeze(x, 0)", "shape")])
+@pytest.mark.parametrize(
+    ("emitted", "what"),
+    [("aten.gt.Scalar(x, 0)", "the dtype becomes torch.bool"), ("aten.unsqueeze(x, 0)", "the rank becomes 2")],
+)
 def test_where_rewrites_are_not_checked_such_a_rule_does_not_apply(emitted: str, what: str) -> None:
     rules, macros = rules_of(f"lower wrong\n  match aten.square(x)\n  emit  {emitted}\n")
     model, inputs = (lambda x: x.square()), (torch.randn(2),)
     mirror, trace = mirror_of(model, inputs), Trace()
     assert rewrite(mirror, rules, context(mirror, macros), trace=trace, check=False).applications == 0
     (reason,) = trace.counter("test.wrong").failures
-    assert f"another {what} than PyTorch's f32[2]" in reason
+    assert what in reason
+    assert "float32[2]" in reason
     same(mirror, model, inputs)
 
 
