@@ -8,6 +8,7 @@ Without PyTorch or a C++ compiler, or with ``PYTHON_ONLY=1``, the package is ins
 
 import json
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ LIBRARY = "libengine_runtime.so"
 EXTENSION = "_native" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")
 NOTE = "native.json"
 BINDING = SOURCES / "python" / "python.cpp"
+LIMITS = RUNTIME / "engines" / "limits.py"
 
 
 class Skipped(Exception):
@@ -81,6 +83,7 @@ class BuildNative(build_ext):
         abi = int(torch.compiled_with_cxx11_abi())
         flags = ["-std=c++20", "-O2", "-fPIC", "-Wall", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
         flags += [f"-I{path}" for path in (SOURCES, *cpp_extension.include_paths(), sysconfig.get_paths()["include"])]
+        flags += [f"-DENGINE_{name}={value}" for name, value in runpy.run_path(str(LIMITS)).items() if name.isupper()]
         objects = Path(self.build_temp) / f"native-{torch.__version__}"
         objects.mkdir(parents=True, exist_ok=True)
 
@@ -116,11 +119,11 @@ class BuildNative(build_ext):
 
 
 def _outdated(target):
-    """Whether an object file is older than this file, or than what the compiler listed beside it."""
+    """Whether an object file is older than this file, the limits, or what the compiler listed beside it."""
     try:
         listed = target.with_suffix(".d").read_text(encoding="utf-8").replace("\\\n", " ").partition(":")[2]
         made = target.stat().st_mtime
-        return any(os.stat(path).st_mtime > made for path in (__file__, *listed.split()))
+        return any(os.stat(path).st_mtime > made for path in (__file__, LIMITS, *listed.split()))
     except OSError:
         return True
 

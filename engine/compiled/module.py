@@ -18,7 +18,8 @@ from engine.compiled.placement import placed
 from engine.errors import EngineError
 from engine.pytorch_modes import autocast_is_on, without_autocast
 from engine.report import Report
-from engine.runtime.whole_graphs import follow_settings, graphs_of_module, has_hooks, is_plain
+from engine.runtime.call_path import has_hooks, is_plain
+from engine.runtime.whole_graphs import follow_settings, graphs_of_module
 
 if TYPE_CHECKING:
     from engine.capture import Captured
@@ -139,7 +140,7 @@ class CompiledModule(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model: `forward`, with hooks where there are any; a CUDA graph that fits is replayed at once."""
         if self._direct and not kwargs and not has_hooks(self):
-            result = self._graphs.quick(args)  # type: ignore[union-attr]
+            result = self._graphs.replay_last(args)  # type: ignore[union-attr]
             if result is not None:
                 return result
         return super().__call__(*args, **kwargs)

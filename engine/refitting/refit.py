@@ -292,9 +292,9 @@ def _move(fresh: CompiledModule, old: CompiledModule) -> None:
         old.graph_module.add_module(name, module)
     for name, value in fresh.graph_module.named_buffers(recurse=False):
         setattr(old.graph_module, name, value)
-    if old._graphs is not None:
+    if old.cuda_graphs is not None:
         # Those that were recorded run the engines of before.
-        old.set_cuda_graphs(True, old._graphs.size)
+        old.set_cuda_graphs(True, old.cuda_graphs.size)
 
 
 # ------------------------------------------------------------------------------------ verification

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
-from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from engine import observers
@@ -16,10 +15,11 @@ from engine.errors import EngineError, RuntimeUnavailable
 from engine.graph.tensor_spec import TensorSpec
 from engine.runtime import operator
 from engine.runtime.boundary import Boundary, Size, check_count, check_kinds
+from engine.runtime.call_path import has_hooks, is_plain
 from engine.runtime.cuda_graphs.side_stream import run_beside
+from engine.runtime.engine_controls import EngineControls
 from engine.runtime.engines.interpreted_engine import InterpretedEngine, Program
 from engine.runtime.loaded_engines import LoadedEngines
-from engine.runtime.modal_module import ModalModule
 from engine.runtime.options import RunOptions
 from engine.runtime.selection import Selection, select_runtime
 from engine.sizes import Int, normal
@@ -29,14 +29,8 @@ if TYPE_CHECKING:
     from engine.runtime.records.record import Device
     from engine.settings import CompilationSettings
 
-_PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})
-_modes_active: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_is_tracing: Callable[[], bool] = torch._C._is_tracing
-# Hooks of all modules of the process.
-_pre_hooks, _hooks = nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks
 
-
-class TorchTensorRTModule(ModalModule):
+class TorchTensorRTModule(EngineControls):
     """Runs a serialized TensorRT engine.
 
     Inputs come in the order of ``input_binding_names``.  The result is the output tensor itself
@@ -121,18 +115,14 @@ class TorchTensorRTModule(ModalModule):
         options = RunOptions.of(settings)
         if options != RunOptions() and selection.runtime != "interpreter":
             options.check()
-        self._set_engines(selection, options)
-        self._interpreted: InterpretedEngine | None = None
-        if selection.runtime == "interpreter" and program is not None:
-            self._interpreted = InterpretedEngine(
-                program, self.input_binding_names, self.output_binding_names, self._boundary
-            )
+        interpreted = self._interpreter(program) if selection.runtime == "interpreter" else None
+        self._set_engines(self._unloaded(selection, options), interpreted)
         self._handle = operator.register(self)
         if settings.use_cuda_graphs and settings.cuda_graph_scope == "engine":
             self.set_cuda_graphs(True)
 
-    def _set_engines(self, selection: Selection, options: RunOptions) -> None:
-        self._engines = LoadedEngines(
+    def _unloaded(self, selection: Selection, options: RunOptions) -> LoadedEngines:
+        return LoadedEngines(
             self.serialized_engine,
             self.input_binding_names,
             self.output_binding_names,
@@ -141,6 +131,11 @@ class TorchTensorRTModule(ModalModule):
             selection=selection,
             options=options,
         )
+
+    def _interpreter(self, program: Program | None) -> InterpretedEngine | None:
+        if program is None:
+            return None
+        return InterpretedEngine(program, self.input_binding_names, self.output_binding_names, self._boundary)
 
     @property
     def runtime(self) -> str:
@@ -160,27 +155,11 @@ class TorchTensorRTModule(ModalModule):
 
         Most calls need nothing of what ``nn.Module`` does around ``forward``, which takes as long as the rest.
         """
-        if (
-            kwargs
-            or torch.compiler.is_dynamo_compiling()
-            or self._forward_pre_hooks
-            or self._forward_hooks
-            or _pre_hooks
-            or _hooks
-            or observers.engine_calls
-            or _modes_active()
-            or _is_tracing()
-        ):
-            return super().__call__(*inputs, **kwargs)
-        if self._quick is not None:
-            results = self._quick(inputs)
-            if results is not None:
-                return results[0] if self._single else tuple(results)
-        elif self._graphs is not None:
-            result = self._graphs.quick(inputs)
+        if not kwargs and not has_hooks(self) and not observers.engine_calls:
+            result = self._path.fast(inputs)
             if result is not None:
                 return result
-        return super().__call__(*inputs)
+        return super().__call__(*inputs, **kwargs)
 
     def forward(self, *inputs: Any) -> Any:
         """Run the engine once; waits neither for the GPU nor for another call.
@@ -193,18 +172,9 @@ class TorchTensorRTModule(ModalModule):
             RuntimeUnavailable: the engine cannot run on this machine.
             EngineLoadError: TensorRT does not load the engine (first call).
         """
-        if torch.compiler.is_compiling() or _modes_active() or _is_tracing():
-            results = operator.execute(inputs, self.input_binding_names, self._handle)
-        else:
-            for value in inputs:
-                if type(value) not in _PLAIN:
-                    results = operator.execute(inputs, self.input_binding_names, self._handle)
-                    break
-            else:
-                if self._graphs is not None:
-                    return self._graphs(inputs)
-                results = self.run_engine(inputs)
-        return self._result(results)
+        if is_plain(inputs):
+            return self._path.run(inputs)
+        return self._result(operator.execute(inputs, self.input_binding_names, self._handle))
 
     def run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         """Run the engine on real tensors, without regard to tracing; always a list of outputs."""
@@ -248,7 +218,7 @@ class TorchTensorRTModule(ModalModule):
         if not selection.usable:
             raise RuntimeUnavailable(f"engine {self.name!r} cannot run: {selection.reason}")
         engine = self._engines.load(index if index >= 0 else _index(self.device))
-        self._choose_quick()
+        self._choose_path()
         return engine
 
     def fake_outputs(self, inputs: Sequence[Any], unknown: Callable[[], Size]) -> list[torch.Tensor]:
@@ -311,8 +281,7 @@ class TorchTensorRTModule(ModalModule):
             output_specs=self.output_specs,
             input_specs=self.input_specs,
         )
-        clone._set_engines(self._engines.selection, self.options)
-        clone._interpreted = self._interpreted
+        clone._set_engines(clone._unloaded(self._engines.selection, self.options), self._interpreted)
         clone.device = self.device
         clone.built_on = self.built_on
         clone.blueprint = self.blueprint
@@ -329,13 +298,12 @@ class TorchTensorRTModule(ModalModule):
     def replaced(self, serialized_engine: bytes, program: Program | None) -> TorchTensorRTModule:
         """A module like this one with another plan and program of the same network: what a refit gives."""
         clone = copy.deepcopy(self)
+        graphs = clone.cuda_graphs
         clone.serialized_engine = serialized_engine
-        clone._set_engines(self._engines.selection, self.options)
         clone._program = program
-        if clone._interpreted is not None and program is not None:
-            clone._interpreted = InterpretedEngine(
-                program, clone.input_binding_names, clone.output_binding_names, clone._boundary
-            )
+        interpreted = clone._interpreter(program) if clone._interpreted is not None else None
+        clone._set_engines(clone._unloaded(self._engines.selection, self.options), interpreted or clone._interpreted)
+        clone.set_cuda_graphs(graphs is not None, graphs.size if graphs is not None else None)
         return clone
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import fx, nn
 
 from engine.runtime.cuda_graphs.cache import GraphCache
 from engine.runtime.module import TorchTensorRTModule
-
-_PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})
-_modes_active: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_is_tracing: Callable[[], bool] = torch._C._is_tracing
-# Hooks of all modules of the process.
-_pre_hooks, _hooks = nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks
 
 
 class Graphed(Protocol):
@@ -62,29 +55,6 @@ def follow_settings(module: nn.Module) -> None:
         module.set_cuda_graphs(True)  # type: ignore[operator]
 
 
-def is_plain(inputs: Sequence[Any]) -> bool:
-    """Whether a call with these inputs runs, and nobody traces it."""
-    return not (
-        torch.compiler.is_compiling()
-        or _modes_active()
-        or _is_tracing()
-        or any(type(value) not in _PLAIN for value in inputs)
-    )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something else than ``forward`` has to happen in a call of a module, or it is traced."""
-    return bool(
-        torch.compiler.is_dynamo_compiling()
-        or module._forward_pre_hooks
-        or module._forward_hooks
-        or _pre_hooks
-        or _hooks
-        or _modes_active()
-        or _is_tracing()
-    )
-
-
 def _written(graph_module: fx.GraphModule) -> set[int]:
     """Positions of the inputs of a graph module that an engine of it writes to."""
     inputs = {node: i for i, node in enumerate(n for n in graph_module.graph.nodes if n.op == "placeholder")}
@@ -96,4 +66,4 @@ def _written(graph_module: fx.GraphModule) -> set[int]:
     return found
 
 
-__all__ = ["Graphed", "engines_of", "follow_settings", "graphs_of_module", "has_hooks", "is_plain"]
+__all__ = ["Graphed", "engines_of", "follow_settings", "graphs_of_module"]

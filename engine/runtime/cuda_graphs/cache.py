@@ -86,7 +86,7 @@ class GraphCache:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def quick(self, inputs: Sequence[Any]) -> Any:
+    def replay_last(self, inputs: Sequence[Any]) -> Any:
         """Replay the graph that was used last on the current stream, if it serves these inputs.
 
         Returns:
@@ -137,7 +137,7 @@ class GraphCache:
         return result
 
     def _note(self, key: Hashable, graph: RecordedCall, inputs: Sequence[Any], device: int) -> None:
-        """Let `quick` find a graph that served these inputs."""
+        """Let `replay_last` find a graph that served these inputs."""
         of, last = self._last
         if of == device and last.get(graph.stream) is graph and graph.accepts(*inputs):
             return

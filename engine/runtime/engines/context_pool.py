@@ -13,15 +13,11 @@ import torch
 
 from engine.runtime.engines.bindings import Binding, Shape
 from engine.runtime.engines.contexts import UNDISTURBED
+from engine.runtime.engines.limits import MISSES_BEFORE_EXTRA
 from engine.runtime.engines.output_allocator import OutputAllocator
 from engine.runtime.engines.runtime_cache import Configuration
 from engine.runtime.engines.workspace import Workspace, scratch, workspace_of
 from engine.runtime.failures import ExecutionError
-
-_PATIENCE = 64
-"""How many calls have to find contexts set up for other shapes before one more is made, if contexts for all of
-their shapes are few enough to be kept.  A context costs memory, and time to make; setting one up for another shape
-costs some microseconds a call."""
 
 
 @dataclass(eq=False)
@@ -275,7 +271,7 @@ class LanePool:
         shapes, count = self._missed.get(stream, (set(), 0))
         shapes.add(plan.key)
         self._missed[stream] = shapes, count + 1
-        if count < _PATIENCE:
+        if count < MISSES_BEFORE_EXTRA:
             return False
         del self._missed[stream]
         return len(shapes) <= self._variants

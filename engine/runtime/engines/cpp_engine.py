@@ -199,7 +199,7 @@ class CppEngine:
             )
         self._run = self._native.run
         # A run of plain tensors on this device; None for any other call. Without a Python function around it.
-        self.quick: Callable[[Sequence[Input]], list[torch.Tensor] | None] = self._native.quick
+        self.try_run: Callable[[Sequence[Input]], list[torch.Tensor] | None] = self._native.try_run
         found_inputs, found_outputs = self._native.bindings()
         self.inputs = [_binding(*each) for each in found_inputs]
         self.outputs = [_binding(*each) for each in found_outputs]

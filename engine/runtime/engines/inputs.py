@@ -10,11 +10,12 @@ import torch
 
 from engine.errors import InputError
 from engine.runtime.engines.bindings import Binding, Shape
+from engine.runtime.engines.limits import ALIGNMENT
 
 Input: TypeAlias = "torch.Tensor | int | float | bool"
 
-# Kernels read vectors of up to 16 bytes; a slice of a tensor may start anywhere.
-MISALIGNED = 15
+MISALIGNED = ALIGNMENT - 1
+"""The bits that are 0 in an address that is aligned."""
 
 
 class InputReader:
@@ -76,7 +77,7 @@ class InputReader:
         if position in self._written and not self._is_bindable(value):
             raise InputError(
                 f"input {binding.name!r} is written to by the engine: it has to be a contiguous tensor on "
-                f"{self._device}, aligned to {MISALIGNED + 1} bytes"
+                f"{self._device}, aligned to {ALIGNMENT} bytes"
             )
         if value.device != self._device:
             if value.ndim or value.device.type != "cpu":

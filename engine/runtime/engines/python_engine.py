@@ -15,6 +15,7 @@ from engine.runtime.engines.bindings import Shape, binding_names, read_bindings
 from engine.runtime.engines.context_pool import BindPlan, Lane, LanePool, set_workspace
 from engine.runtime.engines.contexts import UNDISTURBED, ContextMaker, return_free_memory
 from engine.runtime.engines.inputs import MISALIGNED, Input, InputReader
+from engine.runtime.engines.limits import MAX_CONTEXTS_PER_STREAM, MAX_REBINDS, MAX_SHAPE_BINDINGS, SMALL_WORKSPACE
 from engine.runtime.engines.outputs import OutputMaker
 from engine.runtime.engines.planner import Planner
 from engine.runtime.engines.runtime_cache import Configuration
@@ -22,20 +23,6 @@ from engine.runtime.engines.workspace import workspace_of
 from engine.runtime.failures import EngineLoadError, ExecutionError, quoted
 from engine.runtime.options import RunOptions
 from engine.tensorrt import capabilities, load
-
-_PLANS = 1024
-"""Shape signatures remembered; a plan is some hundred bytes."""
-
-_VARIANTS = 4
-"""Most contexts for one stream, where shapes take turns and workspaces are small."""
-
-_SMALL = 64 << 20
-"""Bytes of workspace up to which a context more is no matter."""
-
-_WORN = 1024
-"""How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host memory for every
-run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for 48), and frees it with the context.  A
-new one takes it 4 to 10 ms, with the kernels in its cache."""
 
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -131,10 +118,10 @@ class TRTEngine:
     def _start(self, context: Any, configuration: Configuration | None) -> None:
         """Begin with a first context, no plans, and the options as they are now."""
         self._workspace_size = self._maker.workspace_size
-        small = self.options.share_device_memory or self._workspace_size <= _SMALL
+        small = self.options.share_device_memory or self._workspace_size <= SMALL_WORKSPACE
         self._keeps_outputs = self.options.use_pre_allocated_outputs
         self._plans: dict[Hashable, BindPlan] = {}
-        self._pool = LanePool(self._new_lane, self._index, self._limit, _VARIANTS if small else 1)
+        self._pool = LanePool(self._new_lane, self._index, self._limit, MAX_CONTEXTS_PER_STREAM if small else 1)
         self._pool.add(self._lane(context, configuration))
 
     def configure(self, options: RunOptions, profiler: Any = None) -> None:
@@ -191,7 +178,7 @@ class TRTEngine:
             InputError: an input has the wrong dtype, device or shape.
             ExecutionError: TensorRT refused to run.
         """
-        results = self.quick(inputs)
+        results = self.try_run(inputs)
         if results is not None:
             return results
         if self._current_device() != self._index:
@@ -199,7 +186,7 @@ class TRTEngine:
                 return self._run(inputs)
         return self._run(inputs)
 
-    def quick(self, inputs: Sequence[Input]) -> list[torch.Tensor] | None:
+    def try_run(self, inputs: Sequence[Input]) -> list[torch.Tensor] | None:
         """A run of inputs that can be bound as they are, of shapes that were met before; None for any other call.
 
         Raises:
@@ -245,7 +232,7 @@ class TRTEngine:
     def _taken(self, stream: int, plan: BindPlan) -> Lane:
         """A lane on which the plan is bound."""
         lane = self._pool.take(stream, plan)
-        if lane.rebound >= _WORN and self._wears and not lane.retired:
+        if lane.rebound >= MAX_REBINDS and self._wears and not lane.retired:
             with UNDISTURBED:
                 self._pool.discard(lane)
                 del lane
@@ -351,7 +338,7 @@ class TRTEngine:
             plan = self._plans.get(key)
             if plan is None:
                 plan = self._make_plan(key, shapes, values)
-                while len(self._plans) >= _PLANS:
+                while len(self._plans) >= MAX_SHAPE_BINDINGS:
                     del self._plans[next(iter(self._plans))]
                 self._plans[key] = plan
         return plan

@@ -6,15 +6,13 @@
 
 #include "tensorrt/failure.h"
 #include "engine/given.h"
+#include "engine/limits.h"
 #include "engine/loaded_engine.h"
 
 namespace engine_runtime {
 namespace {
 
-// Kernels read vectors of up to 16 bytes; a slice of a tensor may start anywhere.
-constexpr uintptr_t kMisaligned = 15;
-
-bool misaligned(void const* address) { return (reinterpret_cast<uintptr_t>(address) & kMisaligned) != 0; }
+bool misaligned(void const* address) { return reinterpret_cast<uintptr_t>(address) % kAlignment != 0; }
 
 bool is_view_of_other_values(at::TensorImpl const& tensor) {
   return tensor.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Conjugate, c10::DispatchKey::Negative}));
@@ -160,7 +158,7 @@ at::Tensor LoadedEngine::on_device(Binding const& binding, at::Tensor tensor, bo
     throw Failure(
         FailureKind::Input,
         "input '" + binding.name + "' is written to by the engine: it has to be a contiguous tensor on " +
-            device.str() + ", aligned to " + std::to_string(kMisaligned + 1) + " bytes");
+            device.str() + ", aligned to " + std::to_string(kAlignment) + " bytes");
   }
   if (tensor.device() != device) {
     // PyTorch lets a 0-d CPU tensor stand beside CUDA tensors as if it were a number.

@@ -4,19 +4,11 @@
 #include <utility>
 
 #include "engine/device.h"
+#include "engine/limits.h"
 #include "tensorrt/failure.h"
 #include "engine/undisturbed.h"
 
 namespace engine_runtime {
-namespace {
-
-// How many calls have to find contexts set up for other shapes before one more is made, if contexts for all of their
-// shapes are few enough to be kept.  A context costs memory, and time to make; setting one up for another shape costs
-// some microseconds a call.
-constexpr int kPatience = 64;
-
-}  // namespace
-
 Lane::Lane(void* context, std::unique_ptr<Configuration> configuration, size_t inputs, size_t outputs)
     : context(context),
       configuration(std::move(configuration)),
@@ -123,7 +115,7 @@ bool LanePool::take_turns(void* handle, PlanPointer const& plan, size_t most) {
   std::lock_guard<std::mutex> lock(mutex_);
   auto& [plans, calls] = missed_[handle];
   plans.insert(plan);
-  if (++calls <= kPatience) {
+  if (++calls <= kMissesBeforeExtra) {
     return false;
   }
   bool const few = plans.size() <= most;

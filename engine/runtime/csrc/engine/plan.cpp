@@ -1,13 +1,8 @@
 #include "engine/plan.h"
 
+#include "engine/limits.h"
+
 namespace engine_runtime {
-namespace {
-
-// A plan is some hundred bytes.
-constexpr size_t kPlans = 1024;
-
-}  // namespace
-
 size_t PlanCache::Hash::operator()(Signature const& signature) const {
   uint64_t hash = signature.size();
   for (int64_t word : signature) {
@@ -28,13 +23,13 @@ void PlanCache::add(PlanPointer plan) {
   if (!plans_.emplace(plan->signature, plan).second) {
     return;
   }
-  if (order_.size() < kPlans) {
+  if (order_.size() < kMaxShapeBindings) {
     order_.push_back(std::move(plan));
     return;
   }
   plans_.erase(order_[oldest_]->signature);
   order_[oldest_] = std::move(plan);
-  oldest_ = (oldest_ + 1) % kPlans;
+  oldest_ = (oldest_ + 1) % kMaxShapeBindings;
 }
 
 void PlanCache::clear() {

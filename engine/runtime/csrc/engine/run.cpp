@@ -11,21 +11,13 @@
 #include "engine/device.h"
 #include "tensorrt/failure.h"
 #include "engine/given.h"
+#include "engine/limits.h"
 #include "engine/loaded_engine.h"
 #include "tensorrt/log.h"
 #include "engine/workspace.h"
 
 namespace engine_runtime {
 namespace {
-
-// The most contexts for one stream, where their workspaces are small.
-constexpr size_t kVariants = 4;
-constexpr int64_t kSmall = int64_t{64} << 20;
-
-// How often a context is set up for other shapes before it is replaced.  TensorRT-RTX takes some host
-// memory for every run with other shapes than the one before (1.6.1: 7 KiB for 8 layers, 41 KiB for
-// 48), and frees it with the context.  A new one takes it 4 to 10 ms, with the kernels in its cache.
-constexpr int kWorn = 1024;
 
 // Gives a lane back; after a failure with nothing taken as set.
 class LaneHolder {
@@ -105,13 +97,13 @@ Results LoadedEngine::run_here(Input const* inputs, size_t count) {
   if (holder.lane == nullptr) {
     holder.lane = capturing ? pool_->take_for_capture(stream, handle, plan) : pool_->take(stream, handle);
   }
-  if (holder.lane->rebound >= kWorn && library_.layout->rtx && !capturing) {
+  if (holder.lane->rebound >= kMaxRebinds && library_.layout->rtx && !capturing) {
     pool_->discard(std::exchange(holder.lane, nullptr));
     return_free_memory();
     holder.lane = pool_->take(stream, handle);
   }
   if (holder.lane->plan != nullptr && holder.lane->plan != plan && !capturing &&
-      pool_->take_turns(handle, plan, kVariants)) {
+      pool_->take_turns(handle, plan, kMaxContextsPerStream)) {
     vary(holder.lane, stream, handle);
   }
   Lane& lane = *holder.lane;
@@ -159,8 +151,8 @@ Results LoadedEngine::run_here(Input const* inputs, size_t count) {
 }
 
 void LoadedEngine::vary(Lane*& lane, c10::Stream const& stream, void* handle) {
-  bool const small = options_.share_device_memory || memory_size_ <= kSmall;
-  if (Lane* extra = small ? pool_->take_extra(stream, handle, kVariants) : nullptr; extra != nullptr) {
+  bool const small = options_.share_device_memory || memory_size_ <= kSmallWorkspace;
+  if (Lane* extra = small ? pool_->take_extra(stream, handle, kMaxContextsPerStream) : nullptr; extra != nullptr) {
     pool_->give(std::exchange(lane, extra));
   }
 }

@@ -128,7 +128,7 @@ PyObject* run_inputs(PyObject* self, PyObject* given, bool only_plain) {
 
 PyObject* run(PyObject* self, PyObject* inputs) { return run_inputs(self, inputs, false); }
 
-PyObject* quick(PyObject* self, PyObject* inputs) { return run_inputs(self, inputs, true); }
+PyObject* try_run(PyObject* self, PyObject* inputs) { return run_inputs(self, inputs, true); }
 
 PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
   return guarded([&]() -> PyObject* {
@@ -293,7 +293,7 @@ PyObject* time_enqueue(PyObject* self, PyObject* calls) {
 
 PyMethodDef engine_methods[] = {
     {"run", run, METH_O, "run(inputs) -> list of tensors: queue one run on the current stream."},
-    {"quick", quick, METH_O, "As run; None, and no run, where an input is of a subclass or on another device."},
+    {"try_run", try_run, METH_O, "As run; None, and no run, where an input is of a subclass or on another device."},
     {"bindings", bindings, METH_NOARGS, "(inputs, outputs): a tuple for each binding."},
     {"output_shapes", output_shapes, METH_O, "Output shapes for input shapes; None for one found while running."},
     {"configure", configure, METH_O, "Run differently from now on; waits for calls that are under way."},

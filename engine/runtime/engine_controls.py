@@ -1,37 +1,43 @@
-"""What an engine module can be told about how it runs: options, CUDA graphs, profiling."""
+"""How a module runs its engine, and what can be changed of that: options, CUDA graphs, profiling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from engine.errors import RuntimeUnavailable
+from engine.runtime.call_path import CallPath
 from engine.runtime.cuda_graphs.cache import GraphCache
 from engine.runtime.engines.interpreted_engine import InterpretedEngine
 from engine.runtime.options import RunOptions
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.runtime.loaded_engines import LoadedEngines
     from engine.settings import CompilationSettings
 
-_PLAIN = frozenset({torch.Tensor, nn.Parameter, int, float, bool})
 
-
-class ModalModule(nn.Module):
-    """The modes of a `TorchTensorRTModule`."""
+class EngineControls(nn.Module):
+    """The engines of a `TorchTensorRTModule`, and the path that its calls take to them."""
 
     name: str
     settings: CompilationSettings
     requires_output_allocator: bool
+    _single: bool
     _engines: LoadedEngines
-    _interpreted: InterpretedEngine | None
+    _interpreted: InterpretedEngine | None = None
     _graphs: GraphCache | None = None
-    # The engine's shortest way to run, where one engine is loaded.
-    _quick: Callable[[Sequence[Any]], list[torch.Tensor] | None] | None = None
+    _path: CallPath
+
+    def _set_engines(self, engines: LoadedEngines, interpreted: InterpretedEngine | None) -> None:
+        """Run these from now on; CUDA graphs of others are dropped."""
+        self._engines = engines
+        self._interpreted = interpreted
+        self.set_cuda_graphs(False)
 
     def run_engine(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
         """Run the engine on real tensors."""
@@ -87,7 +93,7 @@ class ModalModule(nn.Module):
                 finish=self._result,
             )
         self._graphs = graphs
-        self._choose_quick()
+        self._choose_path()
 
     @property
     def cuda_graphs(self) -> GraphCache | None:
@@ -114,7 +120,7 @@ class ModalModule(nn.Module):
         self.set_cuda_graphs(False)
         try:
             with self._engines.profiled(device, profiler):
-                self._choose_quick()
+                self._choose_path()
                 yield
         finally:
             self.set_cuda_graphs(graphs is not None, graphs.size if graphs is not None else None)
@@ -132,25 +138,17 @@ class ModalModule(nn.Module):
         python = engine if hasattr(engine, "trt_engine") else self._engines.made(device, self.options, "python")
         return python.trt_engine
 
-    def _choose_quick(self) -> None:
-        self._quick = None
-        if len(self._engines) == 1 and self._graphs is None and not self.options.records_graphs:
-            ((index, engine),) = self._engines.items()
-            self._quick = getattr(engine, "quick", None) or _guarded(engine, index)
+    def _choose_path(self) -> None:
+        if self._graphs is not None:
+            self._path = CallPath.recorded(self._graphs)
+        elif len(self._engines) == 1 and not self.options.records_graphs:
+            (engine,) = self._engines.values()
+            self._path = CallPath.direct(self._call_engine, engine, single=self._single)
+        else:
+            self._path = CallPath(self._call_engine)
+
+    def _call_engine(self, inputs: Sequence[Any]) -> Any:
+        return self._result(self.run_engine(inputs))
 
 
-def _guarded(engine: Any, index: int) -> Callable[[Sequence[Any]], list[torch.Tensor] | None]:
-    """Run an engine, if nobody traces the inputs and the first is on its device."""
-
-    def quick(inputs: Sequence[Any]) -> list[torch.Tensor] | None:
-        for value in inputs:
-            if type(value) not in _PLAIN:
-                return None
-        if not inputs or not isinstance(inputs[0], torch.Tensor) or inputs[0].get_device() != index:
-            return None
-        return engine(inputs)  # type: ignore[no-any-return]
-
-    return quick
-
-
-__all__ = ["ModalModule"]
+__all__ = ["EngineControls"]
