@@ -128,7 +128,7 @@ def _outdated(target):
         return True
 
 
-_SLOW = {"planning.cpp", "python.cpp", "operators.cpp", "run.cpp", "engine.cpp", "loaded_engine.cpp", "inputs.cpp"}
+_SLOW = {"bind_shapes.cpp", "python.cpp", "operators.cpp", "run.cpp", "engine.cpp", "loaded_engine.cpp", "inputs.cpp"}
 
 setup(
     packages=[*find_packages(include=["engine", "engine.*"]), *FOLDERS],

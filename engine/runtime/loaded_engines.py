@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import RuntimeUnavailable
-from engine.runtime.engines.contexts import UNDISTURBED
+from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK
 from engine.runtime.engines.python_engine import TRTEngine
 from engine.runtime.options import RunOptions
 from engine.runtime.selection import Selection
@@ -81,7 +81,7 @@ class LoadedEngines(dict[int, Any]):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         # In this order: who records a CUDA graph holds the first, and may have to load an engine.
-        with UNDISTURBED, self._lock:
+        with CAPTURE_SAFE_LOCK, self._lock:
             yield
 
     @contextmanager

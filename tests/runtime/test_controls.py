@@ -27,7 +27,7 @@ from engine.runtime import (
 )
 from engine.runtime.cuda_graphs.cache import GraphCache
 from engine.runtime.cuda_graphs.recorded_call import RecordedInput
-from engine.runtime.engines.context_pool import BindPlan, Lane, LanePool
+from engine.runtime.engines.context_pool import ContextPool, PooledContext, ShapeBinding
 from engine.runtime.engines.inputs import _alike_slowly, alike
 from engine.runtime.profiling import _origins, read_origins
 from engine.settings import CompilationSettings
@@ -269,10 +269,12 @@ def test_what_a_graph_takes_without_a_second_look(test: Any) -> None:
 
 
 def test_contexts_of_their_own_are_for_few_shapes() -> None:
-    pool = LanePool(lambda: Lane(SimpleNamespace(execute_async_v3=None, set_tensor_address=None), 1), 0, 8, 4)
-    plans = [BindPlan(n, 0, (), ()) for n in range(64)]
-    few = [pool._take_turns(0, plans[i % 3]) for i in range(200)]
-    many = [pool._take_turns(1, plans[i % 64]) for i in range(200)]
+    pool = ContextPool(
+        lambda: PooledContext(SimpleNamespace(execute_async_v3=None, set_tensor_address=None), 1), 0, 8, 4
+    )
+    bindings = [ShapeBinding(n, 0, (), ()) for n in range(64)]
+    few = [pool._take_turns(0, bindings[i % 3]) for i in range(200)]
+    many = [pool._take_turns(1, bindings[i % 64]) for i in range(200)]
     assert sum(few) == 3
     assert not any(many)
 

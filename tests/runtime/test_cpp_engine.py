@@ -75,7 +75,7 @@ def test_shapes_in_turn(engine: CppEngine) -> None:
         results.append((engine([x, y]), affine_reference(x, y)))
     for result, expected in results:
         torch.testing.assert_close(tuple(result), expected)
-    assert engine.plans == 4
+    assert engine.shape_bindings == 4
     assert engine.output_shapes([(5, 4), (3,)]) == [(5, 3), (5, 4)]
 
 

@@ -366,8 +366,8 @@ def test_shared_device_memory() -> None:
     for _ in range(2):
         for each in modules:
             close(each(x), expected)
-    lanes = [lane for each in modules for lane in each._engines[0]._pool._lanes]
-    assert len({lane.memory.data_ptr() for lane in lanes}) == 1
+    contexts = [pooled for each in modules for pooled in each._engines[0]._pool._contexts]
+    assert len({pooled.memory.data_ptr() for pooled in contexts}) == 1
     # Two streams do not share.
     streams = [torch.cuda.Stream() for _ in range(2)]
     torch.cuda.synchronize()
@@ -566,7 +566,7 @@ def test_profiles_of_a_compiled_model() -> None:
             x = torch.randn(n, 8, device="cuda")
             close(compiled(x), model(x))
     (part,) = engines(compiled)
-    plans = part._engines[torch.cuda.current_device()]._plans
+    plans = part._engines[torch.cuda.current_device()]._shape_bindings
     assert {key[0][0]: plan.profile for key, plan in plans.items()} == {1: 0, 64: 1, 3: 0, 4: 0, 32: 1}
     with pytest.raises(InputError):
         compiled(torch.randn(65, 8, device="cuda"))
@@ -640,7 +640,7 @@ def test_a_context_is_replaced_before_it_has_taken_much_memory(affine: Built, ru
             close(result, affine_reference(inputs[turn % 40], y))
     loaded = next(iter(module.loaded_engines()))
     if runtime == "python" and capabilities().rtx:
-        assert all(lane.rebound < 1024 for lane in loaded._pool._lanes)
+        assert all(pooled.rebound < 1024 for pooled in loaded._pool._contexts)
     assert (loaded.contexts if hasattr(loaded, "contexts") else len(loaded._pool)) <= 2
 
 

@@ -18,8 +18,8 @@ import torch
 
 from engine.runtime.cuda_graphs.own_streams import own_stream
 from engine.runtime.cuda_graphs.recorded_call import RecordedCall, RecordedInput
-from engine.runtime.engines.context_pool import Lane, LanePool, captured_lanes
-from engine.runtime.engines.contexts import UNDISTURBED
+from engine.runtime.engines.context_pool import ContextPool, PooledContext, captured_contexts
+from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK
 from engine.runtime.engines.inputs import MISALIGNED
 from engine.runtime.engines.turns import turns
 from engine.runtime.failures import ExecutionError
@@ -203,7 +203,7 @@ class GraphCache:
         while len(self._graphs) >= self.size:
             self._graphs.popitem(last=False)
         try:
-            with UNDISTURBED, _recording():
+            with CAPTURE_SAFE_LOCK, _recording():
                 graph: RecordedCall | None = self._captured(inputs, buffered, device)
         except torch.OutOfMemoryError:
             graph = None
@@ -275,7 +275,7 @@ class GraphCache:
         for engine in givers:
             engine.take_captured()  # what others captured
         torch.cuda.synchronize(device)
-        with captured_lanes() as lanes, torch.cuda.stream(side), _own_cublas_workspaces():
+        with captured_contexts() as contexts, torch.cuda.stream(side), _own_cublas_workspaces():
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 outputs = list(self._run(static))
@@ -284,7 +284,7 @@ class GraphCache:
                     graph.capture_end()
                 except RuntimeError:
                     _close_books(device, pool)
-                for release in _releases(lanes, givers):
+                for release in _releases(contexts, givers):
                     release()
                 if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | ExecutionError):
                     raise
@@ -293,10 +293,10 @@ class GraphCache:
                 graph.capture_end()
             except RuntimeError as error:
                 _close_books(device, pool)
-                for release in _releases(lanes, givers):
+                for release in _releases(contexts, givers):
                     release()
                 raise _NotRecordedError(_first_line(error)) from error
-        return graph, outputs, _releases(lanes, givers)
+        return graph, outputs, _releases(contexts, givers)
 
     def _pool(self, device: int) -> Any:
         """The memory of the current stream's graphs.
@@ -334,9 +334,9 @@ class _NotRecordedError(Exception):
     """A call cannot be recorded because of what it does."""
 
 
-def _releases(lanes: Sequence[tuple[LanePool, Lane]], givers: Sequence[Any]) -> list[Callable[[], None]]:
+def _releases(contexts: Sequence[tuple[ContextPool, PooledContext]], givers: Sequence[Any]) -> list[Callable[[], None]]:
     """How to give back what a graph was recorded with."""
-    from_pools = [functools.partial(pool.release, lane) for pool, lane in lanes]
+    from_pools = [functools.partial(pool.release, pooled) for pool, pooled in contexts]
     return from_pools + [functools.partial(engine.release_captured, engine.take_captured()) for engine in givers]
 
 

@@ -11,7 +11,7 @@ from engine.runtime.engines.runtime_cache import Configuration, Kernels, cache_f
 from engine.runtime.options import RunOptions, unable
 from engine.tensorrt import capabilities, load
 
-UNDISTURBED = threading.RLock()
+CAPTURE_SAFE_LOCK = threading.RLock()
 """Held by who records a CUDA graph, of which there may be one at a time in a process, and by who may make a context:
 TensorRT may wait for the whole device then, which CUDA forbids while a stream of it is captured.  It is taken before
 any lock of an engine."""
@@ -53,7 +53,7 @@ class ContextMaker:
     def make(self) -> tuple[Any, Configuration | None]:
         """A new context, and what has to live as long as it; None where TensorRT cannot make one.
 
-        `UNDISTURBED` has to be held.
+        `CAPTURE_SAFE_LOCK` has to be held.
         """
         configuration = None if self._kernels is None else self._configuration(self._kernels)
         if configuration is not None:
@@ -110,4 +110,4 @@ class ContextMaker:
             raise unable("weight_streaming_budget", budget, "it does not take the value")
 
 
-__all__ = ["UNDISTURBED", "ContextMaker", "return_free_memory"]
+__all__ = ["CAPTURE_SAFE_LOCK", "ContextMaker", "return_free_memory"]

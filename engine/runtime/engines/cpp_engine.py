@@ -20,7 +20,7 @@ import torch
 from engine.errors import InputError, RecordError, RuntimeUnavailable, SettingsError, TensorRTNotFound
 from engine.logger import capturing_logger, error_texts
 from engine.runtime.engines.bindings import Binding, Shape
-from engine.runtime.engines.contexts import UNDISTURBED
+from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK
 from engine.runtime.engines.inputs import Input
 from engine.runtime.engines.runtime_cache import RuntimeCacheFile, cache_file, warn_of_refusal, write
 from engine.runtime.engines.torch_tensorrt_guard import refuse_second_runtime
@@ -103,7 +103,7 @@ def _load() -> Library:
     registration.restype = ctypes.c_char_p
     native.set_failure_factory(_failure)
     native.set_log(_begin, _finish, _recent)
-    native.set_undisturbed(UNDISTURBED)
+    native.set_capture_safe_lock(CAPTURE_SAFE_LOCK)
     # Programs and packages that PyTorch loads call the op without any module of this package.
     native.set_library_finder(cpp_problem)
     not_registered = registration().decode()
@@ -186,7 +186,7 @@ class CppEngine:
         self._serialized = serialized
         file = self._cache_file(options)
         given = _native_options(options, file)
-        with UNDISTURBED:
+        with CAPTURE_SAFE_LOCK:
             self._native = library.native.NativeEngine(
                 serialized,
                 device,
@@ -233,7 +233,7 @@ class CppEngine:
         options.check()
         file = self._cache_file(options)
         given = _native_options(options, file)
-        with UNDISTURBED:
+        with CAPTURE_SAFE_LOCK:
             self._native.configure(given)
         self.options = options
         self._keep_cache(file)
@@ -252,7 +252,7 @@ class CppEngine:
         return int(self._native.counts()[0])
 
     @property
-    def plans(self) -> int:
+    def shape_bindings(self) -> int:
         """Shape signatures that were met."""
         return int(self._native.counts()[1])
 

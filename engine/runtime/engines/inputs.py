@@ -36,8 +36,8 @@ class InputReader:
         """Inputs as tensors that can be bound.
 
         Returns:
-            The tensors; what calls must have in common to share a plan, with one entry per input (its shape; its
-            value of a size; shape and values of another host input); the values of the host inputs.
+            The tensors; what calls must have in common to share a shape binding, with one entry per input (its shape;
+            its value of a size; shape and values of another host input); the values of the host inputs.
 
         Raises:
             InputError: an input has the wrong kind, dtype or device.

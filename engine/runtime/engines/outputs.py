@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.runtime.engines.bindings import Binding, Shape
-from engine.runtime.engines.context_pool import BindPlan, Lane
+from engine.runtime.engines.context_pool import PooledContext, ShapeBinding
 from engine.runtime.engines.output_allocator import output_allocator
 
 
@@ -30,31 +30,31 @@ class OutputMaker:
         self._device = device
         self.empty: Callable[[Shape, Shape, torch.dtype], torch.Tensor] = _fast_empty() or self._slow_empty
 
-    def make(self, plan: BindPlan, inputs: Sequence[Any]) -> list[Any]:
+    def make(self, bound: ShapeBinding, inputs: Sequence[Any]) -> list[Any]:
         """Output tensors to bind; None for those that come from an allocator or from host memory."""
         results: list[Any] = []
-        for i, output in enumerate(plan.outputs):
+        for i, output in enumerate(bound.outputs):
             if i in self._aliases:
                 results.append(inputs[self._aliases[i]])
-            elif output is None or (plan.computes and (i in plan.allocated or self._outputs[i].host)):
+            elif output is None or (bound.computes and (i in bound.allocated or self._outputs[i].host)):
                 results.append(None)
             else:
                 device = torch.device("cpu") if self._outputs[i].host else self._device
                 results.append(torch.empty(output[0], dtype=output[2], device=device))
         return results
 
-    def set_allocators(self, lane: Lane, plan: BindPlan) -> None:
-        """Let TensorRT ask for the memory of the outputs for which the plan says so."""
-        for i in plan.allocated:
-            if i not in lane.allocators:
-                lane.allocators[i] = output_allocator(self._device.index)
-                lane.context.set_output_allocator(self._outputs[i].name, lane.allocators[i])
+    def set_allocators(self, pooled: PooledContext, bound: ShapeBinding) -> None:
+        """Let TensorRT ask for the memory of the outputs for which the shape binding says so."""
+        for i in bound.allocated:
+            if i not in pooled.allocators:
+                pooled.allocators[i] = output_allocator(self._device.index)
+                pooled.context.set_output_allocator(self._outputs[i].name, pooled.allocators[i])
 
-    def collect(self, lane: Lane, plan: BindPlan, results: list[Any]) -> None:
+    def collect(self, pooled: PooledContext, bound: ShapeBinding, results: list[Any]) -> None:
         """Put in the results that TensorRT allocated, or wrote to host memory, while it ran."""
-        for i in plan.allocated:
-            results[i] = lane.allocators[i].take(self._outputs[i].dtype)
-        for i, memory in lane.host_outputs.items():
+        for i in bound.allocated:
+            results[i] = pooled.allocators[i].take(self._outputs[i].dtype)
+        for i, memory in pooled.host_outputs.items():
             results[i] = memory.clone()
 
     def _slow_empty(self, shape: Shape, strides: Shape, dtype: torch.dtype) -> torch.Tensor:

@@ -12,13 +12,13 @@ from engine.errors import InputError, RuntimeUnavailable
 from engine.logger import capturing_logger, error_texts
 from engine.runtime.boundary import check_count
 from engine.runtime.engines.bindings import Shape, binding_names, read_bindings
-from engine.runtime.engines.context_pool import BindPlan, Lane, LanePool, set_workspace
-from engine.runtime.engines.contexts import UNDISTURBED, ContextMaker, return_free_memory
+from engine.runtime.engines.context_pool import ContextPool, PooledContext, ShapeBinding, set_workspace
+from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK, ContextMaker, return_free_memory
 from engine.runtime.engines.inputs import MISALIGNED, Input, InputReader
 from engine.runtime.engines.limits import MAX_CONTEXTS_PER_STREAM, MAX_REBINDS, MAX_SHAPE_BINDINGS, SMALL_WORKSPACE
 from engine.runtime.engines.outputs import OutputMaker
-from engine.runtime.engines.planner import Planner
 from engine.runtime.engines.runtime_cache import Configuration
+from engine.runtime.engines.shape_binder import ShapeBinder
 from engine.runtime.engines.workspace import workspace_of
 from engine.runtime.failures import EngineLoadError, ExecutionError, quoted
 from engine.runtime.options import RunOptions
@@ -68,7 +68,7 @@ class TRTEngine:
         self._index = device
         self._limit = contexts
         self._logger = capturing_logger()
-        with torch.cuda.device(device), UNDISTURBED, self._logger.gather() as messages:
+        with torch.cuda.device(device), CAPTURE_SAFE_LOCK, self._logger.gather() as messages:
             # Stands for the memory of tensors without elements, as TensorRT takes no null address.
             # Made first: it makes CUDA's context on the device, which TensorRT then uses.
             self._scratch = torch.empty(512, dtype=torch.uint8, device=self.device)
@@ -90,7 +90,7 @@ class TRTEngine:
         self._aliases = self._read_aliases()
         self._profiles: int = self._engine.num_optimization_profiles
         self._reader = InputReader(self.inputs, self._aliases, self.device)
-        self._planner = Planner(
+        self._binder = ShapeBinder(
             self.inputs,
             self.outputs,
             self._aliases,
@@ -112,17 +112,17 @@ class TRTEngine:
         self._current_device: Callable[[], int] = torch._C._cuda_getDevice
         self._is_capturing: Callable[[], bool] = torch._C._cuda_isCurrentStreamCapturing
         self._wears = capabilities().rtx
-        self._plans_lock = threading.Lock()
+        self._bindings_lock = threading.Lock()
         self._start(context, configuration)
 
     def _start(self, context: Any, configuration: Configuration | None) -> None:
-        """Begin with a first context, no plans, and the options as they are now."""
+        """Begin with a first context, no shape bindings, and the options as they are now."""
         self._workspace_size = self._maker.workspace_size
         small = self.options.share_device_memory or self._workspace_size <= SMALL_WORKSPACE
         self._keeps_outputs = self.options.use_pre_allocated_outputs
-        self._plans: dict[Hashable, BindPlan] = {}
-        self._pool = LanePool(self._new_lane, self._index, self._limit, MAX_CONTEXTS_PER_STREAM if small else 1)
-        self._pool.add(self._lane(context, configuration))
+        self._shape_bindings: dict[Hashable, ShapeBinding] = {}
+        self._pool = ContextPool(self._new_context, self._index, self._limit, MAX_CONTEXTS_PER_STREAM if small else 1)
+        self._pool.add(self._pooled(context, configuration))
 
     def configure(self, options: RunOptions, profiler: Any = None) -> None:
         """Run differently from now on; calls that are under way end as they began.
@@ -134,7 +134,12 @@ class TRTEngine:
             SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
             RuntimeUnavailable: a CUDA graph holds the engine's contexts, and the weight budget cannot change.
         """
-        with torch.cuda.device(self._index), UNDISTURBED, self._plans_lock, self._logger.gather() as messages:
+        with (
+            torch.cuda.device(self._index),
+            CAPTURE_SAFE_LOCK,
+            self._bindings_lock,
+            self._logger.gather() as messages,
+        ):
             options.check()
             if options.weight_streaming_budget != self.options.weight_streaming_budget:
                 # TensorRT moves weights only while nothing is prepared to run with them.
@@ -143,7 +148,7 @@ class TRTEngine:
                         f"{self._called()} is in use by a CUDA graph or by calls: its weight budget cannot change now"
                     )
                 torch.cuda.synchronize(self._index)
-                self._plans = {}
+                self._shape_bindings = {}
             before = self.options, self._maker
             try:
                 self._maker = ContextMaker(self._engine, self._serialized, self._index, options, profiler)
@@ -215,75 +220,77 @@ class TRTEngine:
                 return None
             key.append(value.shape)  # type: ignore[union-attr]
             addresses.append(address)
-        plan = self._plans.get(tuple(key))
-        if plan is None or not plan.plain:
+        bound = self._shape_bindings.get(tuple(key))
+        if bound is None or not bound.plain:
             return None
         stream = self._raw_stream(index)
         if self._is_capturing():
-            # The graph keeps the lane: nothing else may find it.
-            lane = self._taken(stream, plan)
+            # The graph keeps the context: nothing else may find it.
+            pooled = self._taken(stream, bound)
         else:
             try:
-                lane = plan.lanes[stream].pop()
+                pooled = bound.contexts[stream].pop()
             except (KeyError, IndexError):
-                lane = self._taken(stream, plan)
-        return self._plain_run(lane, plan, addresses, stream)
+                pooled = self._taken(stream, bound)
+        return self._plain_run(pooled, bound, addresses, stream)
 
-    def _taken(self, stream: int, plan: BindPlan) -> Lane:
-        """A lane on which the plan is bound."""
-        lane = self._pool.take(stream, plan)
-        if lane.rebound >= MAX_REBINDS and self._wears and not lane.retired:
-            with UNDISTURBED:
-                self._pool.discard(lane)
-                del lane
+    def _taken(self, stream: int, bound: ShapeBinding) -> PooledContext:
+        """A context that is set up for these shapes."""
+        pooled = self._pool.take(stream, bound)
+        if pooled.rebound >= MAX_REBINDS and self._wears and not pooled.retired:
+            with CAPTURE_SAFE_LOCK:
+                self._pool.discard(pooled)
+                del pooled
                 return_free_memory()
-            lane = self._pool.take(stream, plan)
-        if lane.plan is not plan:
+            pooled = self._pool.take(stream, bound)
+        if pooled.bound is not bound:
             try:
-                self._bind(lane, plan)
+                self._bind(pooled, bound)
             except BaseException:
-                lane.forget()
-                self._pool.give(lane)
+                pooled.forget()
+                self._pool.give(pooled)
                 raise
-        return lane
+        return pooled
 
-    def _plain_run(self, lane: Lane, plan: BindPlan, addresses: list[int], stream: int) -> list[torch.Tensor]:
+    def _plain_run(
+        self, pooled: PooledContext, bound: ShapeBinding, addresses: list[int], stream: int
+    ) -> list[torch.Tensor]:
         try:
-            if lane.addresses != addresses:
-                self._set_inputs(lane, addresses)
-            kept = lane.kept
-            if kept is not None and kept[0] is plan:
+            if pooled.addresses != addresses:
+                self._set_inputs(pooled, addresses)
+            kept = pooled.kept
+            if kept is not None and kept[0] is bound:
                 results = [*kept[1]]
             else:
                 empty = self._empty
-                results = [empty(*output) for output in plan.outputs]  # type: ignore[misc]
-                given = lane.output_addresses
+                results = [empty(*output) for output in bound.outputs]  # type: ignore[misc]
+                given = pooled.output_addresses
                 for position, result in enumerate(results):
                     address = result.data_ptr() or self._scratch_address
                     if given[position] != address:
-                        lane.set_address(self._output_names[position], address)
+                        pooled.set_address(self._output_names[position], address)
                         given[position] = address
                 if self._keeps_outputs:
-                    lane.kept = plan, [*results]
-            memory = None if lane.workspace is None else set_workspace(lane, self._workspace_size, self.device)
-            if not lane.execute(stream):
+                    pooled.kept = bound, [*results]
+            memory = None if pooled.workspace is None else set_workspace(pooled, self._workspace_size, self.device)
+            if not pooled.execute(stream):
                 raise self._failed()
             del memory
             return results
         except BaseException:
-            lane.forget()
+            pooled.forget()
             raise
         finally:
-            if not lane.retired:
-                lane.home.append(lane)
+            if not pooled.retired:
+                pooled.home.append(pooled)
 
-    def _set_inputs(self, lane: Lane, addresses: list[int]) -> None:
-        before = lane.addresses or [0] * len(addresses)
-        lane.addresses = []
+    def _set_inputs(self, pooled: PooledContext, addresses: list[int]) -> None:
+        before = pooled.addresses or [0] * len(addresses)
+        pooled.addresses = []
         for name, address, old in zip(self._device_names, addresses, before, strict=True):
             if address != old:
-                lane.set_address(name, address)
-        lane.addresses = addresses
+                pooled.set_address(name, address)
+        pooled.addresses = addresses
 
     def _failed(self) -> ExecutionError:
         return ExecutionError(f"{self._called()} did not run" + quoted(self._logger.recent_errors()[-5:]))
@@ -298,70 +305,70 @@ class TRTEngine:
             raise InputError(f"{self._called()} computes output shapes from values of its inputs")
         shapes = tuple(map(tuple, shapes))
         with torch.cuda.device(self._index):
-            plan = self._plan(shapes, shapes, ())
-        return [None if output is None else output[0] for output in plan.outputs]
+            bound = self._bound(shapes, shapes, ())
+        return [None if output is None else output[0] for output in bound.outputs]
 
     def _run(self, inputs: Sequence[Input]) -> list[torch.Tensor]:
         if len(inputs) != self._count:
             check_count(inputs, [binding.name for binding in self.inputs])
         tensors, key, values = self._reader.read(inputs)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plan(key, [tensor.shape for tensor in tensors], values)
-        if not plan.computes:
-            return self._output_maker.make(plan, tensors)
+        bound = self._shape_bindings.get(key)
+        if bound is None:
+            bound = self._bound(key, [tensor.shape for tensor in tensors], values)
+        if not bound.computes:
+            return self._output_maker.make(bound, tensors)
         addresses = [tensors[i].data_ptr() or self._scratch_address for i in self._device_positions]
         stream = self._raw_stream(self._index)
-        lane = self._taken(stream, plan)
-        if plan.plain:
-            return self._plain_run(lane, plan, addresses, stream)
+        pooled = self._taken(stream, bound)
+        if bound.plain:
+            return self._plain_run(pooled, bound, addresses, stream)
         try:
-            self._set_inputs(lane, addresses)
-            results = self._output_maker.make(plan, tensors)
+            self._set_inputs(pooled, addresses)
+            results = self._output_maker.make(bound, tensors)
             for i, result in enumerate(results):
                 if result is not None:
-                    lane.set_address(self._output_names[i], result.data_ptr() or self._scratch_address)
-            memory = set_workspace(lane, self._workspace_size, self.device)
-            if not lane.execute(stream):
+                    pooled.set_address(self._output_names[i], result.data_ptr() or self._scratch_address)
+            memory = set_workspace(pooled, self._workspace_size, self.device)
+            if not pooled.execute(stream):
                 raise self._failed()
             del memory
-            self._output_maker.collect(lane, plan, results)
+            self._output_maker.collect(pooled, bound, results)
             return results
         except BaseException:
-            lane.forget()
+            pooled.forget()
             raise
         finally:
-            self._pool.give(lane)
+            self._pool.give(pooled)
 
-    def _plan(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
-        with UNDISTURBED, self._plans_lock:
-            plan = self._plans.get(key)
-            if plan is None:
-                plan = self._make_plan(key, shapes, values)
-                while len(self._plans) >= MAX_SHAPE_BINDINGS:
-                    del self._plans[next(iter(self._plans))]
-                self._plans[key] = plan
-        return plan
+    def _bound(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> ShapeBinding:
+        with CAPTURE_SAFE_LOCK, self._bindings_lock:
+            bound = self._shape_bindings.get(key)
+            if bound is None:
+                bound = self._make_binding(key, shapes, values)
+                while len(self._shape_bindings) >= MAX_SHAPE_BINDINGS:
+                    del self._shape_bindings[next(iter(self._shape_bindings))]
+                self._shape_bindings[key] = bound
+        return bound
 
-    def _make_plan(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
-        plan = self._planner.start(key, shapes, values)
-        lane = self._pool.take(self._raw_stream(self._index), None)
+    def _make_binding(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> ShapeBinding:
+        bound = self._binder.start(key, shapes, values)
+        pooled = self._pool.take(self._raw_stream(self._index), None)
         try:
-            self._bind(lane, plan)
-            self._planner.finish(plan, lane.context)
-            self._output_maker.set_allocators(lane, plan)
+            self._bind(pooled, bound)
+            self._binder.finish(bound, pooled.context)
+            self._output_maker.set_allocators(pooled, bound)
         except BaseException:
-            lane.forget()
+            pooled.forget()
             raise
         finally:
-            self._pool.give(lane)
-        return plan
+            self._pool.give(pooled)
+        return bound
 
-    def _bind(self, lane: Lane, plan: BindPlan) -> None:
-        lane.bind(plan, self.inputs, self._profiles)
-        self._output_maker.set_allocators(lane, plan)
+    def _bind(self, pooled: PooledContext, bound: ShapeBinding) -> None:
+        pooled.bind(bound, self.inputs, self._profiles)
+        self._output_maker.set_allocators(pooled, bound)
 
-    def _new_lane(self) -> Lane:
+    def _new_context(self) -> PooledContext:
         with self._logger.gather() as messages:
             context, configuration = self._maker.make()
             if context is None:
@@ -369,17 +376,17 @@ class TRTEngine:
                     f"TensorRT cannot make {len(self._pool) + 1} execution contexts for {self._called()}"
                     + quoted(error_texts(messages))
                 )
-        return self._lane(context, configuration)
+        return self._pooled(context, configuration)
 
-    def _lane(self, context: Any, configuration: Configuration | None) -> Lane:
-        lane = Lane(context, len(self.outputs), configuration)
+    def _pooled(self, context: Any, configuration: Configuration | None) -> PooledContext:
+        pooled = PooledContext(context, len(self.outputs), configuration)
         for i, binding in enumerate(self.outputs):
             if binding.host:
-                lane.host_outputs[i] = memory = torch.zeros(binding.shape, dtype=binding.dtype)
+                pooled.host_outputs[i] = memory = torch.zeros(binding.shape, dtype=binding.dtype)
                 context.set_tensor_address(binding.name, memory.data_ptr())
         if self.options.share_device_memory:
-            lane.workspace = workspace_of(self._index, -1)
-        return lane
+            pooled.workspace = workspace_of(self._index, -1)
+        return pooled
 
     def _read_aliases(self) -> dict[int, int]:
         names = [binding.name for binding in self.inputs]

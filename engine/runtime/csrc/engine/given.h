@@ -12,7 +12,7 @@ namespace engine_runtime {
 
 struct LoadedEngine::Given {
   Signature signature;
-  // Per input; null for one on the host, whose values the bind plan holds.
+  // Per input; null for one on the host, whose values the shape binding holds.
   c10::SmallVector<void const*, 8> addresses;
   // What the addresses are of.
   Input const* inputs = nullptr;

@@ -60,7 +60,7 @@ LoadedEngine::LoadedEngine(
       name_(std::move(name)),
       allocate_outputs_(allocate_outputs),
       options_(std::move(options)),
-      pool_(std::make_unique<LanePool>([this] { return make_lane(); }, contexts)) {
+      pool_(std::make_unique<ContextPool>([this] { return make_context(); }, contexts)) {
   if (device < 0 || device >= device::count()) {
     throw Failure(
         FailureKind::Unavailable,
@@ -74,7 +74,7 @@ LoadedEngine::LoadedEngine(
   try {
     load(plan, size, names);
     apply_options();
-    pool_->add(make_lane());
+    pool_->add(make_context());
   } catch (...) {
     pool_.reset();
     abi::destroy(engine_);
@@ -170,16 +170,16 @@ void LoadedEngine::configure(Options options) {
   Options before = std::exchange(options_, std::move(options));
   try {
     apply_options();
-    pool_->add(make_lane());
+    pool_->add(make_context());
   } catch (...) {
     options_ = std::move(before);
     apply_options();
-    pool_->add(make_lane());
+    pool_->add(make_context());
     throw;
   }
 }
 
-std::unique_ptr<Lane> LoadedEngine::make_lane() {
+std::unique_ptr<PooledContext> LoadedEngine::make_context() {
   abi::EngineSlots const& slots = library_.layout->engine;
   Listener listener;
   void* context = nullptr;
@@ -207,36 +207,36 @@ std::unique_ptr<Lane> LoadedEngine::make_lane() {
     refused_ = configuration->refused();
     kernels_ = configuration->kernels();
   }
-  auto lane = std::make_unique<Lane>(context, std::move(configuration), inputs_.size(), outputs_.size());
+  auto pooled = std::make_unique<PooledContext>(context, std::move(configuration), inputs_.size(), outputs_.size());
   for (size_t i = 0; i < outputs_.size(); ++i) {
     if (outputs_[i].host) {
       at::Tensor memory = at::empty(outputs_[i].shape, at::TensorOptions().dtype(outputs_[i].dtype));
       abi::call<bool, char const*, void*>(
           context, library_.layout->context.set_address, outputs_[i].name.c_str(), memory.mutable_data_ptr());
-      lane->host_outputs.emplace(static_cast<int>(i), std::move(memory));
+      pooled->host_outputs.emplace(static_cast<int>(i), std::move(memory));
     }
   }
-  return lane;
+  return pooled;
 }
 
 double LoadedEngine::time_enqueue(int64_t calls) {
   std::shared_lock<std::shared_mutex> lock(configuring_);
   c10::Stream const stream = device::current_stream(device_);
   void* const handle = device::handle(stream);
-  Lane* lane = pool_->take_idle(handle, {});
-  if (lane == nullptr || lane->plan == nullptr) {
-    if (lane != nullptr) {
-      pool_->give(lane);
+  PooledContext* pooled = pool_->take_idle(handle, {});
+  if (pooled == nullptr || pooled->bound == nullptr) {
+    if (pooled != nullptr) {
+      pool_->give(pooled);
     }
     throw Failure(FailureKind::Execution, called() + " has not run on the current stream");
   }
   auto const start = std::chrono::steady_clock::now();
   bool queued = true;
   for (int64_t i = 0; i < calls; ++i) {
-    queued = abi::call<bool, void*>(lane->context, library_.layout->context.enqueue, handle) && queued;
+    queued = abi::call<bool, void*>(pooled->context, library_.layout->context.enqueue, handle) && queued;
   }
   std::chrono::duration<double, std::nano> const spent = std::chrono::steady_clock::now() - start;
-  pool_->give(lane);
+  pool_->give(pooled);
   if (!queued) {
     throw Failure(FailureKind::Execution, called() + " did not run", recent_errors());
   }

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "engine/binding.h"
-#include "engine/lane.h"
+#include "engine/context_pool.h"
 #include "tensorrt/library.h"
 #include "engine/options.h"
-#include "engine/plan.h"
+#include "engine/shape_binding.h"
 
 namespace engine_runtime {
 
@@ -66,10 +66,10 @@ class LoadedEngine {
   int device() const { return device_; }
   // Execution contexts, without those of captured graphs.
   size_t contexts() const { return pool_->size(); }
-  size_t plans() const { return plans_.size(); }
-  // The lanes that CUDA graphs captured since this was asked last, and their return when a graph is gone.
-  std::vector<Lane*> take_captured() { return pool_->take_captured(); }
-  void release_captured(Lane* lane) { pool_->release_captured(lane); }
+  size_t shape_bindings() const { return bindings_.size(); }
+  // The contexts that CUDA graphs captured since this was asked last, and their return when a graph is gone.
+  std::vector<PooledContext*> take_captured() { return pool_->take_captured(); }
+  void release_captured(PooledContext* pooled) { pool_->release_captured(pooled); }
   // Whether compiled kernels are kept between processes, whether TensorRT refused those that were, and those to keep.
   bool keeps_kernels() const { return !options_.runtime_cache_folder.empty(); }
   bool kernels_refused() const { return refused_; }
@@ -88,22 +88,22 @@ class LoadedEngine {
   at::Tensor on_device(Binding const& binding, at::Tensor tensor, bool written) const;
   void check_count(size_t count) const;
 
-  PlanPointer make_plan(Given const& given, Lane& lane);
-  void plan_outputs(BindPlan& plan, Lane& lane) const;
-  std::string refusal(BindPlan const& plan) const;
-  void bind(Lane& lane, PlanPointer const& plan);
-  // Puts a lane of its own in the place of one that is set up for another shape, if there may be one.
-  void vary(Lane*& lane, c10::Stream const& stream, void* handle);
-  void set_allocators(Lane& lane, BindPlan const& plan) const;
-  void set_workspace(Lane& lane);
-  void allocate(BindPlan const& plan, Given const& given, Lane const& lane, Results& results) const;
-  Results empty_outputs(BindPlan const& plan, Given const& given) const;
-  at::Tensor fresh(OutputPlan const& output) const;
-  void collect(BindPlan const& plan, Lane& lane, Results& results) const;
+  ShapeBindingPointer make_binding(Given const& given, PooledContext& pooled);
+  void bind_outputs(ShapeBinding& bound, PooledContext& pooled) const;
+  std::string refusal(ShapeBinding const& bound) const;
+  void bind(PooledContext& pooled, ShapeBindingPointer const& bound);
+  // Puts a context of its own in the place of one that is set up for another shape, if there may be one.
+  void vary(PooledContext*& pooled, c10::Stream const& stream, void* handle);
+  void set_allocators(PooledContext& pooled, ShapeBinding const& bound) const;
+  void set_workspace(PooledContext& pooled);
+  void allocate(ShapeBinding const& bound, Given const& given, PooledContext const& pooled, Results& results) const;
+  Results empty_outputs(ShapeBinding const& bound, Given const& given) const;
+  at::Tensor fresh(OutputBinding const& output) const;
+  void collect(ShapeBinding const& bound, PooledContext& pooled, Results& results) const;
 
   void load(void const* plan, size_t size, std::vector<std::string> names[2]);
   void apply_options();
-  std::unique_ptr<Lane> make_lane();
+  std::unique_ptr<PooledContext> make_context();
   std::string called() const;
 
   Library const& library_;
@@ -126,8 +126,8 @@ class LoadedEngine {
   at::Tensor scratch_;
   void* scratch_address_ = nullptr;
   int64_t memory_size_ = 0;
-  PlanCache plans_;
-  std::unique_ptr<LanePool> pool_;
+  ShapeBindingCache bindings_;
+  std::unique_ptr<ContextPool> pool_;
   std::shared_mutex configuring_;  // shared by calls, held alone to change how they run
 };
 

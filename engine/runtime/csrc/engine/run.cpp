@@ -1,4 +1,4 @@
-// Running an engine: the call itself, its outputs, and what is set on a lane.
+// Running an engine: the call itself, its outputs, and what is set on a pooled context.
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
@@ -19,26 +19,26 @@
 namespace engine_runtime {
 namespace {
 
-// Gives a lane back; after a failure with nothing taken as set.
-class LaneHolder {
+// Gives a context back; after a failure with nothing taken as set.
+class ContextHolder {
  public:
-  LaneHolder(LanePool& pool, Lane* lane) : pool_(pool), lane(lane) {}
-  ~LaneHolder() {
-    if (lane != nullptr) {
+  ContextHolder(ContextPool& pool, PooledContext* pooled) : pool_(pool), pooled(pooled) {}
+  ~ContextHolder() {
+    if (pooled != nullptr) {
       if (!finished) {
-        lane->forget();
+        pooled->forget();
       }
-      pool_.give(lane);
+      pool_.give(pooled);
     }
   }
-  LaneHolder(LaneHolder const&) = delete;
-  LaneHolder& operator=(LaneHolder const&) = delete;
+  ContextHolder(ContextHolder const&) = delete;
+  ContextHolder& operator=(ContextHolder const&) = delete;
 
  private:
-  LanePool& pool_;
+  ContextPool& pool_;
 
  public:
-  Lane* lane;
+  PooledContext* pooled;
   bool finished = false;
 };
 
@@ -73,58 +73,58 @@ Results LoadedEngine::run_here(Input const* inputs, size_t count) {
   c10::Stream const stream = device::current_stream(device_);
   void* const handle = device::handle(stream);
   bool const capturing = device::capturing(handle);
-  LaneHolder holder(*pool_, capturing ? nullptr : pool_->take_idle(handle, given.signature));
-  PlanPointer plan;
-  if (holder.lane != nullptr && holder.lane->plan != nullptr && holder.lane->plan->signature == given.signature) {
-    plan = holder.lane->plan;
+  ContextHolder holder(*pool_, capturing ? nullptr : pool_->take_idle(handle, given.signature));
+  ShapeBindingPointer bound;
+  if (holder.pooled != nullptr && holder.pooled->bound != nullptr && holder.pooled->bound->signature == given.signature) {
+    bound = holder.pooled->bound;
   } else {
-    plan = plans_.find(given.signature);
+    bound = bindings_.find(given.signature);
   }
-  if (plan == nullptr) {
+  if (bound == nullptr) {
     if (capturing) {
       pool_->take_for_capture(stream, handle, nullptr);
     }
-    if (holder.lane == nullptr) {
-      holder.lane = pool_->take(stream, handle);
+    if (holder.pooled == nullptr) {
+      holder.pooled = pool_->take(stream, handle);
     }
-    plan = make_plan(given, *holder.lane);
-    plans_.add(plan);
+    bound = make_binding(given, *holder.pooled);
+    bindings_.add(bound);
   }
-  if (!plan->computes) {
+  if (!bound->computes) {
     holder.finished = true;
-    return empty_outputs(*plan, given);
+    return empty_outputs(*bound, given);
   }
-  if (holder.lane == nullptr) {
-    holder.lane = capturing ? pool_->take_for_capture(stream, handle, plan) : pool_->take(stream, handle);
+  if (holder.pooled == nullptr) {
+    holder.pooled = capturing ? pool_->take_for_capture(stream, handle, bound) : pool_->take(stream, handle);
   }
-  if (holder.lane->rebound >= kMaxRebinds && library_.layout->rtx && !capturing) {
-    pool_->discard(std::exchange(holder.lane, nullptr));
+  if (holder.pooled->rebound >= kMaxRebinds && library_.layout->rtx && !capturing) {
+    pool_->discard(std::exchange(holder.pooled, nullptr));
     return_free_memory();
-    holder.lane = pool_->take(stream, handle);
+    holder.pooled = pool_->take(stream, handle);
   }
-  if (holder.lane->plan != nullptr && holder.lane->plan != plan && !capturing &&
-      pool_->take_turns(handle, plan, kMaxContextsPerStream)) {
-    vary(holder.lane, stream, handle);
+  if (holder.pooled->bound != nullptr && holder.pooled->bound != bound && !capturing &&
+      pool_->take_turns(handle, bound, kMaxContextsPerStream)) {
+    vary(holder.pooled, stream, handle);
   }
-  Lane& lane = *holder.lane;
+  PooledContext& pooled = *holder.pooled;
   abi::ContextSlots const& slots = library_.layout->context;
-  if (lane.plan != plan) {
-    ++lane.rebound;
-    bind(lane, plan);
+  if (pooled.bound != bound) {
+    ++pooled.rebound;
+    bind(pooled, bound);
   }
   if (options_.share_device_memory) {
-    set_workspace(lane);
+    set_workspace(pooled);
   }
   for (size_t i = 0; i < given.addresses.size(); ++i) {
     void const* address = given.addresses[i];
-    if (address != nullptr && address != lane.input_addresses[i]) {
+    if (address != nullptr && address != pooled.input_addresses[i]) {
       abi::call<bool, char const*, void*>(
-          lane.context, slots.set_address, inputs_[i].name.c_str(), const_cast<void*>(address));
-      lane.input_addresses[i] = address;
+          pooled.context, slots.set_address, inputs_[i].name.c_str(), const_cast<void*>(address));
+      pooled.input_addresses[i] = address;
     }
   }
   Results results;
-  allocate(*plan, given, lane, results);
+  allocate(*bound, given, pooled, results);
   for (size_t i = 0; i < results.size(); ++i) {
     if (!results[i].defined()) {
       continue;
@@ -133,27 +133,27 @@ Results LoadedEngine::run_here(Input const* inputs, size_t count) {
     if (address == nullptr) {
       address = scratch_address_;
     }
-    if (address != lane.output_addresses[i]) {
-      abi::call<bool, char const*, void*>(lane.context, slots.set_address, outputs_[i].name.c_str(), address);
-      lane.output_addresses[i] = address;
+    if (address != pooled.output_addresses[i]) {
+      abi::call<bool, char const*, void*>(pooled.context, slots.set_address, outputs_[i].name.c_str(), address);
+      pooled.output_addresses[i] = address;
     }
   }
-  if (!abi::call<bool, void*>(lane.context, slots.enqueue, handle)) {
+  if (!abi::call<bool, void*>(pooled.context, slots.enqueue, handle)) {
     throw Failure(FailureKind::Execution, called() + " did not run", recent_errors());
   }
-  if (!plan->plain) {
-    collect(*plan, lane, results);
-  } else if (options_.pre_allocated_outputs && lane.kept.empty()) {
-    lane.kept.assign(results.begin(), results.end());
+  if (!bound->plain) {
+    collect(*bound, pooled, results);
+  } else if (options_.pre_allocated_outputs && pooled.kept.empty()) {
+    pooled.kept.assign(results.begin(), results.end());
   }
   holder.finished = true;
   return results;
 }
 
-void LoadedEngine::vary(Lane*& lane, c10::Stream const& stream, void* handle) {
+void LoadedEngine::vary(PooledContext*& pooled, c10::Stream const& stream, void* handle) {
   bool const small = options_.share_device_memory || memory_size_ <= kSmallWorkspace;
-  if (Lane* extra = small ? pool_->take_extra(stream, handle, kMaxContextsPerStream) : nullptr; extra != nullptr) {
-    pool_->give(std::exchange(lane, extra));
+  if (PooledContext* extra = small ? pool_->take_extra(stream, handle, kMaxContextsPerStream) : nullptr; extra != nullptr) {
+    pool_->give(std::exchange(pooled, extra));
   }
 }
 
@@ -169,92 +169,92 @@ std::vector<std::optional<Sizes>> LoadedEngine::output_shapes(std::vector<Sizes>
   for (Sizes const& shape : shapes) {
     given.signature.append(shape.begin(), shape.end());
   }
-  PlanPointer plan = plans_.find(given.signature);
-  if (plan == nullptr) {
+  ShapeBindingPointer bound = bindings_.find(given.signature);
+  if (bound == nullptr) {
     c10::Stream const stream = device::current_stream(device_);
     void* const handle = device::handle(stream);
     if (device::capturing(handle)) {
       pool_->take_for_capture(stream, handle, nullptr);
     }
-    LaneHolder holder(*pool_, pool_->take_idle(handle, given.signature));
-    if (holder.lane == nullptr) {
-      holder.lane = pool_->take(stream, handle);
+    ContextHolder holder(*pool_, pool_->take_idle(handle, given.signature));
+    if (holder.pooled == nullptr) {
+      holder.pooled = pool_->take(stream, handle);
     }
-    plan = make_plan(given, *holder.lane);
-    plans_.add(plan);
+    bound = make_binding(given, *holder.pooled);
+    bindings_.add(bound);
     holder.finished = true;
   }
   std::vector<std::optional<Sizes>> result;
-  for (OutputPlan const& output : plan->outputs) {
+  for (OutputBinding const& output : bound->outputs) {
     result.push_back(output.known ? std::optional<Sizes>(output.shape) : std::nullopt);
   }
   return result;
 }
 
-void LoadedEngine::bind(Lane& lane, PlanPointer const& plan) {
+void LoadedEngine::bind(PooledContext& pooled, ShapeBindingPointer const& bound) {
   abi::ContextSlots const& slots = library_.layout->context;
-  PlanPointer before = std::move(lane.plan);
-  lane.plan = nullptr;
-  lane.kept.clear();
-  if (profiles_ > 1 && lane.profile != plan->profile) {
-    if (!abi::call<bool, int32_t, void*>(lane.context, slots.set_profile, plan->profile, lane.stream_handle)) {
+  ShapeBindingPointer before = std::move(pooled.bound);
+  pooled.bound = nullptr;
+  pooled.kept.clear();
+  if (profiles_ > 1 && pooled.profile != bound->profile) {
+    if (!abi::call<bool, int32_t, void*>(pooled.context, slots.set_profile, bound->profile, pooled.stream_handle)) {
       throw Failure(
-          FailureKind::Execution, "TensorRT refused optimization profile " + std::to_string(plan->profile));
+          FailureKind::Execution, "TensorRT refused optimization profile " + std::to_string(bound->profile));
     }
-    lane.forget();
-    lane.profile = plan->profile;
+    pooled.forget();
+    pooled.profile = bound->profile;
     before = nullptr;
   }
   for (size_t i = 0; i < inputs_.size(); ++i) {
-    abi::Dims const& dims = plan->shapes[i];
+    abi::Dims const& dims = bound->shapes[i];
     if (!inputs_[i].dynamic || (before != nullptr && same(before->shapes[i], dims))) {
       continue;
     }
     if (!abi::call<bool, char const*, abi::Dims const*>(
-            lane.context, slots.set_input_shape, inputs_[i].name.c_str(), &dims)) {
+            pooled.context, slots.set_input_shape, inputs_[i].name.c_str(), &dims)) {
       throw Failure(
           FailureKind::Execution,
           "TensorRT refused shape " + bracketed(Sizes(dims.sizes, dims.sizes + dims.rank)) + " for input '" +
               inputs_[i].name + "'");
     }
   }
-  for (auto const& [position, memory] : plan->host_inputs) {
+  for (auto const& [position, memory] : bound->host_inputs) {
     abi::call<bool, char const*, void*>(
-        lane.context,
+        pooled.context,
         slots.set_address,
         inputs_[static_cast<size_t>(position)].name.c_str(),
         const_cast<void*>(memory.const_data_ptr()));
   }
-  set_allocators(lane, *plan);
-  lane.plan = plan;
+  set_allocators(pooled, *bound);
+  pooled.bound = bound;
 }
 
-void LoadedEngine::set_allocators(Lane& lane, BindPlan const& plan) const {
-  for (size_t i = 0; i < plan.outputs.size(); ++i) {
-    if (plan.outputs[i].allocated && lane.allocators.count(static_cast<int>(i)) == 0) {
+void LoadedEngine::set_allocators(PooledContext& pooled, ShapeBinding const& bound) const {
+  for (size_t i = 0; i < bound.outputs.size(); ++i) {
+    if (bound.outputs[i].allocated && pooled.allocators.count(static_cast<int>(i)) == 0) {
       auto allocator = std::make_unique<TensorAllocator>(device_);
       abi::call<bool, char const*, void*>(
-          lane.context,
+          pooled.context,
           library_.layout->context.set_output_allocator,
           outputs_[i].name.c_str(),
           allocator->interface(library_.layout->brief_allocator));
-      lane.allocators.emplace(static_cast<int>(i), std::move(allocator));
+      pooled.allocators.emplace(static_cast<int>(i), std::move(allocator));
     }
   }
 }
 
-void LoadedEngine::set_workspace(Lane& lane) {
-  // A captured graph may replay beside anything, so its lane does not share.
-  at::Tensor space = !lane.retired ? shared_workspace(device_, lane.stream_handle, memory_size_)
+void LoadedEngine::set_workspace(PooledContext& pooled) {
+  // A captured graph may replay beside anything, so its context does not share.
+  at::Tensor space = !pooled.retired ? shared_workspace(device_, pooled.stream_handle, memory_size_)
                                    : own_workspace(device_, memory_size_);
-  if (!lane.workspace.defined() || lane.workspace.const_data_ptr() != space.const_data_ptr()) {
+  if (!pooled.workspace.defined() || pooled.workspace.const_data_ptr() != space.const_data_ptr()) {
     abi::call<void, void*, int64_t>(
-        lane.context, library_.layout->context.set_memory, space.mutable_data_ptr(), space.numel());
-    lane.workspace = std::move(space);
+        pooled.context, library_.layout->context.set_memory, space.mutable_data_ptr(), space.numel());
+    pooled.workspace = std::move(space);
   }
 }
 
-at::Tensor LoadedEngine::fresh(OutputPlan const& output) const {
+at::Tensor LoadedEngine::fresh(OutputBinding const& output) const {
   // The allocator itself: at::empty spends more time on the way to it.
   c10::Allocator* allocator = c10::GetAllocator(c10::DeviceType::CUDA);
   if (allocator != nullptr) {
@@ -266,49 +266,49 @@ at::Tensor LoadedEngine::fresh(OutputPlan const& output) const {
       at::TensorOptions().dtype(output.dtype).device(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device_))));
 }
 
-void LoadedEngine::allocate(BindPlan const& plan, Given const& given, Lane const& lane, Results& results) const {
-  if (plan.plain) {
-    if (!lane.kept.empty()) {
-      results.append(lane.kept.begin(), lane.kept.end());
+void LoadedEngine::allocate(ShapeBinding const& bound, Given const& given, PooledContext const& pooled, Results& results) const {
+  if (bound.plain) {
+    if (!pooled.kept.empty()) {
+      results.append(pooled.kept.begin(), pooled.kept.end());
       return;
     }
-    for (OutputPlan const& output : plan.outputs) {
+    for (OutputBinding const& output : bound.outputs) {
       results.push_back(fresh(output));
     }
     return;
   }
-  for (size_t i = 0; i < plan.outputs.size(); ++i) {
+  for (size_t i = 0; i < bound.outputs.size(); ++i) {
     if (aliases_[i] >= 0) {
       results.push_back(*given.inputs[aliases_[i]].tensor);
-    } else if (plan.outputs[i].allocated || outputs_[i].host) {
+    } else if (bound.outputs[i].allocated || outputs_[i].host) {
       results.emplace_back();
     } else {
-      results.push_back(fresh(plan.outputs[i]));
+      results.push_back(fresh(bound.outputs[i]));
     }
   }
 }
 
-Results LoadedEngine::empty_outputs(BindPlan const& plan, Given const& given) const {
+Results LoadedEngine::empty_outputs(ShapeBinding const& bound, Given const& given) const {
   Results results;
-  for (size_t i = 0; i < plan.outputs.size(); ++i) {
+  for (size_t i = 0; i < bound.outputs.size(); ++i) {
     if (aliases_[i] >= 0) {
       results.push_back(*given.inputs[aliases_[i]].tensor);
     } else if (outputs_[i].host) {
-      results.push_back(at::empty(plan.outputs[i].shape, at::TensorOptions().dtype(plan.outputs[i].dtype)));
+      results.push_back(at::empty(bound.outputs[i].shape, at::TensorOptions().dtype(bound.outputs[i].dtype)));
     } else {
-      results.push_back(fresh(plan.outputs[i]));
+      results.push_back(fresh(bound.outputs[i]));
     }
   }
   return results;
 }
 
-void LoadedEngine::collect(BindPlan const& plan, Lane& lane, Results& results) const {
-  for (size_t i = 0; i < plan.outputs.size(); ++i) {
-    if (plan.outputs[i].allocated) {
-      results[i] = lane.allocators.at(static_cast<int>(i))->take(plan.outputs[i].dtype);
+void LoadedEngine::collect(ShapeBinding const& bound, PooledContext& pooled, Results& results) const {
+  for (size_t i = 0; i < bound.outputs.size(); ++i) {
+    if (bound.outputs[i].allocated) {
+      results[i] = pooled.allocators.at(static_cast<int>(i))->take(bound.outputs[i].dtype);
     }
   }
-  for (auto const& [position, memory] : lane.host_outputs) {
+  for (auto const& [position, memory] : pooled.host_outputs) {
     results[static_cast<size_t>(position)] = memory.clone();
   }
 }

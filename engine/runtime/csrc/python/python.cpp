@@ -252,18 +252,18 @@ PyObject* runtime_cache(PyObject* self, PyObject*) {
 
 PyObject* take_captured(PyObject* self, PyObject*) {
   return guarded([&]() -> PyObject* {
-    return list_of(engine_of(self).take_captured(), [](Lane* lane) { return checked(PyLong_FromVoidPtr(lane)); })
+    return list_of(engine_of(self).take_captured(), [](PooledContext* pooled) { return checked(PyLong_FromVoidPtr(pooled)); })
         .release();
   });
 }
 
-PyObject* release_captured(PyObject* self, PyObject* lanes) {
+PyObject* release_captured(PyObject* self, PyObject* contexts) {
   return guarded([&]() -> PyObject* {
-    Object items = checked(PySequence_Fast(lanes, "a list of take_captured is expected"));
+    Object items = checked(PySequence_Fast(contexts, "a list of take_captured is expected"));
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items.get()); ++i) {
-      auto* lane = static_cast<Lane*>(PyLong_AsVoidPtr(PySequence_Fast_GET_ITEM(items.get(), i)));
+      auto* pooled = static_cast<PooledContext*>(PyLong_AsVoidPtr(PySequence_Fast_GET_ITEM(items.get(), i)));
       WithoutGil released;
-      engine_of(self).release_captured(lane);
+      engine_of(self).release_captured(pooled);
     }
     Py_RETURN_NONE;
   });
@@ -272,7 +272,7 @@ PyObject* release_captured(PyObject* self, PyObject* lanes) {
 PyObject* counts(PyObject* self, PyObject*) {
   LoadedEngine const& engine = engine_of(self);
   return Py_BuildValue(
-      "(nn)", static_cast<Py_ssize_t>(engine.contexts()), static_cast<Py_ssize_t>(engine.plans()));
+      "(nn)", static_cast<Py_ssize_t>(engine.contexts()), static_cast<Py_ssize_t>(engine.shape_bindings()));
 }
 
 PyObject* time_enqueue(PyObject* self, PyObject* calls) {
@@ -300,7 +300,7 @@ PyMethodDef engine_methods[] = {
     {"runtime_cache", runtime_cache, METH_NOARGS, "(contents, whether the given ones were refused), or None."},
     {"take_captured", take_captured, METH_NOARGS, "What CUDA graphs captured since this was asked last."},
     {"release_captured", release_captured, METH_O, "Take back what a CUDA graph that is gone had captured."},
-    {"counts", counts, METH_NOARGS, "(execution contexts, bind plans)."},
+    {"counts", counts, METH_NOARGS, "(execution contexts, shape bindings)."},
     {"time_enqueue", time_enqueue, METH_O, "Nanoseconds of a bare enqueueV3 of the last run, over a number of calls."},
     {nullptr, nullptr, 0, nullptr}};
 
@@ -344,12 +344,12 @@ PyObject* set_log(PyObject*, PyObject* arguments) {
   Py_RETURN_NONE;
 }
 
-PyObject* set_undisturbed(PyObject*, PyObject* lock) {
+PyObject* set_capture_safe_lock(PyObject*, PyObject* lock) {
   return guarded([&]() -> PyObject* {
     Object acquire = checked(PyObject_GetAttrString(lock, "acquire"));
     Object release = checked(PyObject_GetAttrString(lock, "release"));
     // Never freed: another thread may hold it.
-    set_undisturbed_lock(new PythonLock(acquire.release(), release.release()));
+    set_capture_safe_lock(new PythonLock(acquire.release(), release.release()));
     Py_RETURN_NONE;
   });
 }
@@ -384,7 +384,7 @@ PyObject* end_turn(PyObject*, PyObject* device) {
 PyMethodDef module_methods[] = {
     {"take_turn", wait_for_turn, METH_O, "take_turn(device): wait until this thread may queue work on a device."},
     {"give_turn", end_turn, METH_O, "give_turn(device): let others, if this thread does not come back at once."},
-    {"set_undisturbed", set_undisturbed, METH_O, "set_undisturbed(lock): held while an execution context is made."},
+    {"set_capture_safe_lock", set_capture_safe_lock, METH_O, "set_capture_safe_lock(lock): held while an execution context is made."},
     {"set_library_finder", set_finder, METH_O, "finder() opens a TensorRT library where an engine needs one, if it can."},
     {"use_library", use_library, METH_O, "Open the TensorRT library at a path: (path, version number, layout)."},
     {"set_failure_factory", set_failure_factory, METH_O, "factory(kind, whole, text, messages) makes exceptions."},

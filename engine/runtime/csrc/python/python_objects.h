@@ -14,7 +14,7 @@
 #include "engine/binding.h"
 #include "tensorrt/log.h"
 #include "engine/options.h"
-#include "engine/undisturbed.h"
+#include "engine/capture_safe_lock.h"
 
 namespace engine_runtime {
 
@@ -118,7 +118,7 @@ inline Sizes sizes_of(PyObject* object) {
 }
 
 // A lock of Python, through its two methods.
-class PythonLock final : public UndisturbedLock {
+class PythonLock final : public CaptureSafeLock {
  public:
   PythonLock(PyObject* acquire, PyObject* release) : acquire_(acquire), release_(release) {}
 

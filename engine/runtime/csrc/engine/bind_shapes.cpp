@@ -1,4 +1,4 @@
-// Making a bind plan: what TensorRT says about inputs of certain shapes and values.
+// Making a shape binding: what TensorRT says about inputs of certain shapes and values.
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -29,17 +29,17 @@ Sizes integers(at::Tensor const& memory, c10::ScalarType dtype, int64_t count) {
 
 }  // namespace
 
-PlanPointer LoadedEngine::make_plan(Given const& given, Lane& lane) {
-  auto plan = std::make_shared<BindPlan>();
-  plan->signature = given.signature;
+ShapeBindingPointer LoadedEngine::make_binding(Given const& given, PooledContext& pooled) {
+  auto bound = std::make_shared<ShapeBinding>();
+  bound->signature = given.signature;
   std::vector<Sizes> shapes;
   std::vector<Sizes> values(inputs_.size());
-  int64_t const* word = plan->signature.data();
+  int64_t const* word = bound->signature.data();
   for (Binding const& binding : inputs_) {
     shapes.emplace_back(word, word + binding.shape.size());
     abi::Dims dims{static_cast<int32_t>(binding.shape.size()), {}};
     std::copy(word, word + dims.rank, dims.sizes);
-    plan->shapes.push_back(dims);
+    bound->shapes.push_back(dims);
     word += dims.rank;
   }
   for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -60,41 +60,41 @@ PlanPointer LoadedEngine::make_plan(Given const& given, Lane& lane) {
     }
     word += words;
     values[i] = integers(memory, inputs_[i].dtype, count);
-    plan->host_inputs.emplace_back(static_cast<int>(i), std::move(memory));
+    bound->host_inputs.emplace_back(static_cast<int>(i), std::move(memory));
   }
-  plan->profile = choose_profile(inputs_, shapes, values);
+  bound->profile = choose_profile(inputs_, shapes, values);
   {
     Listener listener;
     try {
-      bind(lane, plan);
+      bind(pooled, bound);
     } catch (Failure const& failure) {
-      throw Failure(FailureKind::Execution, refusal(*plan) + " (" + failure.text() + ")", listener.errors());
+      throw Failure(FailureKind::Execution, refusal(*bound) + " (" + failure.text() + ")", listener.errors());
     }
     char const* names[kMostNames] = {};
     int32_t const unset = abi::call<int32_t, int32_t, char const**>(
-        lane.context, library_.layout->context.infer_shapes, kMostNames, names);
+        pooled.context, library_.layout->context.infer_shapes, kMostNames, names);
     if (unset != 0) {
       std::vector<std::string> errors = listener.errors();
       for (int32_t i = 0; i < std::min(unset, kMostNames); ++i) {
         errors.insert(errors.begin(), std::string(names[i] == nullptr ? "an input" : names[i]) + " not set");
       }
-      throw Failure(FailureKind::Execution, refusal(*plan), std::move(errors));
+      throw Failure(FailureKind::Execution, refusal(*bound), std::move(errors));
     }
   }
-  plan_outputs(*plan, lane);
-  return plan;
+  bind_outputs(*bound, pooled);
+  return bound;
 }
 
-void LoadedEngine::plan_outputs(BindPlan& plan, Lane& lane) const {
-  plan.computes = outputs_.empty();
+void LoadedEngine::bind_outputs(ShapeBinding& bound, PooledContext& pooled) const {
+  bound.computes = outputs_.empty();
   for (size_t i = 0; i < outputs_.size(); ++i) {
     Binding const& binding = outputs_[i];
     auto const dims = abi::call<abi::Dims, char const*>(
-        lane.context, library_.layout->context.tensor_shape, binding.name.c_str());
+        pooled.context, library_.layout->context.tensor_shape, binding.name.c_str());
     if (dims.rank < 0 || dims.rank > 8) {
-      throw Failure(FailureKind::Execution, refusal(plan) + ": it gives no shape for output '" + binding.name + "'");
+      throw Failure(FailureKind::Execution, refusal(bound) + ": it gives no shape for output '" + binding.name + "'");
     }
-    OutputPlan output;
+    OutputBinding output;
     output.dtype = binding.dtype;
     output.shape.assign(dims.sizes, dims.sizes + dims.rank);
     output.known = std::all_of(output.shape.begin(), output.shape.end(), [](int64_t size) { return size >= 0; });
@@ -104,17 +104,17 @@ void LoadedEngine::plan_outputs(BindPlan& plan, Lane& lane) const {
     }
     bool const device = !binding.host && aliases_[i] < 0;
     output.allocated = device && (allocate_outputs_ || !output.known);
-    plan.plain = plan.plain && device && !output.allocated;
-    plan.computes = plan.computes || !output.known || output.elements != 0;
-    plan.outputs.push_back(std::move(output));
+    bound.plain = bound.plain && device && !output.allocated;
+    bound.computes = bound.computes || !output.known || output.elements != 0;
+    bound.outputs.push_back(std::move(output));
   }
-  set_allocators(lane, plan);
+  set_allocators(pooled, bound);
 }
 
-std::string LoadedEngine::refusal(BindPlan const& plan) const {
+std::string LoadedEngine::refusal(ShapeBinding const& bound) const {
   std::string text;
   for (size_t i = 0; i < inputs_.size(); ++i) {
-    Sizes const shape(plan.shapes[i].sizes, plan.shapes[i].sizes + plan.shapes[i].rank);
+    Sizes const shape(bound.shapes[i].sizes, bound.shapes[i].sizes + bound.shapes[i].rank);
     text += (i == 0 ? "" : ", ") + inputs_[i].name + "=" + bracketed(shape);
   }
   return called() + " does not take the shapes " + text;

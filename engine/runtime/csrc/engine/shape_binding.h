@@ -1,4 +1,4 @@
-// A bind plan: everything that stays the same between calls with the same input shapes.
+// A shape binding: everything that stays the same between calls with the same input shapes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,7 +19,7 @@ namespace engine_runtime {
 // fixed by the engine, so that different inputs give different signatures.
 using Signature = c10::SmallVector<int64_t, 32>;
 
-struct OutputPlan {
+struct OutputBinding {
   std::vector<int64_t> shape;
   c10::ScalarType dtype;
   bool known = true;       // the shape does not depend on values that the engine computes
@@ -27,24 +27,24 @@ struct OutputPlan {
   int64_t elements = 0;
 };
 
-struct BindPlan {
+struct ShapeBinding {
   Signature signature;
   int profile = 0;
   std::vector<abi::Dims> shapes;
   // Position of each host input, and memory that holds its values.
   std::vector<std::pair<int, at::Tensor>> host_inputs;
-  std::vector<OutputPlan> outputs;
+  std::vector<OutputBinding> outputs;
   bool plain = true;     // every output is a fresh tensor on the GPU whose shape is known
   bool computes = true;  // some output has, or may have, an element
 };
 
-using PlanPointer = std::shared_ptr<BindPlan const>;
+using ShapeBindingPointer = std::shared_ptr<ShapeBinding const>;
 
 // Plans by signature; the oldest go when there are too many.
-class PlanCache {
+class ShapeBindingCache {
  public:
-  PlanPointer find(Signature const& signature) const;
-  void add(PlanPointer plan);
+  ShapeBindingPointer find(Signature const& signature) const;
+  void add(ShapeBindingPointer bound);
   void clear();
   size_t size() const;
 
@@ -54,8 +54,8 @@ class PlanCache {
   };
 
   mutable std::mutex mutex_;
-  std::unordered_map<Signature, PlanPointer, Hash> plans_;
-  std::vector<PlanPointer> order_;
+  std::unordered_map<Signature, ShapeBindingPointer, Hash> bindings_;
+  std::vector<ShapeBindingPointer> order_;
   size_t oldest_ = 0;
 };
 

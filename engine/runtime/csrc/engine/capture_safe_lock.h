@@ -1,30 +1,30 @@
-// Kept from happening while a CUDA graph is recorded elsewhere in the process: TensorRT may wait
+// A lock that nothing holds while a CUDA graph is recorded elsewhere in the process: TensorRT may wait
 // for the whole device when it makes a context, which CUDA forbids then.
 #pragma once
 
 namespace engine_runtime {
 
 // Where the lock is Python's: what takes and what releases it, on the calling thread.
-class UndisturbedLock {
+class CaptureSafeLock {
  public:
-  virtual ~UndisturbedLock() = default;
+  virtual ~CaptureSafeLock() = default;
   virtual void acquire() = 0;
   virtual void release() = 0;
 };
 
 // Without one nothing is locked: a program without Python records no graphs through this library.
-void set_undisturbed_lock(UndisturbedLock* lock);
+void set_capture_safe_lock(CaptureSafeLock* lock);
 
 // Holds the lock while it lives; to be taken before any lock of an engine.
-class Undisturbed {
+class CaptureSafeGuard {
  public:
-  Undisturbed();
-  ~Undisturbed();
-  Undisturbed(Undisturbed const&) = delete;
-  Undisturbed& operator=(Undisturbed const&) = delete;
+  CaptureSafeGuard();
+  ~CaptureSafeGuard();
+  CaptureSafeGuard(CaptureSafeGuard const&) = delete;
+  CaptureSafeGuard& operator=(CaptureSafeGuard const&) = delete;
 
  private:
-  UndisturbedLock* lock_;
+  CaptureSafeLock* lock_;
 };
 
 }  // namespace engine_runtime

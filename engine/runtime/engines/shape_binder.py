@@ -1,4 +1,4 @@
-"""Bind plans: what TensorRT says of a call before it runs, asked once for each combination of shapes."""
+"""Shape bindings: what TensorRT says of a call before it runs, asked once for each combination of shapes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from engine.logger import Logger, error_texts
 from engine.runtime.engines.bindings import Binding, Shape, choose_profile
-from engine.runtime.engines.context_pool import BindPlan
+from engine.runtime.engines.context_pool import ShapeBinding
 from engine.runtime.failures import ExecutionError, quoted
 
 
-class Planner:
-    """Makes the bind plans of one engine.
+class ShapeBinder:
+    """Makes the shape bindings of one engine.
 
     Args:
         aliases: output position -> position of the input that it is written to.
@@ -40,8 +40,8 @@ class Planner:
         self._called = called
         self._logger = logger
 
-    def start(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> BindPlan:
-        """A plan without outputs, ready to be bound to a context.
+    def start(self, key: Hashable, shapes: Sequence[Shape], values: Sequence[Shape]) -> ShapeBinding:
+        """A shape binding without outputs, ready to be set on a context.
 
         Args:
             values: of the host inputs, in order.
@@ -51,15 +51,15 @@ class Planner:
         """
         remaining = iter(values)
         by_input = [next(remaining) if binding.host else None for binding in self._inputs]
-        return BindPlan(
+        return ShapeBinding(
             key,
             choose_profile(self._inputs, shapes, by_input),
             tuple(map(tuple, shapes)),
             [(i, _host_memory(self._inputs[i], value)) for i, value in enumerate(by_input) if value is not None],
         )
 
-    def finish(self, plan: BindPlan, context: Any) -> None:
-        """Fill in the outputs, as the context that the plan is bound to knows them.
+    def finish(self, bound: ShapeBinding, context: Any) -> None:
+        """Fill in the outputs, as the context that it is set on knows them.
 
         Raises:
             ExecutionError: TensorRT refuses the shapes together.
@@ -68,22 +68,22 @@ class Planner:
             try:
                 unset = context.infer_shapes()
             except RuntimeError as error:
-                raise ExecutionError(self._refused(plan, error_texts(messages) or [str(error)])) from None
+                raise ExecutionError(self._refused(bound, error_texts(messages) or [str(error)])) from None
             if unset:
-                raise ExecutionError(self._refused(plan, [f"{', '.join(unset)} not set", *error_texts(messages)]))
+                raise ExecutionError(self._refused(bound, [f"{', '.join(unset)} not set", *error_texts(messages)]))
         found = [tuple(context.get_tensor_shape(binding.name)) for binding in self._outputs]
         device = [i for i, binding in enumerate(self._outputs) if not binding.host and i not in self._aliases]
-        plan.allocated = [i for i in device if self._allocate_all or min(found[i], default=0) < 0]
-        plan.outputs = [
+        bound.allocated = [i for i in device if self._allocate_all or min(found[i], default=0) < 0]
+        bound.outputs = [
             None if min(shape, default=0) < 0 else (shape, _strides(shape), binding.dtype)
             for binding, shape in zip(self._outputs, found, strict=True)
         ]
-        plan.computes = any(output is None or math.prod(output[0]) for output in plan.outputs) or not self._outputs
-        plan.plain = plan.computes and len(device) == len(self._outputs) and not plan.allocated
+        bound.computes = any(output is None or math.prod(output[0]) for output in bound.outputs) or not self._outputs
+        bound.plain = bound.computes and len(device) == len(self._outputs) and not bound.allocated
 
-    def _refused(self, plan: BindPlan, messages: Sequence[str]) -> str:
+    def _refused(self, bound: ShapeBinding, messages: Sequence[str]) -> str:
         given = ", ".join(
-            f"{binding.name}={list(shape)}" for binding, shape in zip(self._inputs, plan.shapes, strict=True)
+            f"{binding.name}={list(shape)}" for binding, shape in zip(self._inputs, bound.shapes, strict=True)
         )
         return f"{self._called} does not take the shapes {given}" + quoted(messages)
 
@@ -100,4 +100,4 @@ def _strides(shape: Shape) -> Shape:
     return tuple(reversed(strides))[: len(shape)]
 
 
-__all__ = ["Planner"]
+__all__ = ["ShapeBinder"]
