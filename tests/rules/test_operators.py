@@ -73,16 +73,33 @@ def _grouped(x, w, ends):
     return torch.ops.transformers.grouped_mm_fallback(x, w, ends)
 
 
+def _whole_as_eager(function, *operands):
+    whole = {"min_block_size": 1, "require_full_compilation": True, "runtime": "interpreter"}
+    compiled = engine.compile(Call(function), list(operands), **whole)
+    torch.testing.assert_close(compiled(*operands), function(*operands), rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows", [3, 9], ids=["few", "many"])
 def test_experts_are_whole(dtype, rows):
     pytest.importorskip("transformers.integrations.moe")
-    x, w = torch.randn(rows, 6, dtype=dtype), torch.randn(4, 6, 5, dtype=dtype)
     # An empty group, and rows behind the last one, which are zero.
     ends = torch.tensor([1, 1, rows - 1, rows - 1])
-    whole = {"min_block_size": 1, "require_full_compilation": True, "runtime": "interpreter"}
-    compiled = engine.compile(Call(_grouped), [x, w, ends], **whole)
-    torch.testing.assert_close(compiled(x, w, ends), _grouped(x, w, ends), rtol=2e-2, atol=2e-2)
+    _whole_as_eager(_grouped, torch.randn(rows, 6, dtype=dtype), torch.randn(4, 6, 5, dtype=dtype), ends)
+
+
+@pytest.mark.parametrize("rows", [3, 9], ids=["few", "many"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_grouped_mm_is_whole(rows, transposed):
+    x = torch.randn(rows, 8, dtype=torch.bfloat16)
+    w = torch.randn(4, 16, 8, dtype=torch.bfloat16).transpose(1, 2) if transposed else torch.randn(4, 8, 16).bfloat16()
+    ends = torch.tensor([1, 1, rows - 1, rows], dtype=torch.int32)
+    _whole_as_eager(lambda *operands: torch.nn.functional.grouped_mm(*operands[:2], offs=operands[2]), x, w, ends)
+
+
+def test_grouped_mm_of_batches_is_whole():
+    x, w = torch.randn(3, 8, 8, dtype=torch.bfloat16), torch.randn(3, 8, 16, dtype=torch.bfloat16)
+    _whole_as_eager(torch.nn.functional.grouped_mm, x, w)
 
 
 def _fake_quantised(x, low, high, zero, dtype):

@@ -62,6 +62,7 @@ IN_CI = [
     ("BartModel", "float16-dynamic"),
     ("MambaForCausalLM", "bfloat16-static"),
     ("DeepseekV3ForCausalLM", "float16-dynamic"),
+    ("OlmoeForCausalLM", "bfloat16-dynamic"),
     ("Dinov2Model", "bfloat16-dynamic"),
     ("eva02_tiny_patch14_224", "float16-static"),
     ("mambaout_femto", "bfloat16-dynamic"),
