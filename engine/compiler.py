@@ -247,7 +247,7 @@ class Compilation:
         with report.timings.phase("assemble"):
             for segment in report.segments:
                 if segment.name in engines:
-                    network, plan, segment.cache = engines[segment.name]
+                    network, plan, segment.cache, _ = engines[segment.name]
                     segment.layers, segment.engine_bytes = network.network.num_layers, len(plan)
             modules = {name: engine.module(settings, runtime, self.memory) for name, engine in engines.items()}
             scalars = {name: engine.network.scalars for name, engine in engines.items()}

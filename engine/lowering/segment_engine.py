@@ -18,8 +18,10 @@ from engine.lowering.snapshot import ModelMemory
 from engine.observers import BuildEvent, observed
 from engine.partitioner import Segment
 from engine.report import Report
-from engine.runtime import TorchTensorRTModule, trial_load
+from engine.runtime import EngineLoadError, TorchTensorRTModule, trial_load
+from engine.runtime.loaded_engines import LoadedEngines
 from engine.runtime.options import RunOptions
+from engine.runtime.selection import select_runtime
 from engine.settings import CompilationSettings
 
 if TYPE_CHECKING:
@@ -32,11 +34,13 @@ class SegmentEngine(NamedTuple):
     Attributes:
         plan: the serialized engine.
         cache: ``"hit"`` or ``"miss"`` of the engine cache, with what happened besides; empty without the cache.
+        loaded: the engine on this GPU, which the module runs; None where it was not loaded.
     """
 
     network: BuiltNetwork
     plan: bytes
     cache: str
+    loaded: LoadedEngines | None
 
     @classmethod
     def of(
@@ -75,12 +79,12 @@ class SegmentEngine(NamedTuple):
                 if event is not None:
                     event.engine_bytes = len(plan)
         loads = _loads_here(settings, runtime) and not (cached.loaded and settings.trial_load is None)
+        loaded = None
         if loads:
             with timings.phase("load"):
-                options = RunOptions.of(settings)
-                trial_load(plan, name=segment.name, layer_names=network.layer_names, options=options)
+                loaded = _load(network, plan, settings, runtime)
         cached.keep(plan, loaded=loads)
-        return cls(network, plan, cached.how)
+        return cls(network, plan, cached.how, loaded)
 
     def module(self, settings: CompilationSettings, runtime: str, memory: ModelMemory) -> TorchTensorRTModule:
         """The module that runs the engine.
@@ -103,6 +107,7 @@ class SegmentEngine(NamedTuple):
             program=_program(network).owning(memory.copies) if interprets(runtime) else None,
             input_specs=network.input_specs,
             output_specs=network.output_specs,
+            engines=self.loaded,
         )
         module.blueprint = _blueprint(network)
         return module
@@ -117,6 +122,34 @@ def _loads_here(settings: CompilationSettings, runtime: str) -> bool:
     if settings.trial_load is not None:
         return settings.trial_load
     return runtime != "interpreter" and torch.cuda.is_available()
+
+
+def _load(network: BuiltNetwork, plan: bytes, settings: CompilationSettings, runtime: str) -> LoadedEngines | None:
+    """Load an engine on the current GPU, as the module will run it; only to see that it loads if that interprets it.
+
+    TensorRT-RTX compiles kernels when it loads an engine, which takes as long as the build: it is done once.
+
+    Raises:
+        EngineLoadError: TensorRT does not load it; ``failed_layers`` are layers of the network.
+    """
+    options = RunOptions.of(settings)
+    if interprets(runtime):
+        trial_load(plan, name=network.name, layer_names=network.layer_names, options=options)
+        return None
+    engines = LoadedEngines(
+        plan,
+        network.input_names,
+        network.output_names,
+        name=network.name,
+        requires_output_allocator=False,
+        selection=select_runtime(runtime, has_program=False),
+        options=options,
+    )
+    try:
+        engines.load(torch.cuda.current_device())
+    except EngineLoadError as error:
+        raise error.among(network.layer_names) from None
+    return engines
 
 
 def _blueprint(network: BuiltNetwork) -> Blueprint | None:

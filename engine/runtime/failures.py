@@ -32,10 +32,15 @@ class EngineLoadError(BuildError):
     """
 
     def __init__(self, text: str, messages: Sequence[str], layer_names: Collection[str] = ()) -> None:
+        self._text = text
         self.messages = tuple(messages)
         self.failed_layers = failed_layers(messages, layer_names)
         self.for_other_gpus = any(_NO_KERNEL in message for message in messages)
         super().__init__(text + quoted(messages) + (_COMPILE_HERE if self.for_other_gpus else ""))
+
+    def among(self, layer_names: Collection[str]) -> EngineLoadError:
+        """The same error, whose ``failed_layers`` are looked for among the names of the network's layers."""
+        return EngineLoadError(self._text, self.messages, layer_names)
 
 
 class ExecutionError(EngineError, RuntimeError):

@@ -64,6 +64,7 @@ class TorchTensorRTModule(EngineControls):
         output_specs: per output its shape and dtype, with staged ints over the symbols of ``input_specs``;
             they make the module traceable on any machine and with symbolic shapes.
         input_specs: per input its shape and dtype; a staged int for an input that is a size.
+        engines: the same engine where it is loaded already, by the same ``runtime``.
 
     Raises:
         RuntimeUnavailable: the runtime asked for can run on no machine.
@@ -89,6 +90,7 @@ class TorchTensorRTModule(EngineControls):
         program: Program | None = None,
         output_specs: Sequence[Any] | None = None,
         input_specs: Sequence[Any] | None = None,
+        engines: LoadedEngines | None = None,
     ) -> None:
         super().__init__()
         if settings is None:
@@ -116,7 +118,7 @@ class TorchTensorRTModule(EngineControls):
         if options != RunOptions() and selection.runtime != "interpreter":
             options.check()
         interpreted = self._interpreter(program) if selection.runtime == "interpreter" else None
-        self._set_engines(self._unloaded(selection, options), interpreted)
+        self._set_engines(self._unloaded(selection, options) if engines is None else engines, interpreted)
         self._handle = operator.register(self)
         if settings.use_cuda_graphs and settings.cuda_graph_scope == "engine":
             self.set_cuda_graphs(True)

@@ -72,3 +72,21 @@ def test_it_gives_way_where_it_does_not_load(rules):
     assert "Error Code" in refusal.reason or "engine configs" in refusal.reason
     assert refusal.op == "aten.linear.default"
     assert_agrees(compiled, model, x, tolerance=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["python", "cpp"])
+def test_what_was_loaded_when_compiling_is_what_runs(runtime):
+    model, x = Model().eval().cuda(), torch.randn(4, 128, device="cuda")
+    compiled = engine.compile(model, [x], min_block_size=1, runtime=runtime)
+    (loaded,) = compiled.graph_module.engine_0.loaded_engines()
+    assert_agrees(compiled, model, x)
+    assert compiled.graph_module.engine_0.loaded_engines() == [loaded]
+
+
+@pytest.mark.gpu
+def test_nothing_is_loaded_where_that_was_not_asked_for():
+    model, x = Model().eval().cuda(), torch.randn(4, 128, device="cuda")
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="python", trial_load=False)
+    assert compiled.graph_module.engine_0.loaded_engines() == []
+    assert_agrees(compiled, model, x)
