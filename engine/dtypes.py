@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+# PyTorch has the name and no tensors of it; its stubs lack even that.
+INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]
+
 DTYPES: dict[str, torch.dtype] = {
     "f64": torch.float64,
     "f32": torch.float32,
@@ -14,6 +17,7 @@ DTYPES: dict[str, torch.dtype] = {
     "i32": torch.int32,
     "i16": torch.int16,
     "i8": torch.int8,
+    "i4": INT4,
     "u8": torch.uint8,
     "bool": torch.bool,
     "c32": torch.complex32,
@@ -41,7 +45,7 @@ CLASSES: dict[str, tuple[torch.dtype, ...]] = {
     "tensor": tuple(DTYPES.values()),
 }
 
-# TensorRT data types, by name, that PyTorch has tensors for; the packed 4-bit types have none.
+# TensorRT data types, by name, that PyTorch has a name for.  Its int4 is only a name: such values are inside networks.
 DATA_TYPES: dict[str, torch.dtype] = {
     "FLOAT": torch.float32,
     "HALF": torch.float16,
@@ -49,6 +53,7 @@ DATA_TYPES: dict[str, torch.dtype] = {
     "INT64": torch.int64,
     "INT32": torch.int32,
     "INT8": torch.int8,
+    "INT4": INT4,
     "UINT8": torch.uint8,
     "BOOL": torch.bool,
     "FP8": torch.float8_e4m3fn,
@@ -61,4 +66,4 @@ def representable(dtype: torch.dtype) -> bool:
     return dtype in _REPRESENTABLE
 
 
-_REPRESENTABLE = frozenset(DATA_TYPES.values())
+_REPRESENTABLE = frozenset(DATA_TYPES.values()) - {INT4}

@@ -29,7 +29,7 @@ def tensorrt_dtype(dtype: torch.dtype) -> Any:
 
 
 def torch_dtype(data_type: Any) -> torch.dtype | None:
-    """The torch dtype of a ``trt.DataType``, None for packed 4-bit types."""
+    """The torch dtype of a ``trt.DataType``, None for FP4."""
     return DATA_TYPES.get(data_type.name)
 
 

@@ -107,6 +107,9 @@ class Emitter:
         Raises:
             TileRefused: TensorRT does not take a layer, or infers another shape or dtype than was promised.
         """
+        for constant in tile.constants:
+            if Value(constant.node, 0) not in self.tensors:
+                self.emit(constant)
         what = "the result"
         made: dict[int, tuple[Any, ...]] = {}
         written: dict[int, Any] = {}

@@ -30,6 +30,7 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
     "numel": (1, 1),
     "multiplied": (1, 1),
     "is_const": (1, 1),
+    "is_code": (3, 3),
     "is_full": (2, 2),
     "is_known": (1, 1),
     "is_tensor": (1, 1),

@@ -18,6 +18,7 @@ from engine.errors import Span
 from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
 from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.evaluator.uniform import MOVES, is_uniform
+from engine.graph.mirror import Value
 from engine.sizes import Int, Sizes
 from engine.tensorrt import capabilities
 
@@ -280,6 +281,37 @@ def _values(context: BuiltinContext, value: object) -> list[Any]:
     return list(elements(context, value).reshape(-1).tolist())
 
 
+def _is_code(context: BuiltinContext, value: object, low: float, high: float) -> bool:
+    """Whether a tensor is a constant made of ints alone, whose elements are whole numbers from ``low`` to ``high``."""
+    tensor = _tensor(value, "is_code")
+    if not isinstance(tensor, Captured) or not context.mirror.is_const(tensor.value):
+        return False
+    if not _made_of_ints(context, tensor.value):
+        # Floating weights are not read: they could not be replaced afterwards.
+        return False
+    data = context.mirror.read_constant(tensor.value)
+    return bool(((data >= low) & (data <= high) & (data == data.round())).all())
+
+
+def _made_of_ints(context: BuiltinContext, value: Value) -> bool:
+    """Whether the constants of the model that a constant is computed from are ints, and there is one."""
+    seen = {value.node}
+    queue, sources = [value.node], 0
+    while queue:
+        node = queue.pop()
+        if node.op == "get_attr":
+            # What was folded knows what it was made of.
+            how = node.meta.get("recipe")
+            for name in (str(node.target),) if how is None else how.sources:
+                dtype = context.mirror.constants[name].dtype
+                if dtype.is_floating_point or dtype.is_complex:
+                    return False
+                sources += 1
+        queue.extend(operand for operand in node.all_input_nodes if operand not in seen)
+        seen.update(node.all_input_nodes)
+    return sources > 0
+
+
 def _item(context: BuiltinContext, value: object) -> Any:
     data = elements(context, value)
     if data.numel() != 1:
@@ -327,6 +359,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "is_known": lambda c, v: staged.is_known(v),
     "is_tensor": lambda c, v: isinstance(v, AbstractTensor),
     "values": _values,
+    "is_code": _is_code,
     "item": _item,
     "unused": _unused,
     "len": lambda c, xs: len(xs),

@@ -12,7 +12,7 @@ from engine import sizes as staged
 from engine.dsl import operators
 from engine.dsl.rule import EnumToken, Layer
 from engine.dsl.tree import Parameter, Type
-from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
+from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES, INT4
 from engine.errors import Span
 from engine.evaluator.bounds import Failed
 from engine.evaluator.builtins import describe
@@ -30,7 +30,7 @@ _INNER = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.int64, t
 
 
 # Further dtypes that outputs can have: quantised ones, and u8 where a result leaves the network.
-_BOUNDARY = frozenset({torch.uint8, torch.float8_e4m3fn, torch.float8_e8m0fnu})
+_BOUNDARY = frozenset({torch.uint8, INT4, torch.float8_e4m3fn, torch.float8_e8m0fnu})
 
 
 @functools.cache

@@ -12,7 +12,8 @@ from torch import fx
 from engine.capture.substitution import ADVICE
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Context, apply
-from engine.graph.mirror import Mirror
+from engine.evaluator.plan import Plan
+from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
 from engine.partitioner import Rejections, Tile, Tiling, tile
 from engine.rewriter import Trace, fold_constants, lower_all
@@ -48,7 +49,16 @@ class LoweredGraph:
 
     def fold(self) -> None:
         """Compute the constants that values at run time read."""
-        fold_constants(self.mirror, convertible=self.convertible)
+        fold_constants(self.mirror, convertible=self.convertible, dequantized=self._dequantized)
+
+    def _dequantized(self, node: fx.Node) -> tuple[Value, ...] | None:
+        """What the rule that takes a node reads, if it dequantizes; None if it does not."""
+        for match in self._matcher.matches(node):
+            plan = apply(match.rule, match, self.context)
+            if isinstance(plan, Plan):
+                found = Tile(node, match.rule, plan, match.nodes)
+                return tuple(found.operands()) if found.dequantizes else None
+        return None
 
     def tile(self, rejections: Rejections) -> None:
         """Choose a tile for each node that is needed, without what was rejected."""

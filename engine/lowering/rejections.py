@@ -46,6 +46,10 @@ class Rejections(dict[tuple[str, str], str]):
         tiles = [chosen for chosen in every if (chosen.node.name, chosen.rule.id) in named]
         if tiles:
             return tiles
+        # Constants that the engine makes of narrower ones can be held as they are.
+        constants = [constant for chosen in segment.tiles for constant in list(chosen.with_constants())[:-1]]
+        if constants:
+            return constants
         # Loops and conditionals are where TensorRT fails without a name; those inside others give way first.
         inside = [chosen for chosen in every if chosen.size > 1 and chosen not in segment.tiles]
         outside = [chosen for chosen in segment.tiles if chosen.size > 1]

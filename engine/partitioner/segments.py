@@ -41,6 +41,7 @@ class Segment:
         for chosen in self.tiles:
             yield chosen
             yield from chosen.inside()
+            yield from list(chosen.with_constants())[:-1]
 
 
 @dataclass(frozen=True, slots=True)

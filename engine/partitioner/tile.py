@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from engine.dsl.rule import Rule
-from engine.evaluator.plan import Captured, GraphCall, OpCall, Plan, tensors
+from engine.evaluator.plan import Captured, GraphCall, LayerCall, OpCall, Plan, tensors
 from engine.graph.mirror import Value
 
 
@@ -21,12 +21,14 @@ class Tile:
         rule: the rule that matched.
         plan: the layers to add.
         nodes: root and absorbed interior nodes, in graph order.
+        constants: tiles of the constant operands that the engine makes of narrower ones, instead of holding them.
     """
 
     node: fx.Node
     rule: Rule
     plan: Plan
     nodes: tuple[fx.Node, ...]
+    constants: tuple[Tile, ...] = ()
 
     def operands(self) -> Iterator[Value]:
         """Values of the graph that the plan reads, with repeats, in plan order."""
@@ -38,6 +40,17 @@ class Tile:
         for output in self.plan.outputs:
             if isinstance(output, Captured):
                 yield output.value
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether the plan makes floats of narrower values."""
+        return any(isinstance(call, LayerCall) and call.layer.name == "trt.dequantize" for call in self.plan.calls)
+
+    def with_constants(self) -> Iterator[Tile]:
+        """The tiles of its constants, operands first, and then itself."""
+        for tile in self.constants:
+            yield from tile.with_constants()
+        yield self
 
     def inside(self) -> Iterator[Tile]:
         """The tiles of the graphs that the plan runs, and of the graphs in those, in plan order."""

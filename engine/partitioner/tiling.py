@@ -8,7 +8,7 @@ absorbed, and the plan's operands are needed in turn.  Values that nobody needs 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
@@ -76,6 +76,22 @@ def tile(
     mirror = context.mirror
     tiling = Tiling()
     needed: set[fx.Node] = set()
+    made: dict[fx.Node, Tile | None] = {}
+
+    def constants(chosen: Tile) -> tuple[Tile, ...]:
+        nodes = dict.fromkeys(value.node for value in chosen.operands() if mirror.is_const(value))
+        return tuple(filter(None, map(constant, nodes)))
+
+    def constant(node: fx.Node) -> Tile | None:
+        """The tile of a constant that folding left as an op, if dequantizing is what makes it."""
+        if node.op != "call_function":
+            return None
+        if node not in made:
+            found, _ = _best(matcher, context, node, excluded, rejections)
+            found = None if found is None else replace(found, constants=constants(found))
+            made[node] = found if found is not None and (found.dequantizes or found.constants) else None
+        return made[node]
+
     inside: dict[fx.Node, fx.Node] = {}
     for node in reversed(mirror.graph.nodes):
         if node.op == "output":
@@ -91,7 +107,7 @@ def tile(
             reason = reason or (nearest(matcher, context, node, inactive) if chosen is None else None)
         if chosen is not None:
             reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
-            chosen = None if reason else chosen
+            chosen = None if reason else replace(chosen, constants=constants(chosen))
         if chosen is None:
             tiling.reasons[node] = reason or ""
             needed.update(mirror.value(operand).node for operand in node.all_input_nodes)

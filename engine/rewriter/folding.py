@@ -8,13 +8,14 @@ row to 64 MiB, ``full``): TensorRT then makes it when the engine runs, and only 
 counts as such above :data:`LARGE` bytes and :data:`GROWTH` times the size of its operands.  Where no rule can
 convert the op, it is folded whatever its size, because a constant is the only thing left to be.
 
-What makes floats of int8 weights stays as well if a rule can convert it, for products in int8.
+What makes floats of int8 weights stays as well if a rule can convert it, for products in int8; so does what a rule
+converts by dequantizing constants, and what only moves the result (a reshape): TensorRT keeps such weights narrow.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,7 @@ def fold_constants(
     mirror: Mirror,
     *,
     convertible: Callable[[fx.Node], bool] | None = None,
+    dequantized: Callable[[fx.Node], Sequence[Value] | None] = lambda node: None,
 ) -> tuple[Folded, ...]:
     """Replace constant values at the frontier by ``get_attr`` constants.
 
@@ -63,6 +65,7 @@ def fold_constants(
 
     Args:
         convertible: whether a rule can convert a node; without it every constant value is folded.
+        dequantized: what a rule reads that converts a node by dequantizing constants; None where none does.
 
     Returns:
         The constants made, in graph order.
@@ -70,7 +73,7 @@ def fold_constants(
     Raises:
         EngineError: PyTorch could not evaluate an op.
     """
-    frontier = _frontier(mirror, convertible)
+    frontier = _frontier(mirror, convertible, dequantized)
     # Before any edit: a recipe leads back to the model's constants, not to other folded ones.
     recipes = {value: recipe(mirror, value) for value in frontier}
     made: dict[str, fx.Node] = {}
@@ -97,28 +100,59 @@ def fold_constants(
     )
 
 
-def _frontier(mirror: Mirror, convertible: Callable[[fx.Node], bool] | None) -> list[Value]:
+def _frontier(
+    mirror: Mirror,
+    convertible: Callable[[fx.Node], bool] | None,
+    dequantized: Callable[[fx.Node], Sequence[Value] | None],
+) -> list[Value]:
     """Constant values to be evaluated, in graph order."""
     found: dict[Value, None] = {}
-    kept: set[fx.Node] = set()
+    kept: dict[fx.Node, Sequence[Value] | None] = {}
 
-    def visit(consumer: fx.Node) -> None:
-        for value in mirror.inputs(consumer):
+    def read_if_kept(node: fx.Node) -> Sequence[Value] | None:
+        """What is read of a constant node that stays an op; None where it is folded."""
+        if node not in kept:
+            kept[node] = decide(node)
+        return kept[node]
+
+    def decide(node: fx.Node) -> Sequence[Value] | None:
+        if convertible is None or node.op != "call_function":
+            return None
+        inputs = mirror.inputs(node)
+        if (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
+            return inputs
+        if _moves(mirror, node):
+            return inputs if read_if_kept(inputs[0].node) is not None and convertible(node) else None
+        return dequantized(node)
+
+    def visit(values: Iterable[Value]) -> None:
+        for value in values:
             node = value.node
-            if node.op != "call_function" or value in found or node in kept:
+            if node.op != "call_function" or value in found:
                 continue
             if not mirror.is_tensor(value) or not mirror.is_const(value):
                 continue
-            if convertible is not None and (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
-                kept.add(node)
-                visit(node)
-            else:
+            reads = read_if_kept(node)
+            if reads is None:
                 found[value] = None
+            elif node not in visited:
+                visited.add(node)
+                visit(reads)
 
+    visited: set[fx.Node] = set()
     for node in mirror.graph.nodes:
         if node.op == "output" or (node.op == "call_function" and not mirror.is_const(Value(node, 0))):
-            visit(node)
+            visit(mirror.inputs(node))
     return sorted(found)
+
+
+def _moves(mirror: Mirror, node: fx.Node) -> bool:
+    """Whether a node has one operand, and gives as many elements of the same dtype: a reshape, a permutation."""
+    inputs = mirror.inputs(node)
+    if len(inputs) != 1:
+        return False
+    before, after = mirror.fake(inputs[0]), mirror.fake(Value(node, 0))
+    return bool(before.dtype == after.dtype and before.numel() == after.numel())
 
 
 def grows(mirror: Mirror, node: fx.Node) -> bool:

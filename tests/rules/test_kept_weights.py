@@ -1,0 +1,122 @@
+"""Weights that libraries hold in few bits stay that small in the engine, and give what PyTorch gives."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import engine
+
+ROWS, COLUMNS, GROUP = 512, 1024, 64
+
+
+def _nibbles():
+    return torch.randint(0, 256, (ROWS, COLUMNS // 2), dtype=torch.uint8)
+
+
+def _scales(*shape, dtype):
+    return (torch.rand(shape) * 0.01 + 0.001).to(dtype)
+
+
+class Packed(nn.Module):
+    """Two values of four bits in a byte, one scale for each group of a row, as AWQ and GPTQ unpack them."""
+
+    def __init__(self, dtype, zero):
+        super().__init__()
+        self.packed = nn.Buffer(_nibbles())
+        self.scales = nn.Buffer(_scales(ROWS, COLUMNS // GROUP, 1, dtype=dtype))
+        self.zero = zero
+
+    def weight(self):
+        codes = torch.stack((self.packed & 15, self.packed >> 4), -1).reshape(ROWS, -1, GROUP)
+        return ((codes.to(self.scales.dtype) - self.zero) * self.scales).reshape(ROWS, COLUMNS)
+
+    def forward(self, x):
+        return functional.linear(x, self.weight())
+
+
+class Rows(nn.Module):
+    """int8 with one scale for each row, as plain PyTorch writes it."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.codes = nn.Buffer(torch.randint(-127, 128, (ROWS, COLUMNS), dtype=torch.int8))
+        self.scales = nn.Buffer(_scales(ROWS, 1, dtype=dtype))
+
+    def forward(self, x):
+        return x @ (self.codes.to(self.scales.dtype) * self.scales).t()
+
+
+class AfterProduct(Rows):
+    """The scales come after the product, as in gpt-fast."""
+
+    def forward(self, x):
+        return functional.linear(x, self.codes.to(x.dtype)) * self.scales[:, 0]
+
+
+class Blocks(nn.Module):
+    """float8 with one scale for each block, as the checkpoints of DeepSeek have it."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.codes = nn.Buffer(torch.randn(ROWS, COLUMNS).to(torch.float8_e4m3fn))
+        self.scales = nn.Buffer(_scales(ROWS // GROUP, 1, COLUMNS // GROUP, 1, dtype=dtype))
+
+    def forward(self, x):
+        blocks = self.codes.to(x.dtype).reshape(ROWS // GROUP, GROUP, COLUMNS // GROUP, GROUP) * self.scales
+        return functional.linear(x, blocks.reshape(ROWS, COLUMNS))
+
+
+def _compiled(model, x):
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=2e-2, atol=0.15 if x.dtype == torch.bfloat16 else 2e-2)
+    return compiled
+
+
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+OVERHEAD = 192 << 10  # kernels and scales: 170 KiB in the largest of these
+
+
+@HALVES
+@pytest.mark.parametrize("zero", [8, 7])
+def test_four_bits_in_groups(dtype, zero):
+    # With zero 7 there is an 8, which four bits do not hold.
+    compiled = _compiled(Packed(dtype, zero), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.rules_used["quantization.product_of_codes"] == 1
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * (0.5 if zero == 8 else 1) + OVERHEAD
+
+
+@pytest.mark.parametrize("kind", [Rows, AfterProduct, Blocks])
+@HALVES
+def test_a_byte_each(kind, dtype):
+    compiled = _compiled(kind(dtype), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.engine_bytes < ROWS * COLUMNS + OVERHEAD
+
+
+def test_float32():
+    compiled = _compiled(Packed(torch.float32, 8), torch.randn(4, COLUMNS))
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.5 + OVERHEAD
+
+
+def test_floating_weights_are_not_read():
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.direction = nn.Parameter(torch.randint(-3, 4, (ROWS, COLUMNS)).float())
+            self.length = nn.Parameter(torch.rand(ROWS, 1))
+
+        def forward(self, x):
+            return functional.linear(x, self.direction * self.length)
+
+    compiled = _compiled(Normalised().eval(), torch.randn(4, COLUMNS))
+    assert "quantization.product_of_codes" not in compiled.report.rules_used
+
+
+def test_what_tensorrt_does_not_build_is_held_as_floats():
+    class Kernel(Rows):
+        def forward(self, x):
+            kernel = (self.codes.to(x.dtype) * self.scales).reshape(ROWS, COLUMNS // 4, 2, 2)
+            return functional.conv2d(x, kernel)
+
+    compiled = _compiled(Kernel(torch.float32), torch.randn(1, COLUMNS // 4, 5, 5))
+    assert compiled.report.coverage == 1.0
