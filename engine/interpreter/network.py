@@ -297,7 +297,7 @@ class _Reader:
                 shapes.append(tuple(tensor.shape))
             except (ValueError, RuntimeError) as error:
                 raise InterpreterError(
-                    f"TensorRT refused layer {layer.name!r} ({kind}): {error} Its logger holds the reason."
+                    f"TensorRT rejected layer {layer.name!r} ({kind}): {error} Its logger holds the reason."
                 ) from error
         return Step(
             name=name or layer.name,
