@@ -175,7 +175,7 @@ def read(network: Any, keep_alive: Iterable[Tensor] = ()) -> Reading:
     """Read ``network``, an ``INetworkDefinition``, into steps in the network's layer order.
 
     Raises:
-        InterpreterError: a layer type is unknown, or TensorRT refused a layer.
+        InterpreterError: a layer type is unknown, or TensorRT rejected a layer.
     """
     return _Reader(network, keep_alive).read()
 

@@ -67,7 +67,7 @@ class Program:
         memory is shared and kept.
 
         Raises:
-            InterpreterError: the network has a layer that cannot be run, or one that TensorRT refused.
+            InterpreterError: the network has a layer that cannot be run, or one that TensorRT rejected.
         """
         return cls(read(network, keep_alive), weights)
 

@@ -200,7 +200,7 @@ class Committer:
         """Insert the calls, replace the roots and erase what is no longer used.
 
         Raises:
-            Exception: an operand depends on a root, or PyTorch refuses a call or a constant. The graph then
+            Exception: an operand depends on a root, or PyTorch rejects a call or a constant. The graph then
                 computes what it did before.
         """
         mirror, rule = self._mirror, replacement.rule

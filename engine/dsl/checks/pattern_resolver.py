@@ -357,7 +357,7 @@ class PatternResolver:
     def _alternatives(
         self, pattern: tree.Alternatives, schema: Argument | None, operator: Operator | None
     ) -> OneOf | Anything:
-        """Each side by itself: what one side says of a name is not said of it on another."""
+        """Each side by itself: what a name is on one side, it need not be on another."""
         before = dict(self.bound)
         after: dict[str, str | None] = dict(before)
         sides: list[ArgumentPattern] = []
