@@ -96,7 +96,10 @@ REASONS = {
         r"scan_combine_graph_0_cond \(higher_order\.cond, .*\) inside scan_combine_graph_0 has no tile: .*"
         r"scan_combine_graph_0_false_graph_0_rand_like \(aten\.rand_like\.default, .*\) inside",
     ),
-    "counter_is_wanted": (_counter_is_wanted, "output 0 of it is a number and is used, and engines give tensors"),
+    "counter_is_wanted": (
+        _counter_is_wanted,
+        "its output 0 is a Python number that is used, and engines return only tensors",
+    ),
 }
 
 
