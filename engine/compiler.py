@@ -40,7 +40,7 @@ from engine.refitting.weight_map import weight_plan
 from engine.report import Report
 from engine.runtime.options import RunOptions
 from engine.settings import CompilationSettings
-from engine.weights.pins import pin
+from engine.weights.frozen_constants import frozen_constant
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 
@@ -143,7 +143,7 @@ class Compilation:
             captured.fake_mode,
             captured.shape_env,
             sizes=captured.sizes(),
-            on_read=pin,
+            on_read=frozen_constant,
         )
         self.mirror.hoist_sizes()
         self.subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))

@@ -165,7 +165,7 @@ class EngineCache:
                 break
             path.unlink(missing_ok=True)
             taken -= size
-            _LOG.info("engine cache: %s gives way", path.name)
+            _LOG.info("engine cache: %s is removed to make room", path.name)
 
 
 def _head(key: str, entry: Entry) -> bytes:

@@ -91,11 +91,11 @@ class CoverageError(EngineError):
 
 
 class ConversionError(EngineError):
-    """A rule's layers do not give what the graph says they give, or TensorRT refused them."""
+    """A rule's layers do not compute what the graph says, or TensorRT rejected them."""
 
 
 class BuildError(EngineError):
-    """TensorRT refused to build an engine."""
+    """TensorRT could not build an engine."""
 
 
 class InterpreterError(EngineError):

@@ -54,7 +54,7 @@ class Logger(Protocol):
         ...
 
     def recent_errors(self) -> list[str]:
-        """The newest errors of the whole process, for a failure that nobody listened for."""
+        """The newest errors of the whole process, for a failure outside of any listener."""
         ...
 
     def gather(self) -> AbstractContextManager[list[Message]]:
@@ -62,7 +62,7 @@ class Logger(Protocol):
         ...
 
     def log(self, severity: Any, msg: str) -> None:
-        """What TensorRT calls."""
+        """The method that TensorRT calls."""
         ...
 
 
@@ -130,7 +130,7 @@ def _logger() -> Any:
             message = Message(level, msg)
             with self._lock:
                 captures = list(self._captures)
-                # TensorRT's own worker threads belong to nobody: everyone who listens hears them.
+                # TensorRT's own worker threads belong to no caller: every listener gets their messages.
                 mine = [capture for capture in captures if capture.thread == threading.get_ident()]
                 for capture in mine or captures:
                     capture.add(message)

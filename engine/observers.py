@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Event:
-    """What observers are told.  One object serves the hooks before and after, which may keep things in ``notes``.
+    """One event, as observers receive it.  One object serves both hooks, which may keep things in ``notes``.
 
     Attributes:
         seconds: how long it took, on the host; None before.
@@ -76,7 +76,7 @@ class RewriteEvent(Event):
 
 @dataclass(slots=True)
 class PartitionEvent(Event):
-    """One partitioning; it is done again after TensorRT refused something.
+    """One partitioning; it is done again after TensorRT rejected a tile.
 
     Attributes:
         tiles: number of tiles that rules cover.
@@ -92,7 +92,7 @@ class PartitionEvent(Event):
 
 @dataclass(slots=True)
 class BuildEvent(Event):
-    """One engine that TensorRT builds; ``engine_bytes`` is 0 before, and where it was refused (``error`` says why)."""
+    """One engine that TensorRT builds; ``engine_bytes`` is 0 before, and if the build failed (``error`` says why)."""
 
     engine: str
     model: str
@@ -211,7 +211,7 @@ def _publish() -> None:
 
 @contextmanager
 def observed(kind: str, make: Callable[..., _E], *args: Any) -> Iterator[_E | None]:
-    """Tell observers of a kind of event before and after the ``with`` block; gives None where nobody listens.
+    """Tell observers of a kind of event before and after the ``with`` block; yields None where there are none.
 
     Args:
         make: makes the event from ``args``; not called where nobody listens.

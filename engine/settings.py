@@ -44,7 +44,7 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class CompilationSettings:
-    """What a compilation may be told.  Names are Torch-TensorRT's where the meaning is the same.
+    """The settings of a compilation.  Names are Torch-TensorRT's where the meaning is the same.
 
     Every value is checked when the object is made; a value that cannot be honoured raises
     ``SettingsError``.  Objects are immutable and hashable.
@@ -110,7 +110,7 @@ class CompilationSettings:
     ``"engine"``, one engine."""
 
     cuda_graph_cache_size: int = 16
-    """Most CUDA graphs to keep, for each module or engine; the one used least recently gives way."""
+    """Most CUDA graphs to keep, for each module or engine; the one used least recently is dropped."""
 
     cuda_graph_strategy: str = "disabled"
     """``"whole_graph_capture"``: TensorRT-RTX records CUDA graphs of its own inside each engine."""
@@ -150,7 +150,7 @@ class CompilationSettings:
     """Folder of the kept engines.  Empty: ``engines`` in ``ENGINE_CACHE_DIR``, or in the user's cache folder."""
 
     engine_cache_size: int = 5 << 30
-    """Most bytes that the kept engines may take; those used least recently give way."""
+    """Most bytes that the kept engines may take; those used least recently are removed."""
 
     debug: bool = False
     """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""
@@ -255,9 +255,9 @@ def _capabilities(name: str, value: Any) -> tuple[str, ...]:
         elif match:
             found.append(f"SM{match[1]}{match[2]}")
         else:
-            raise SettingsError(f'{name}: {text!r} is no compute capability; write "8.9" or "CURRENT"')
+            raise SettingsError(f'{name}: {text!r} is not a compute capability; write "8.9" or "CURRENT"')
     if "CURRENT" in found and len(set(found)) > 1:
-        raise SettingsError(f'{name}: "CURRENT" stands alone')
+        raise SettingsError(f'{name}: "CURRENT" cannot be combined with others')
     return tuple(dict.fromkeys(found))
 
 

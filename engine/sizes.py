@@ -1,6 +1,6 @@
-"""Staged ints: sizes that are known, decidable, or computed when the engine runs.
+"""Symbolic ints: sizes that are known, decidable, or computed when the engine runs.
 
-A staged int is a Python ``int`` when it is known and a ``sympy.Expr`` over the symbols of a
+A symbolic int is a Python ``int`` when it is known and a ``sympy.Expr`` over the symbols of a
 ``ShapeEnv`` otherwise.  Arithmetic on known ints stays Python arithmetic.
 """
 
@@ -22,7 +22,7 @@ Truth: TypeAlias = "bool | sympy.Basic"
 
 
 def normal(value: object) -> Int:
-    """A staged int from anything int-like: ``int``, ``SymInt`` or a sympy expression."""
+    """A symbolic int from anything int-like: ``int``, ``SymInt`` or a sympy expression."""
     if isinstance(value, torch.SymInt):
         value = value.node.expr
     if isinstance(value, sympy.Expr):
@@ -31,7 +31,7 @@ def normal(value: object) -> Int:
 
 
 def is_known(value: object) -> bool:
-    """Whether a staged int, or every staged int in a nested list, is a Python number."""
+    """Whether a symbolic int, or every symbolic int in a nested list, is a Python number."""
     if isinstance(value, list | tuple):
         return all(map(is_known, value))
     return not isinstance(value, sympy.Basic)
@@ -59,8 +59,8 @@ def is_real(size: sympy.Basic) -> bool:
     return isinstance(size, _PASSING) and any(map(is_real, size.args))
 
 
-def is_staged(value: object) -> bool:
-    """Whether ``value`` is a staged int (bools are not)."""
+def is_symint(value: object) -> bool:
+    """Whether ``value`` is a symbolic int (bools are not)."""
     return isinstance(value, int | sympy.Expr) and not isinstance(value, bool)
 
 
@@ -154,7 +154,7 @@ _RELATIONS = {
 
 
 class Sizes:
-    """Questions about staged ints, answered from their ranges and from what is known to hold of them.
+    """Questions about symbolic ints, answered from their ranges and from what is known to hold of them.
 
     A ``ShapeEnv`` believes more than that: PyTorch takes every size to be 2 or more while it infers shapes.
 
@@ -234,18 +234,18 @@ class Sizes:
         return relation if settled is None else settled
 
     def equal(self, a: Int, b: Int) -> bool:
-        """Whether two staged ints are certainly equal."""
+        """Whether two symbolic ints are certainly equal."""
         return self.compare("==", a, b) is True
 
     def select(self, test: Truth, then: Int, otherwise: Int) -> Int:
-        """``then if test else otherwise``; an undecided test gives a ``Piecewise``."""
+        """``then if test else otherwise``; an undecided test returns a ``Piecewise``."""
         settled = self.decide(test)
         if settled is not None:
             return then if settled else otherwise
         return normal(sympy.Piecewise((then, test), (otherwise, True)))
 
     def range(self, value: Int) -> tuple[int | None, int | None]:
-        """Smallest and largest value a staged int can take; None where unbounded."""
+        """Smallest and largest value a symbolic int can take; None where unbounded."""
         if isinstance(value, int):
             return value, value
         bounds = bound_sympy(without_ite(value), self._ranges)  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ class Sizes:
         return finite(bounds.lower), finite(bounds.upper)
 
     def describe(self, value: Int) -> str:
-        """A staged int for an error message, e.g. ``s27 in [2, 99]``."""
+        """A symbolic int for an error message, e.g. ``s27 in [2, 99]``."""
         if isinstance(value, int):
             return str(value)
         low, high = self.range(value)
@@ -295,7 +295,7 @@ __all__ = [
     "floordiv",
     "is_known",
     "is_real",
-    "is_staged",
+    "is_symint",
     "maximum",
     "minimum",
     "mod",

@@ -29,7 +29,7 @@ _REGIONS = ("add_loop", "add_if_conditional")
 
 
 class NoBlueprint(Exception):
-    """A network was told something that cannot be written down."""
+    """A network was told something that cannot be saved."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Blueprint:
         """The blueprint of a network.
 
         Raises:
-            NoBlueprint: the network was told something that cannot be written down.
+            NoBlueprint: the network was told something that cannot be saved.
         """
         held: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -75,7 +75,7 @@ class Blueprint:
             settings: those that the engine was built with.
 
         Raises:
-            BuildError: TensorRT refuses.
+            BuildError: TensorRT could not build it.
             RefitError: a weight is missing, or the blueprint is not of this TensorRT.
         """
         from engine.builder.builder import build
@@ -137,7 +137,7 @@ def _check_call(call: Any) -> None:
     """Refuse what tells a network, or a layer, anything but methods and attributes of TensorRT."""
     method, arguments, _, then, name, metadata = call
     if not _is_public(method) or not method.startswith(_METHODS) or not isinstance(arguments, list):
-        raise FileError("the blueprint of an engine is damaged: it calls what makes no layer")
+        raise FileError("the blueprint of an engine is damaged: it calls a method that adds no layer")
     for called, attribute, _ in then:
         if not _is_public(attribute) or (called and not attribute.startswith("set_")):
             raise FileError(f"the blueprint of an engine is damaged: layers have no {str(attribute)[:40]!r}")
@@ -150,14 +150,14 @@ def _is_public(name: Any) -> bool:
 
 
 def written(built: BuiltNetwork, content: Callable[[torch.Tensor, str | None], Any], *, metadata: bool) -> list[Any]:
-    """What a network was told, as JSON values; equal for networks that were told the same.
+    """The calls that made a network, as JSON values; equal for networks that the same calls made.
 
     Args:
         content: what to write for the weights in a host tensor, which may have a name.
         metadata: with the metadata of layers, which say where rules and models stand in their files.
 
     Raises:
-        NoBlueprint: the network was told something that cannot be written down.
+        NoBlueprint: the network was told something that cannot be saved.
     """
     trt = load()
 
@@ -168,7 +168,7 @@ def written(built: BuiltNetwork, content: Callable[[torch.Tensor, str | None], A
             return {"float": repr(item)}
         if isinstance(item, list | tuple):
             return [value(part) for part in item]
-        label = built.transcript.label(item)
+        label = built.call_log.label(item)
         if label is not None:
             return {"tensor": label}
         if isinstance(item, trt.Weights):
@@ -176,7 +176,7 @@ def written(built: BuiltNetwork, content: Callable[[torch.Tensor, str | None], A
             return {"weights": [item.dtype.name, item.size, None if held is None else content(held, name)]}
         if hasattr(type(item), "__members__"):
             return {"enum": [type(item).__name__, item.name]}
-        raise NoBlueprint(f"a {type(item).__name__} cannot be written down")
+        raise NoBlueprint(f"a {type(item).__name__} cannot be saved")
 
     return [
         [
@@ -187,7 +187,7 @@ def written(built: BuiltNetwork, content: Callable[[torch.Tensor, str | None], A
             call.name,
             call.metadata if metadata else "",
         ]
-        for call in built.transcript
+        for call in built.call_log
     ]
 
 
@@ -243,7 +243,7 @@ class _Replay:
                     self._tensors[f"{number}.{index}"] = layer.get_output(index)
             self._catch_up()
         if self._later:
-            raise ValueError("a layer reads what no layer gives")
+            raise ValueError("a layer reads a tensor that no layer makes")
 
     def _finish(self, layer: Any, then: Any, name: str, metadata: str) -> None:
         for said in then:
@@ -294,7 +294,7 @@ class _Replay:
             return trt.Weights(data_type, 0, 0) if count == 0 else trt.Weights(data_type)
         if place[0] == "named":
             if place[1] not in self._weights:
-                raise RefitError(f"{self._blueprint.name} cannot be built again: the weight {place[1]} is not given")
+                raise RefitError(f"{self._blueprint.name} cannot be built again: the weight {place[1]} is missing")
             tensor = self._weights[place[1]]
         else:
             tensor = self._blueprint.held[place[1]]

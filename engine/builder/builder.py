@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EngineRefused(BuildError):
-    """TensorRT refused to build an engine.
+    """TensorRT could not build an engine.
 
     Attributes:
         failed_layers: names of the layers that TensorRT's messages mention, in network order.
@@ -37,13 +37,13 @@ def build(built: BuiltNetwork) -> bytes:
         The serialized engine.
 
     Raises:
-        BuildError: TensorRT refused, with its messages and the layers that they name.
+        BuildError: TensorRT could not build it, with its messages and the layers that they name.
         SettingsError: the installed TensorRT cannot honour a setting.
     """
     config = builder_config(built.builder, built.settings)
     profiles = () if built.profile is None else (built.profile, *built.more_profiles)
     if any(config.add_optimization_profile(profile) < 0 for profile in profiles):
-        raise BuildError(f"{built.name}: TensorRT refused the optimization profile\n{_messages(built)}")
+        raise BuildError(f"{built.name}: TensorRT rejected the optimization profile\n{_messages(built)}")
     built.logger.clear()
     plan = built.builder.build_serialized_network(built.network, config)
     if plan is None:
@@ -139,7 +139,7 @@ def for_this_gpu(settings: CompilationSettings) -> CompilationSettings | None:
 
     TensorRT-RTX by itself builds for GPUs that do not include 9.0.  Most of what it builds runs there by kernels of
     older GPUs, which can be faster than those for ``CURRENT`` (seen with 1.6.1 on an H200: a diffusion model in 29
-    instead of 40 ms); the rest is refused when it is loaded (a group norm by itself).
+    instead of 40 ms); the rest is rejected when it is loaded (a group norm by itself).
     """
     if settings.target_compute_capabilities or settings.hardware_compatible or not capabilities().rtx:
         return None

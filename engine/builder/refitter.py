@@ -28,7 +28,8 @@ def refit_engine(serialized: bytes, weights: Mapping[str, torch.Tensor], *, name
         name: the engine's name, for messages.
 
     Raises:
-        RefitError: there is no GPU, the engine cannot be refitted, or TensorRT refuses; ``serialized`` is as it was.
+        RefitError: there is no GPU, the engine cannot be refitted, or TensorRT rejects the weights; ``serialized`` is
+            unchanged.
     """
     if not torch.cuda.is_available():
         raise RefitError(f"engine {name!r} can be refitted only where there is a GPU, and PyTorch finds none")
@@ -64,7 +65,7 @@ def refit_engine(serialized: bytes, weights: Mapping[str, torch.Tensor], *, name
 
 
 def _serialization(trt: Any, engine: Any) -> Any:
-    """With the weights, and refittable again."""
+    """The plan with its weights, which can be refitted again."""
     config = engine.create_serialization_config()
     config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
     again = getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)  # TensorRT before 10.14 always does

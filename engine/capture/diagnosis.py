@@ -73,7 +73,7 @@ _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
 def capture_error(
     model: str, error: BaseException, strict_error: BaseException | None = None, branches: Sequence[Branch] = ()
 ) -> CaptureError:
-    """The error for a model that torch.export refused.
+    """The error for a model that torch.export rejected.
 
     ``error`` comes from the non-strict mode, ``strict_error`` from the second attempt, if there was one;
     ``branches`` are what the model asked of sizes until then.

@@ -47,7 +47,7 @@ def prepare(
 ) -> Examples:
     """Example arguments for tracing; raises ``InputError`` where ``Input``s and ``dynamic_shapes`` do not go together.
 
-    Three things that torch.export would trip over are seen to: an ``Input`` becomes a tensor and a
+    Three things that torch.export cannot take are replaced here: an ``Input`` becomes a tensor and a
     ``Dim.DYNAMIC``; one tensor passed twice becomes two (their sizes would be taken for one); a dynamic
     dim of size 1 becomes 2 (torch.export takes a size of 1 for a constant).
     """

@@ -57,7 +57,7 @@ def capture(
             graph module of functional ATen ops with fake values (taken as it is; others are exported).
         args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
         dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
-        settings: of the compilation; ``truncate_double`` and ``widen_int16`` are seen to here.
+        settings: of the compilation; ``truncate_double`` and ``widen_int16`` are applied here.
         guarded: whether the guards of the graph's ``ShapeEnv`` are somebody else's, who holds calls against them all.
         timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
             rest as ``import``.
@@ -224,7 +224,7 @@ def _settle_guards(
     missed = sorted(settled.missed, key=lambda guard: not guard.asked)
     for guard in missed[:_MOST_NOTES]:
         at = f" ({guard.source})" if guard.source else ""
-        notes.append(f"calls must have sizes with {guard.text(captured.arguments)}{at}; others are refused")
+        notes.append(f"calls must have sizes with {guard.text(captured.arguments)}{at}; others are errors")
     if len(missed) > _MOST_NOTES:
         notes.append(f"{len(missed) - _MOST_NOTES} more conditions on the sizes of calls are checked")
     captured.guards = tuple(settled.guards)

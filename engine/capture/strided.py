@@ -1,8 +1,13 @@
-"""Reads of memory by strides: ``as_strided`` looks at how its operand lies in memory, which values do not know.
+"""Reads of memory by strides: ``as_strided`` reads the memory of its operand, whatever the operand's own shape.
 
-What the example showed decides: an operand that fills its memory, in whatever order of dims, is laid end to end
-in that order, and ``as_strided_copy`` reads from there.  After this step ``as_strided_copy`` always has such an
-operand, of one dim; ``as_strided`` is left for an input of the model that does not fill its memory.
+The strides of the traced example decide: an operand that fills its memory, in whatever order of dims, is flattened in
+that order, and ``as_strided_copy`` reads from there.  After this step ``as_strided_copy`` always has such an operand,
+of one dim, and rules convert it; ``as_strided`` is left for an input of the model that does not fill its memory.
+
+Why this step is not a rule: a rule sees values, with a shape and a dtype, and the right result depends on strides.
+torch.export (2.13) writes down strides only as an attribute of the fake tensors of the traced graph, which hold while
+the graph is as it was traced.  The first rewrite makes them wrong, because rules drop ops that only change strides
+(``clone``, ``contiguous``) and give dims another order, so this runs while the graph is imported, before any rule.
 """
 
 from __future__ import annotations

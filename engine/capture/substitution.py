@@ -65,7 +65,7 @@ def substitute(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTe
 def substitute_inside(
     graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTensorMode, dtypes: Dtypes
 ) -> None:
-    """The same in a graph inside an op, which takes and gives what the graph around it then has."""
+    """The same in the subgraph of an op, whose inputs and outputs then match those of the graph around it."""
     for node in graph.nodes:
         if node.op == "get_attr" and _dtype(node) in dtypes:
             constants[str(node.target)] = constants[str(node.target)].to(dtypes[_dtype(node)])

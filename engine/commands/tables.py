@@ -137,7 +137,7 @@ def render_finding(finding: Finding, file: TextIO) -> None:
     refused = sum(finding.refused.values())
     if refused:
         first = finding.refusal.splitlines()[0]
-        what = f"TensorRT refused {refused} network(s), of `{finding.refusal_line}` first: {first}"
+        what = f"TensorRT rejected {refused} network(s), of `{finding.refusal_line}` first: {first}"
         console.print(f"{finding.rule.where}: {finding.rule.id}: {what}", soft_wrap=True)
 
 
@@ -166,7 +166,7 @@ def render_summary(summary: Summary, file: TextIO) -> None:
         table.add_row(outcome, *(str(summary.count(outcome, kind)) for kind in kinds))
     refused = [f.rule.kind for f in summary.findings if any(f.refused.values())]
     table.add_row(
-        "TensorRT refused a network", *(str(len([k for k in refused if kind in (None, k)])) for kind in kinds)
+        "TensorRT rejected a network", *(str(len([k for k in refused if kind in (None, k)])) for kind in kinds)
     )
     console.print()
     console.print(fix_widths(table))

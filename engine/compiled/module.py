@@ -105,7 +105,7 @@ class CompiledModule(nn.Module):
             self.set_cuda_graphs(True, self._graphs.size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
-        """A module with its own graph module; the report and the graph, which nobody changes, are shared."""
+        """A module with its own graph module; the report and the graph, which never change, are shared."""
         clone = CompiledModule.__new__(CompiledModule)
         memo[id(self)] = clone
         nn.Module.__init__(clone)

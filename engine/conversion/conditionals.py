@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.conversion.loops import Tensors
-from engine.conversion.scope import NetworkScope, Refused
+from engine.conversion.scope import NetworkScope, Rejected
 from engine.evaluator.plan import ConditionalEnd, ConditionalStart
 
 
@@ -30,26 +30,26 @@ class ConditionalEmission:
         self._open: dict[int, Any] = {}  # id of a start -> the conditional
 
     def start(self, call: ConditionalStart, tensor: Tensors) -> tuple[Any, ...]:
-        """Open a conditional; gives the operands as its sides read them.
+        """Open a conditional; returns the operands as its sides read them.
 
         Raises:
-            Refused: TensorRT does not take a part of it.
+            Rejected: TensorRT does not take a part of it.
         """
         conditional = self._scope.network.add_if_conditional()
         if conditional is None:
-            raise Refused("add_if_conditional returned no conditional")
+            raise Rejected("add_if_conditional returned no conditional")
         conditional.name = self._scope.unique(f"{self._name}/conditional")
-        self._scope.transcript.region("add_if_conditional", conditional)
+        self._scope.call_log.region("add_if_conditional", conditional)
         self._open[id(call)] = conditional
         self._add(conditional, "set_condition", (tensor(call.values["condition"]),), "condition")
         operands = [self._add(conditional, "add_input", (tensor(o),), "operand") for o in call.values["operands"]]
         return tuple(self._scope.output(layer)[0] for layer in operands)
 
     def end(self, call: ConditionalEnd, tensor: Tensors) -> tuple[Any, ...]:
-        """Close a conditional; gives what the side that is selected gives.
+        """Close a conditional; returns the outputs of the side that is selected.
 
         Raises:
-            Refused: TensorRT does not take a part of it.
+            Rejected: TensorRT does not take a part of it.
         """
         conditional = self._open.pop(id(call.start))
         pairs = zip(call.values["then"], call.values["otherwise"], strict=True)

@@ -32,7 +32,7 @@ class WrittenConstants:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """While a graph inside an op is replayed: what is made meanwhile may depend on its sizes, and is forgotten."""
+        """While the subgraph of an op is replayed: what is made meanwhile may depend on its sizes, and is forgotten."""
         kept = dict(self._tensors)
         try:
             yield

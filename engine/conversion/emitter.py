@@ -13,12 +13,12 @@ import sympy
 import torch
 from torch import fx
 
+from engine.conversion.call_log import Said
 from engine.conversion.constants import WrittenConstants
 from engine.conversion.dtypes import tensorrt_dtype, torch_dtype
 from engine.conversion.flow import FlowEmission
-from engine.conversion.scope import Mismatch, NetworkScope, Refused, mismatch
+from engine.conversion.scope import Mismatch, NetworkScope, Rejected, mismatch
 from engine.conversion.shapes import ShapeTensors
-from engine.conversion.transcript import Said
 from engine.conversion.weights import Origin
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken
@@ -40,7 +40,7 @@ from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value
 from engine.sizes import Int, is_known, normal
 from engine.tensorrt import load
-from engine.weights.pins import Pin, digest
+from engine.weights.frozen_constants import FrozenConstant, digest
 from engine.weights.recipe import recipe
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _REPLACEABLE = frozenset(
 )
 
 
-class TileRefused(ConversionError):
+class TileRejected(ConversionError):
     """A tile cannot be in this network.
 
     Attributes:
@@ -76,7 +76,7 @@ class Emitter:
 
     ``tensors`` maps values of the graph to network tensors; the caller enters the network's inputs before the
     first tile and reads the outputs after the last.  With ``refittable``, weights that come from the model get
-    names, and ``pins`` are the constants of the model that the network holds for good all the same.  The graph inside
+    names, and ``frozen`` are the constants of the model that the network holds for good all the same.  The graph inside
     an op has an emitter of its own, which shares all that with the one ``around`` it.
     """
 
@@ -90,7 +90,7 @@ class Emitter:
         around: Emitter | None = None,
     ) -> None:
         self.tensors: dict[Value, Any] = {}
-        self.pins: list[Pin] = [] if around is None else around.pins
+        self.frozen: list[FrozenConstant] = [] if around is None else around.frozen
         self._origins: dict[Value, Origin | None] = {}
         self._refittable = refittable
         self._scope = scope
@@ -105,7 +105,7 @@ class Emitter:
         """Add the layers of a tile and enter its outputs into ``tensors``.
 
         Raises:
-            TileRefused: TensorRT does not take a layer, or infers another shape or dtype than was promised.
+            TileRejected: TensorRT does not take a layer, or infers another shape or dtype than was promised.
         """
         for constant in tile.constants:
             if Value(constant.node, 0) not in self.tensors:
@@ -135,18 +135,18 @@ class Emitter:
                     tensor = self._resolve(output, made, written)
                     self._check_result(value, tensor)
                     self.tensors[value] = tensor
-        except (Refused, Failed) as refused:
-            raise TileRefused(tile, what, str(refused)) from refused
-        except TileRefused:
+        except (Rejected, Failed) as refused:
+            raise TileRejected(tile, what, str(refused)) from refused
+        except TileRejected:
             raise
         except ConversionError as error:
-            raise TileRefused(tile, what, str(error)) from error
+            raise TileRejected(tile, what, str(error)) from error
 
     def run(self, call: GraphCall, tensor: Callable[[AbstractTensor], Any]) -> tuple[Any, ...]:
-        """Replay a graph inside an op; gives its outputs.
+        """Replay the subgraph of an op; returns its outputs.
 
         Raises:
-            Refused, TileRefused: TensorRT does not take a part of it.
+            Rejected, TileRejected: TensorRT does not take a part of it.
         """
         graph = call.graph
         inner = Emitter(self._scope, self._shapes, graph.mirror, refittable=self._refittable, around=self)
@@ -158,7 +158,7 @@ class Emitter:
             return tuple(map(inner._result, graph.outputs, call.outputs))
 
     def _enter(self, node: fx.Node, operand: Any) -> None:
-        """Say what an input of a graph is: a tensor of the network, or a staged int."""
+        """Say what an input of a graph is: a tensor of the network, or a symbolic int."""
         if self._mirror.is_size(node):
             symbol = normal(node.meta["val"])
             if isinstance(symbol, sympy.Symbol) and symbol != operand:
@@ -179,7 +179,7 @@ class Emitter:
         """The network tensor of a value: computed before, or a constant.
 
         Raises:
-            Refused: TensorRT does not take the constant.
+            Rejected: TensorRT does not take the constant.
         """
         tensor = self.tensors.get(value)
         if tensor is None:
@@ -200,7 +200,7 @@ class Emitter:
                 if tensor.dtype in _REPLACEABLE:
                     origin = Origin(value.node.name + (f".{value.index}" if value.index else ""), how)
                 else:
-                    self.pins.append(Pin(how, digest(tensor)))
+                    self.frozen.append(FrozenConstant(how, digest(tensor)))
             self._origins[value] = origin
         return self._origins[value]
 
@@ -244,9 +244,9 @@ class Emitter:
         """
         if dtype is not None and tensorrt_dtype(dtype) != data_type:
             found = torch_dtype(data_type) or data_type
-            raise Mismatch(f"TensorRT gives {found}, {who} says {dtype}")
+            raise Mismatch(f"TensorRT infers {found}, but {who} says {dtype}")
         if shape is not None and mismatch(shape, got, self._agrees):
-            raise Mismatch(f"TensorRT gives shape {list(got)}, {who} says [{', '.join(map(str, shape))}]")
+            raise Mismatch(f"TensorRT infers shape {list(got)}, but {who} says [{', '.join(map(str, shape))}]")
 
     def _agrees(self, wanted: Int, got: int) -> bool:
         return self._mirror.sizes.compare("==", wanted, got) is not False
@@ -319,7 +319,7 @@ class _CallEmission:
         if isinstance(value, AbstractTensor):
             return self._tensor(value)
         if not is_known(value):
-            raise Refused(f"{value} must be known when the network is built")
+            raise Rejected(f"{value} must be known when the network is built")
         return _plain(value)
 
     def _constructor_value(self, parameter: tree.Parameter, value: Any) -> Any:
@@ -356,7 +356,7 @@ class _CallEmission:
     def _deliver(self, parameter: tree.Parameter, value: Any) -> None:
         """Send an attribute that is only known at run time through its input slot."""
         if parameter.slot is None:
-            raise Refused(f"`{parameter.name}` is {value}, which must be known when the network is built")
+            raise Rejected(f"`{parameter.name}` is {value}, which must be known when the network is built")
         shapes = self._emitter._shapes
         # Lists are dims, which are INT64; single numbers (k of a top-k) are INT32 in TensorRT's documentation.
         vector = isinstance(value, list | tuple)
@@ -375,7 +375,7 @@ class _CallEmission:
             return self._weights(value)
         if kind in ("int", "ints") and not parameter.attribute:
             if _is_static(parameter) and not is_known(value):
-                raise Refused(f"`{parameter.name}` is {value}, which must be known when the network is built")
+                raise Rejected(f"`{parameter.name}` is {value}, which must be known when the network is built")
             shapes = self._emitter._shapes
             return shapes.vector(value) if kind == "ints" else shapes.scalar(value, torch.int32)
         if kind == "axes":
@@ -401,7 +401,7 @@ class _CallEmission:
 
 
 def _metadata(tile: Tile, where: str | None = None) -> dict[str, str]:
-    """What the layers of a tile say of themselves."""
+    """The metadata of the layers of a tile."""
     return {
         "rule": tile.rule.id,
         "where": where or tile.rule.where,
@@ -448,7 +448,7 @@ def _member(enum: str, name: str) -> Any:
     members = getattr(trt, enum, None)
     member = None if members is None else getattr(members, name, None)
     if member is None:
-        raise Refused(f"{trt.__name__} {trt.__version__} has no {enum}.{name}")
+        raise Rejected(f"{trt.__name__} {trt.__version__} has no {enum}.{name}")
     return member
 
 
@@ -456,4 +456,4 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-__all__ = ["Emitter", "TileRefused"]
+__all__ = ["Emitter", "TileRejected"]

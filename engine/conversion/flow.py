@@ -1,4 +1,4 @@
-"""What is no layer in a plan: loops, conditionals, and graphs inside an op."""
+"""The parts of a plan that are not layers: loops, conditionals, and graphs that an op runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FlowEmission:
         self._conditionals = ConditionalEmission(scope, name, metadata)
 
     def add(self, call: FlowCall, tensor: Tensors) -> tuple[Any, ...]:
-        """Add one end of it, or a whole graph; gives the outputs."""
+        """Add one end of a loop or conditional, or a whole graph; returns the outputs."""
         if isinstance(call, GraphCall):
             return self._run(call, tensor)
         if isinstance(call, LoopStart):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from engine.conversion.scope import NetworkScope, Refused
+from engine.conversion.scope import NetworkScope, Rejected
 from engine.conversion.shapes import ShapeTensors
 from engine.evaluator.plan import AbstractTensor, CallOutput, LayerCall, LoopEnd, LoopStart
 from engine.evaluator.uniform import MOVES
@@ -41,16 +41,16 @@ class LoopEmission:
         self._open: dict[int, tuple[Any, list[Any], list[Any]]] = {}
 
     def start(self, call: LoopStart, tensor: Tensors) -> tuple[Any, ...]:
-        """Open a loop; gives the states and the elements of a trip.
+        """Open a loop; returns the states and the elements of a trip.
 
         Raises:
-            Refused: TensorRT does not take a part of it.
+            Rejected: TensorRT does not take a part of it.
         """
         loop = self._scope.network.add_loop()
         if loop is None:
-            raise Refused("add_loop returned no loop")
+            raise Rejected("add_loop returned no loop")
         loop.name = self._scope.unique(f"{self._name}/loop")
-        self._scope.transcript.region("add_loop", loop)
+        self._scope.call_log.region("add_loop", loop)
         if call.values["trips"] is not None:
             self._add(loop, "add_trip_limit", (self._trips(call), load().TripLimit.COUNT), "trips")
         changed: list[Any] = []
@@ -69,10 +69,10 @@ class LoopEmission:
         return (*inside, *(layer.get_output(0) for layer in elements))
 
     def end(self, call: LoopEnd, tensor: Tensors) -> tuple[Any, ...]:
-        """Close a loop; gives the last states and what its trips gave.
+        """Close a loop; returns the last states and the stacked results of its trips.
 
         Raises:
-            Refused: TensorRT does not take a part of it.
+            Rejected: TensorRT does not take a part of it.
         """
         outputs = load().LoopOutput
         loop, states, changed = self._open.pop(id(call.start))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 
+from engine.conversion.call_log import CallLog
 from engine.conversion.dtypes import tensorrt_dtype
-from engine.conversion.emitter import Emitter, TileRefused
+from engine.conversion.emitter import Emitter, TileRejected
 from engine.conversion.profile import ProfileRanges, optimization_profile, with_opt_shapes
-from engine.conversion.scope import Mismatch, NetworkScope, Refused, quote
+from engine.conversion.scope import Mismatch, NetworkScope, Rejected, quote
 from engine.conversion.shapes import ShapeTensors
-from engine.conversion.transcript import Transcript
 from engine.conversion.weights import WeightStore, refits_natively
 from engine.errors import ConversionError, EngineError
 from engine.graph.mirror import Mirror, Value
@@ -23,7 +23,7 @@ from engine.graph.tensor_spec import TensorSpec
 from engine.logger import Logger, capturing_logger
 from engine.sizes import Int, is_real
 from engine.tensorrt import load
-from engine.weights.pins import Pin
+from engine.weights.frozen_constants import FrozenConstant
 from engine.weights.recipe_encoding import dtype_name, encode
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class BuiltNetwork:
         more_profiles: the profiles after the first.
         input_names: bindings of the segment's inputs, then of ``scalars``, in order.
         output_names: bindings of the segment's outputs, in order.
-        input_specs, output_specs: shapes in staged ints, and dtypes; a size input is its staged int.
+        input_specs, output_specs: shapes in symbolic ints, and dtypes; a size input is its symbolic int.
         scalars: numbers that the network takes as extra inputs without dims: sizes as INT64, which shapes may follow
             from, and numbers that are not whole as FLOAT.
         weights: host memory that TensorRT reads while it builds.
         layer_names: of every layer, in network order.
-        transcript: what the network was told.
-        pins: constants of the model that the engine holds for good.
+        call_log: what the network was told.
+        frozen: constants of the model that the engine holds for good.
         settings: of the compilation.
     """
 
@@ -63,8 +63,8 @@ class BuiltNetwork:
     weights: WeightStore
     layer_names: tuple[str, ...]
     settings: Any
-    transcript: Transcript = field(default_factory=Transcript)
-    pins: tuple[Pin, ...] = ()
+    call_log: CallLog = field(default_factory=CallLog)
+    frozen: tuple[FrozenConstant, ...] = ()
     more_profiles: tuple[Any, ...] = ()
 
     @property
@@ -121,13 +121,13 @@ def emit_network(
     Args:
         tiles: in topological order.
         inputs: values that the network gets from outside, in binding order.
-        outputs: values that it gives, in binding order.
+        outputs: values that it returns, in binding order.
         ranges: symbol -> (min, opt, max) for the optimization profile.
         settings: an :class:`engine.settings.CompilationSettings`.
         profiles: ``ranges`` of each optimization profile, where there are several.
 
     Raises:
-        ConversionError: TensorRT refuses a layer or disagrees with the graph about a result.  An error about a
+        ConversionError: TensorRT rejects a layer or disagrees with the graph about a result.  An error about a
             tile has ``node`` (its root) and ``rule``.
     """
     if settings.opt_shape_profile:
@@ -187,8 +187,8 @@ class _Segment:
             weights=self.scope.weights,
             layer_names=tuple(self.scope.layer_names),
             settings=self.settings,
-            transcript=self.scope.transcript,
-            pins=tuple(self.emitter.pins),
+            call_log=self.scope.call_log,
+            frozen=tuple(self.emitter.frozen),
         )
 
     def _name_weights(self) -> None:
@@ -198,7 +198,7 @@ class _Segment:
             with self.logger.gather() as messages:
                 given = self.network.set_weights_name(weights.pointer(held.tensor), name)
             if not given:
-                raise ConversionError(f"TensorRT refused to name the weights {name!r}: {quote(messages)}")
+                raise ConversionError(f"TensorRT rejected the name of the weights {name!r}: {quote(messages)}")
 
     def _spec(self, value: Value) -> TensorSpec:
         return TensorSpec(self.mirror.shape(value), self.mirror.dtype(value))
@@ -212,14 +212,14 @@ class _Segment:
             # An input that cannot be is the matter of whoever reads it.
             for tile in tiles:
                 if value in tile.operands():
-                    raise TileRefused(tile, f"the input {name}", str(error)) from error
+                    raise TileRejected(tile, f"the input {name}", str(error)) from error
             raise
         for axis, size in enumerate(shape):
             if not isinstance(size, int):
                 # Dims of one name are equal, which TensorRT cannot know otherwise.
                 with self.scope.listening():
                     tensor.set_dimension_name(axis, str(size))
-                self.scope.transcript.dimension(tensor, axis, str(size))
+                self.scope.call_log.dimension(tensor, axis, str(size))
                 self.shapes.define(size, tensor, axis)
         self.emitter.tensors[value] = tensor
         return name
@@ -230,7 +230,7 @@ class _Segment:
             try:
                 self.mirror.size_node(expression)
             except EngineError as error:
-                raise Refused(str(error)) from error
+                raise Rejected(str(error)) from error
             name = self.scalars[expression] = unique(f"sym_{expression}".replace(" ", ""), self.names)
             dtype = torch.float32 if is_real(expression) else torch.int64
             self.scalar_inputs[expression] = self._network_input(name, dtype, ())
@@ -242,31 +242,31 @@ class _Segment:
             try:
                 tensor = self.network.add_input(name, tensorrt_dtype(dtype), dims)
             except TypeError as error:  # the bindings take no more dims than a network may have
-                raise ConversionError(f"TensorRT takes no input {name} of {len(dims)} dims") from error
-        self.scope.transcript.input(tensor)
+                raise ConversionError(f"TensorRT does not support {len(dims)} dims, which input {name} has") from error
+        self.scope.call_log.input(tensor)
         if tensor is None:
-            raise ConversionError(f"TensorRT refused the input {name}: {quote(messages)}")
+            raise ConversionError(f"TensorRT rejected the input {name}: {quote(messages)}")
         return tensor
 
     def _mark(self, value: Value, name: str, tile: Tile | None) -> None:
         try:
             self._mark_output(value, name)
-        except (Refused, ConversionError) as error:
+        except (Rejected, ConversionError) as error:
             if tile is not None:
-                raise TileRefused(tile, f"output {name}", str(error)) from error
+                raise TileRejected(tile, f"output {name}", str(error)) from error
             raise ConversionError(f"output {name} of {self.network.name}: {error}") from error
 
     def _mark_output(self, value: Value, name: str) -> None:
         tensor, dtype = self.emitter.tensor(value), self.mirror.dtype(value)
         if tensor.dtype != tensorrt_dtype(dtype):
-            raise Mismatch(f"TensorRT gives {tensor.dtype}, the graph says {dtype}")
+            raise Mismatch(f"TensorRT infers {tensor.dtype}, but the graph says {dtype}")
         # A binding needs a tensor of its own.
         if tensor.is_network_input or tensor.is_network_output or self.mirror.is_const(value):
             tensor = self.scope.add("add_identity", (tensor,), f"outputs/{name}").get_output(0)
         with self.scope.listening():
             tensor.name = name
             self.network.mark_output(tensor)
-            self.scope.transcript.output(tensor)
+            self.scope.call_log.output(tensor)
 
 
 def _creation_flags() -> int:

@@ -18,7 +18,7 @@ _UNBOUNDED = 1 << 16
 
 
 class ProfileRanges:
-    """Smallest, usual and largest values of staged ints.
+    """Smallest, usual and largest values of symbolic ints.
 
     ``ranges`` are those of the compilation's inputs; other symbols take theirs from the ``ShapeEnv``.
     """

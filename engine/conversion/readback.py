@@ -1,4 +1,4 @@
-"""Reading back what a layer was told: TensorRT's setters log what they do not take, or say nothing, and drop it."""
+"""Reading back what was set on a layer: TensorRT's setters ignore some values, and log that or say nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from engine.conversion.transcript import Said
+from engine.conversion.call_log import Said
 from engine.tensorrt import load
 
 
 def lost(layer: Any, said: Iterable[Said]) -> str | None:
-    """What a layer was told and did not keep, in a sentence; None where it kept everything.
+    """What was set on a layer and not kept by it, in a sentence; None where it kept everything.
 
     A layer holds floats in float32 and permutations as eight numbers.  Weights are not compared: they read back as
     copies.  Calls of other methods than ``set_input`` cannot be read back.

@@ -1,4 +1,4 @@
-"""One network under construction: adding layers so that a refusal has a reason and every layer a unique name."""
+"""One network under construction: adds layers, so that a rejection has a reason and every layer a unique name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from engine.conversion.call_log import CallLog, Said
 from engine.conversion.dtypes import tensorrt_dtype
 from engine.conversion.readback import lost
-from engine.conversion.transcript import Said, Transcript
 from engine.conversion.weights import Origin, WeightStore
 from engine.errors import ConversionError
 from engine.graph.names import unique
@@ -24,25 +24,25 @@ from engine.tensorrt import load
 _NOISE = "checkMacros.cpp::catchCudaError"
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """TensorRT did not take a layer; the text is TensorRT's own."""
 
 
-class Mismatch(Refused):
+class Mismatch(Rejected):
     """TensorRT infers another shape or dtype than a rule or the declaration of a layer promised."""
 
 
 class NetworkScope:
     """An ``INetworkDefinition`` with its logger, its weights and the names given so far.
 
-    ``transcript`` holds what the network was told, so that equal networks can be known without TensorRT.
+    ``call_log`` holds what the network was told, so that equal networks can be known without TensorRT.
     """
 
     def __init__(self, network: Any, logger: Logger) -> None:
         self.network = network
         self.logger = logger
         self.weights = WeightStore()
-        self.transcript = Transcript()
+        self.call_log = CallLog()
         self.layer_names: list[str] = []
         self._taken: set[str] = set()
         self._constants: dict[Any, Any] = {}
@@ -65,23 +65,23 @@ class NetworkScope:
             holds: properties that the layer has from ``arguments``, where it can be asked for them.
 
         Raises:
-            Refused: TensorRT has no such method, returned no layer, logged an error, or dropped what it was told.
+            Rejected: TensorRT has no such method, returned no layer, logged an error, or dropped what it was told.
         """
         function = getattr(self.network if owner is None else owner, method, None)
         if function is None:
-            raise Refused(f"{load().__name__} {load().__version__} has no {method}")
+            raise Rejected(f"{load().__name__} {load().__version__} has no {method}")
         with self.listening():
             layer = function(*arguments)
-            told = self.transcript.layer(method, arguments, layer, owner)
+            told = self.call_log.layer(method, arguments, layer, owner)
             if layer is None:
-                raise Refused(f"{method} returned no layer")
+                raise Rejected(f"{method} returned no layer")
             if then is not None:
                 then(told)
             has = [said for said in holds if hasattr(type(layer), said.name)]
-            _check_kept(layer, [*has, *self.transcript.heard(told)[1]])
+            _check_kept(layer, [*has, *self.call_log.heard(told)[1]])
             layer.name = self.unique(name)
             text = "" if metadata is None else json.dumps(metadata)
-            self.transcript.named(layer, text)
+            self.call_log.named(layer, text)
             if metadata is not None and hasattr(layer, "metadata"):
                 layer.metadata = text
         self.layer_names.append(layer.name)
@@ -91,36 +91,36 @@ class NetworkScope:
         """Finish a layer that was added before; ``told`` is the stand-in that its own ``then`` was given.
 
         Raises:
-            Refused: TensorRT logged an error, or dropped what it was told.
+            Rejected: TensorRT logged an error, or dropped what it was told.
         """
-        before = len(self.transcript.heard(told)[1])
+        before = len(self.call_log.heard(told)[1])
         with self.listening():
             then(told)
-            layer, said = self.transcript.heard(told)
+            layer, said = self.call_log.heard(told)
             _check_kept(layer, said[before:])
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Make an error of whatever TensorRT refuses, whether it raises, returns nothing, or only logs.
+        """Make an error of whatever TensorRT rejects, whether it raises, returns nothing, or only logs.
 
         Raises:
-            Refused: with TensorRT's own words where it has some.
+            Rejected: with TensorRT's own words where it has some.
         """
         with self.logger.gather() as messages:
             try:
                 yield
-            except Refused as refused:
-                raise Refused(quote(messages) or str(refused)) from refused
+            except Rejected as refused:
+                raise Rejected(quote(messages) or str(refused)) from refused
             except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise Refused(quote(messages) or f"{type(error).__name__}: {error}") from error
+                raise Rejected(quote(messages) or f"{type(error).__name__}: {error}") from error
         if quote(messages):
-            raise Refused(quote(messages))
+            raise Rejected(quote(messages))
 
     def output(self, layer: Any, index: int = 0) -> tuple[Any, tuple[int, ...], Any]:
         """Output tensor ``index`` of a layer with its shape (-1: dynamic) and data type, as TensorRT infers them.
 
         Raises:
-            Refused: TensorRT cannot infer them, because the inputs do not fit.
+            Rejected: TensorRT cannot infer them, because the inputs do not fit.
         """
         with self.listening():
             tensor = layer.get_output(index)
@@ -138,7 +138,7 @@ class NetworkScope:
 
         Raises:
             ConversionError: TensorRT has no such dtype.
-            Refused: TensorRT does not take the constant.
+            Rejected: TensorRT does not take the constant.
         """
         key: Any = self.weights.key(tensor) if origin is None else self.weights.name(tensor, origin)
         held = self._constants.get(key)
@@ -177,7 +177,7 @@ class NetworkScope:
 def _check_kept(layer: Any, said: Sequence[Said]) -> None:
     dropped = lost(layer, said)
     if dropped:
-        raise Refused(dropped)
+        raise Rejected(dropped)
 
 
 def quote(messages: Sequence[Message]) -> str:
@@ -194,4 +194,4 @@ def mismatch(expected: Sequence[Int], got: Sequence[int], agrees: Callable[[Int,
     return any(size != -1 and not agrees(wanted, size) for wanted, size in zip(expected, got, strict=True))
 
 
-__all__ = ["ConversionError", "Mismatch", "NetworkScope", "Refused", "mismatch", "quote"]
+__all__ = ["ConversionError", "Mismatch", "NetworkScope", "Rejected", "mismatch", "quote"]

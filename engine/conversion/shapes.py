@@ -1,4 +1,4 @@
-"""Staged ints in a network: expressions over sizes as INT64 shape tensors, each expression once."""
+"""Symbolic ints in a network: expressions over sizes as INT64 shape tensors, each expression once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy import functions as symbolic
 
-from engine.conversion.scope import NetworkScope, Refused
+from engine.conversion.scope import NetworkScope, Rejected
 from engine.sizes import Int, floordiv, is_known, is_real, maximum, mod, mul, normal, sub, without_ite
 from engine.tensorrt import load
 
@@ -108,7 +108,7 @@ class ShapeTensors:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """While a graph inside an op is replayed: what is defined and made meanwhile is forgotten afterwards.
+        """While the subgraph of an op is replayed: what is defined and made meanwhile is forgotten afterwards.
 
         It may hang off tensors that exist in a loop or on one side of a conditional only.
         """
@@ -126,7 +126,7 @@ class ShapeTensors:
     # ------------------------------------------------------------ leaves
 
     def assign(self, symbol: sympy.Symbol, size: Any) -> None:
-        """Say what a symbol is: a staged int, or a 0-d INT64 tensor of the network."""
+        """Say what a symbol is: a symbolic int, or a 0-d INT64 tensor of the network."""
         if isinstance(size, int | sympy.Expr):
             self._pieces[symbol] = self.piece(size)
         else:
@@ -196,7 +196,7 @@ class ShapeTensors:
             return self.piece(maximum(normal(size.args[0]), normal(-size.args[0])))
         if isinstance(size, sympy.Symbol):
             if size.is_integer is not True:
-                raise Refused(
+                raise Rejected(
                     f"{size} is a float that is read from a tensor, and a network takes whole numbers as sizes"
                 )
             solved = self._linear(size)
@@ -240,7 +240,7 @@ class ShapeTensors:
             return self._scope.add("add_unary", arguments, f"sizes/{size}").get_output(0)
         binary = _REAL.get(type(size))
         if binary is None:
-            raise Refused(f"{size} is not a whole number, and no layer computes it from sizes")
+            raise Rejected(f"{size} is not a whole number, and no layer computes it from sizes")
         operands = [self._real(operand) for operand in size.args]
         return reduce(lambda a, b: self._elementwise(binary, a, b, size), operands)
 

@@ -75,7 +75,7 @@ class WeightStore:
 
     @staticmethod
     def key(tensor: torch.Tensor) -> Key:
-        """What tells constants apart: address, shape, strides, dtype and device."""
+        """The identity of a constant: address, shape, strides, dtype and device."""
         return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, str(tensor.device)
 
     def host(self, tensor: torch.Tensor) -> torch.Tensor:

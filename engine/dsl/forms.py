@@ -1,6 +1,6 @@
 """The plain forms of a pattern: how many ``{}``, ``?`` and ``(a | b)`` make of it, and how many are allowed.
 
-They are counted without being made, so that a pattern beyond the limits is refused at once.
+They are counted without being made, so that a pattern beyond the limits is rejected at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was made of rules, kept for the next graph that is compiled with the same rules."""
+"""Results computed from rules, kept for the next graph that is compiled with the same rules."""
 
 from __future__ import annotations
 

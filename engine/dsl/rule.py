@@ -84,8 +84,8 @@ class Equals:
 class Bind:
     """A capture.  The same name twice means the same value.  ``type`` is None when anything fits.
 
-    An ascribed type also tests: dtype class, rank, dims (numbers, and names that bind staged ints or, when
-    already bound, must be equal), ``const``; a tensor type without ``?`` refuses None and numbers.
+    An ascribed type also tests: dtype class, rank, dims (numbers, and names that bind symbolic ints or, when
+    already bound, must be equal), ``const``; a tensor type without ``?`` does not match None and numbers.
     """
 
     name: str

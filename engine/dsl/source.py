@@ -94,7 +94,7 @@ def _read(path: str) -> str:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RuleError([_at(path, "this is no regular file")])
+                raise RuleError([_at(path, "this is not a regular file")])
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(LARGEST_FILE + 1)
         finally:

@@ -27,7 +27,7 @@ class Node:
 class Dim(Node):
     """One dimension of a shape: a number, a name with an optional range, ``_`` or ``..``."""
 
-    name: str | None = None  # "B" binds or compares a staged int; None with size None is `_`
+    name: str | None = None  # "B" binds or compares a symbolic int; None with size None is `_`
     size: int | None = None
     range: tuple[int, int] | None = None
     rest: bool = False

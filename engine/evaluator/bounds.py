@@ -61,7 +61,7 @@ def numbers(*values: Any) -> tuple[Any, ...]:
     """
     for value in values:
         if not isinstance(value, Number | sympy.Basic):
-            raise TypeError(f"{value!r} is no number")
+            raise TypeError(f"{value!r} is not a number")
     return values
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.dtypes import DTYPE_NAMES
 from engine.errors import Span
 from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
@@ -46,7 +46,7 @@ class Raised(Exception):
 
 
 class BuiltinContext(Protocol):
-    """What builtins may ask."""
+    """The queries that builtin functions may make."""
 
     sizes: Sizes
     mirror: Any
@@ -71,7 +71,7 @@ def describe(value: object) -> str:
 
 
 def shape_of(value: object) -> tuple[Int, ...]:
-    """Shape of an abstract tensor, in staged ints."""
+    """Shape of an abstract tensor, in symbolic ints."""
     tensor = _tensor(value, "shape")
     if tensor.shape is None:
         name = tensor.call.layer.name if isinstance(tensor, CallOutput) else "this tensor"  # type: ignore[union-attr]
@@ -90,7 +90,7 @@ def dtype_of(value: object) -> torch.dtype:
 def elements(context: BuiltinContext, value: object, most: int = _READABLE_ELEMENTS) -> torch.Tensor:
     """The contents of a constant tensor of no more than ``most`` elements."""
     tensor = _tensor(value, "values")
-    if isinstance(tensor, ConstantTensor) and staged.is_known((tensor.shape, tensor.number, tensor.numbers)):
+    if isinstance(tensor, ConstantTensor) and symints.is_known((tensor.shape, tensor.number, tensor.numbers)):
         _check_readable(tensor.shape or (), most)
         data = tensor.number if tensor.numbers is None else list(tensor.numbers)
         return torch.as_tensor(data, dtype=tensor.dtype).expand([int(n) for n in tensor.shape or ()])
@@ -133,7 +133,7 @@ def _multiplied(context: BuiltinContext, value: object) -> torch.dtype:
 def _is_const(context: BuiltinContext, value: object) -> bool:
     tensor = _tensor(value, "is_const")
     if isinstance(tensor, ConstantTensor):
-        return staged.is_known((tensor.shape, tensor.number, tensor.numbers))
+        return symints.is_known((tensor.shape, tensor.number, tensor.numbers))
     return isinstance(tensor, Captured) and bool(context.mirror.is_const(tensor.value))
 
 
@@ -165,22 +165,22 @@ def _prefix_sums(context: BuiltinContext, values: Iterable[Int]) -> list[Int]:
     sums = []
     for value in values:
         sums.append(total)
-        total = modest(staged.add(total, value))
+        total = modest(symints.add(total, value))
     return sums
 
 
 def _product(context: BuiltinContext, values: Iterable[Int]) -> Int:
     total: Int = 1
     for value in values:
-        total = modest(staged.mul(total, value))
+        total = modest(symints.mul(total, value))
     return total
 
 
 def _sum(context: BuiltinContext, values: Iterable[Any]) -> Any:
     total: Any = 0
     for value in values:
-        total = total + value if staged.is_staged(value) else sum(numbers(total, value))
-    return modest(staged.normal(total) if staged.is_staged(total) else total)
+        total = total + value if symints.is_symint(value) else sum(numbers(total, value))
+    return modest(symints.normal(total) if symints.is_symint(total) else total)
 
 
 def _extreme(pick: Callable[..., Int], fallback: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,8 +189,8 @@ def _extreme(pick: Callable[..., Int], fallback: Callable[..., Any]) -> Callable
             values = tuple(values[0])
         if not values:
             raise Failed("the least or greatest of nothing")
-        result = fallback(values) if staged.is_known(values) else pick(*values)
-        return result if staged.is_known(result) else _bounded(context, result, values)
+        result = fallback(values) if symints.is_known(values) else pick(*values)
+        return result if symints.is_known(result) else _bounded(context, result, values)
 
     return extreme
 
@@ -203,8 +203,8 @@ def _bounded(context: BuiltinContext, result: Int, values: tuple[Int, ...]) -> I
     return result
 
 
-_minimum = _extreme(staged.minimum, min)
-_maximum = _extreme(staged.maximum, max)
+_minimum = _extreme(symints.minimum, min)
+_maximum = _extreme(symints.maximum, max)
 
 
 def _clamp(context: BuiltinContext, value: Any, low: Any, high: Any) -> Any:
@@ -212,12 +212,12 @@ def _clamp(context: BuiltinContext, value: Any, low: Any, high: Any) -> Any:
 
 
 def _abs(context: BuiltinContext, value: Any) -> Any:
-    return abs(value) if staged.is_known(value) else _maximum(context, value, staged.sub(0, value))
+    return abs(value) if symints.is_known(value) else _maximum(context, value, symints.sub(0, value))
 
 
 def _broadcast(context: BuiltinContext, shapes: Iterable[Iterable[Int]]) -> list[Int]:
     known = [tuple(shape) for shape in shapes]
-    result = staged.broadcast(context.sizes, known)
+    result = symints.broadcast(context.sizes, known)
     if result is None:
         raise Failed(f"shapes {', '.join(map(describe, known))} do not broadcast")
     return list(result)
@@ -241,7 +241,7 @@ def _filled(context: BuiltinContext, value: Any, shape: Iterable[Int], dtype: to
 
 
 def _known_number(value: Any) -> Any:
-    if not staged.is_known(value):
+    if not symints.is_known(value):
         raise Failed(f"{value} is only known when the engine runs")
     return value
 
@@ -262,7 +262,7 @@ def _rounded(context: BuiltinContext, value: Any, dtype: torch.dtype) -> Any:
 
 def _range(context: BuiltinContext, *bounds: Any) -> list[int]:
     found = range(*map(_known_number, bounds))
-    # The length of a long range does not fit what `len` gives.
+    # The length of a long range does not fit into the result of `len`.
     if found[MOST_ITEMS : MOST_ITEMS + 1]:
         raise Failed(f"a list of more than {MOST_ITEMS} elements")
     return list(found)
@@ -340,7 +340,7 @@ def _promote(context: BuiltinContext, *operands: Any) -> torch.dtype:
         elif isinstance(operand, torch.dtype):
             stand_ins.append(torch.empty(1, dtype=operand))
         else:
-            stand_ins.append(operand if staged.is_known(operand) else 1)
+            stand_ins.append(operand if symints.is_known(operand) else 1)
     dtype = torch.result_type(stand_ins[0], stand_ins[0])
     for index in range(1, len(stand_ins)):
         dtype = torch.result_type(torch.empty(1, dtype=dtype) if index > 1 else stand_ins[0], stand_ins[index])
@@ -356,7 +356,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "multiplied": _multiplied,
     "is_const": _is_const,
     "is_full": _is_full,
-    "is_known": lambda c, v: staged.is_known(v),
+    "is_known": lambda c, v: symints.is_known(v),
     "is_tensor": lambda c, v: isinstance(v, AbstractTensor),
     "values": _values,
     "is_code": _is_code,
@@ -395,7 +395,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rounded": _rounded,
     "ldexp": _math(math.ldexp),
     "exponent": _math(lambda v: math.frexp(v)[1] - 1),
-    "int": lambda c, v: v if staged.is_staged(v) else _math(int)(c, v),
+    "int": lambda c, v: v if symints.is_symint(v) else _math(int)(c, v),
     "float": _math(float),
     "bool": _math(bool),
     "epsilon": _finfo("eps"),

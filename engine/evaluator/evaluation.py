@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import fx
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.dsl.vocabulary import constants
@@ -25,7 +25,7 @@ from engine.evaluator.bounds import MOST_STEPS, Failed, modest, numbers
 from engine.evaluator.builtins import FUNCTIONS, Raised, describe
 from engine.evaluator.faults import Faults
 from engine.evaluator.plan import AbstractTensor, Captured, Plan, TiledSubgraph, calls_of
-from engine.graph.arguments import staged as number
+from engine.graph.arguments import symint as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
 from engine.matcher.match import Match
@@ -34,7 +34,7 @@ from engine.sizes import Sizes
 
 @dataclass(slots=True)
 class Context:
-    """What evaluation may look at: the graph, its sizes, and the definitions of the rule set.
+    """What evaluation may read: the graph, its sizes, and the definitions of the rule set.
 
     Attributes:
         layers, macros, hosts: by name as written in rules (``trt.slice``, ``lift``, ``host.f``).
@@ -54,7 +54,7 @@ class Context:
 
     @property
     def sizes(self) -> Sizes:
-        """Answers about staged ints."""
+        """Answers about symbolic ints."""
         return self.mirror.sizes
 
 
@@ -140,7 +140,7 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
             elif step.target.name is not None:
                 env.names[step.target.name] = _Lazy(step.value, Env(env.names, context))
             elif not bind(step.target, evaluate(step.value, env), env.names):
-                raise Failed(f"{describe(evaluate(step.value, env))} does not fit its names", step.span)
+                raise Failed(f"{describe(evaluate(step.value, env))} cannot be bound to its names", step.span)
         guarded = True
         emitted = evaluate(rule.emit, env)
         outputs = _align(emitted, rule, match, context)
@@ -183,7 +183,7 @@ def _abstract(value: Any, context: Context) -> Any:
         mirror = context.mirror
         fake = mirror.fake(value)
         if not isinstance(fake, torch.Tensor):
-            return number(fake)  # a size that an op with graphs gives, or an output that is not there
+            return number(fake)  # a size that an op with graphs returns, or an output that is not there
         return Captured(mirror.shape(value), mirror.dtype(value), value)
     if isinstance(value, list | tuple):
         return [_abstract(item, context) for item in value]
@@ -224,11 +224,11 @@ def _align(emitted: Any, rule: Rule, match: Match, context: Context) -> tuple[Ab
             return value
         if isinstance(value, tuple) and value and isinstance(value[0], AbstractTensor):
             return value[0]  # a multi-output call stands for its first output
-        raise Failed(f"the right side gives {describe(value)} where a tensor is needed", rule.emit.span)
+        raise Failed(f"the right side is {describe(value)} where a tensor is needed", rule.emit.span)
 
     if len(match.roots) > 1:
         if not isinstance(emitted, list | tuple) or len(emitted) != len(match.roots):
-            raise Failed(f"the right side must give {len(match.roots)} tensors", rule.emit.span)
+            raise Failed(f"the right side must emit {len(match.roots)} tensors", rule.emit.span)
         return tuple(map(output, emitted))
     val = match.roots[0].meta.get("val")
     if not isinstance(val, list | tuple):
@@ -237,13 +237,13 @@ def _align(emitted: Any, rule: Rule, match: Match, context: Context) -> tuple[Ab
     if pattern.outputs is None and isinstance(emitted, AbstractTensor):
         return tuple(emitted if index == pattern.output else None for index in range(len(val)))
     if not isinstance(emitted, list | tuple) or len(emitted) > len(val):
-        raise Failed(f"the right side must give {len(val)} outputs", rule.emit.span)
+        raise Failed(f"the right side must emit {len(val)} outputs", rule.emit.span)
     outputs = [output(value) for value in emitted]
     return tuple(outputs + [None] * (len(val) - len(outputs)))
 
 
 def _other_outputs(plan: Plan, rule: Rule, match: Match, context: Context) -> Failure | None:
-    """Why a plan is no replacement: an output has another dtype, or certainly another shape, than PyTorch gives."""
+    """Why a plan cannot replace a match: an output has another dtype, or certainly another shape, than in PyTorch."""
     mirror = context.mirror
     several = len(match.roots) > 1
     for index, output in enumerate(plan.outputs):
@@ -264,7 +264,9 @@ def _other_outputs(plan: Plan, rule: Rule, match: Match, context: Context) -> Fa
         else:
             continue
         given, pytorch = describe(output), describe(_abstract(value, context))
-        return Failure(f"the rule gives {given}, another {what} than PyTorch's {pytorch}", rule.emit.span, guarded=True)
+        return Failure(
+            f"the rule emits {given}, which has another {what} than PyTorch's {pytorch}", rule.emit.span, guarded=True
+        )
     return None
 
 
@@ -384,7 +386,7 @@ def _macro(macro: tree.Macro, positional: list[Any], keywords: dict[str, Any], e
 
 def _index(expr: tree.Index, env: Env) -> Any:
     sequence, index = evaluate(expr.value, env), evaluate(expr.index, env)
-    if not staged.is_known(index) or not isinstance(sequence, list | tuple | str):
+    if not symints.is_known(index) or not isinstance(sequence, list | tuple | str):
         raise Failed(f"cannot index {describe(sequence)} with {describe(index)}")
     if not -len(sequence) <= index < len(sequence):
         raise Failed(f"index {index} of a list of {len(sequence)}")
@@ -410,7 +412,7 @@ def _field(expr: tree.Field, env: Env) -> Any:
 def _unary(expr: tree.Unary, env: Env) -> Any:
     value = evaluate(expr.value, env)
     if expr.operator == "-":
-        return staged.normal(-value) if staged.is_staged(value) else -value
+        return symints.normal(-value) if symints.is_symint(value) else -value
     if isinstance(value, sympy.Basic):
         settled = env.context.sizes.decide(value)
         return sympy.Not(value) if settled is None else not settled
@@ -418,11 +420,11 @@ def _unary(expr: tree.Unary, env: Env) -> Any:
 
 
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": staged.add,
-    "-": staged.sub,
-    "*": staged.mul,
-    "//": staged.floordiv,
-    "%": staged.mod,
+    "+": symints.add,
+    "-": symints.sub,
+    "*": symints.mul,
+    "//": symints.floordiv,
+    "%": symints.mod,
 }
 _PLAIN: dict[str, Callable[[Any, Any], Any]] = {
     "+": lambda a, b: a + b,
@@ -446,9 +448,9 @@ def _binary(expr: tree.Binary, env: Env) -> Any:
     if operator in ("==", "!=", "<", "<=", ">", ">="):
         return _compare(operator, left, right, env)
     try:
-        if staged.is_staged(left) and staged.is_staged(right) and operator != "/":
+        if symints.is_symint(left) and symints.is_symint(right) and operator != "/":
             return modest(_ARITHMETIC[operator](left, right))
-        if not staged.is_known((left, right)):
+        if not symints.is_known((left, right)):
             raise Failed(f"{left} {operator} {right} is not a whole number known when compiling")
         return modest(_PLAIN[operator](*numbers(left, right)))
     except ZeroDivisionError:
@@ -487,7 +489,7 @@ def _compare(operator: str, left: Any, right: Any, env: Env) -> Any:
             return same
         return sympy.Not(same) if isinstance(same, sympy.Basic) else not same
     if isinstance(left, sympy.Basic) or isinstance(right, sympy.Basic):
-        if not (staged.is_staged(left) and staged.is_staged(right)):
+        if not (symints.is_symint(left) and symints.is_symint(right)):
             return operator == "!="  # a size is never equal to none, a string or a dtype
         return env.context.sizes.compare(operator, left, right)
     if isinstance(left, AbstractTensor) or isinstance(right, AbstractTensor):
@@ -538,7 +540,7 @@ def _conditional(expr: tree.Conditional, env: Env) -> Any:
 def _select(test: sympy.Basic, then: Any, otherwise: Any, env: Env) -> Any:
     if isinstance(then, list | tuple) and isinstance(otherwise, list | tuple) and len(then) == len(otherwise):
         return [_select(test, a, b, env) for a, b in zip(then, otherwise, strict=True)]
-    if staged.is_staged(then) and staged.is_staged(otherwise):
+    if symints.is_symint(then) and symints.is_symint(otherwise):
         return env.context.sizes.select(test, then, otherwise)
     raise Failed(f"undecided when compiling: {test}")
 
@@ -558,7 +560,7 @@ def _comprehension(expr: tree.Comprehension, env: Env) -> list[Any]:
     items: list[Any] = []
     for element in evaluate(expr.source, env):
         if not bind(expr.target, element, scope.names):
-            raise Failed(f"{describe(element)} does not fit the comprehension's names")
+            raise Failed(f"{describe(element)} cannot be bound to the comprehension's names")
         if expr.test is not None:
             test = _settle(evaluate(expr.test, scope), scope)
             if isinstance(test, sympy.Basic):

@@ -1,6 +1,6 @@
-"""Rules that break their word while a model is compiled.
+"""Rules that turn out to be wrong while a model is compiled.
 
-No rule ends a compile.  Where one raises, gives another dtype than it must, or does not get smaller as its kind
+No rule ends a compile.  Where one raises, emits another dtype than it must, or does not get smaller as its kind
 promises, it is not applied, the next rule gets its chance, and that is told once.  With ``ENGINE_CHECK=1``, as in
 tests, it is an error.
 """

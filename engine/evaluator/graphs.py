@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.errors import EngineError, Span
 from engine.evaluator.bounds import Failed
 from engine.evaluator.builtins import describe
@@ -41,10 +41,10 @@ def run(context: Context, graph: Any, operands: Any, span: Span) -> list[CallOut
     """Run a graph on operands.
 
     Args:
-        operands: tensors, and staged ints where the graph takes sizes.
+        operands: tensors, and symbolic ints where the graph takes sizes.
 
     Returns:
-        What the graph gives; sizes and truths among it as tensors without dims, int64 and bool.
+        The results of the graph; sizes and truths among them as tensors without dims, int64 and bool.
 
     Raises:
         Failed: the operands are not what the graph takes, or a node in it has no tile.
@@ -54,7 +54,7 @@ def run(context: Context, graph: Any, operands: Any, span: Span) -> list[CallOut
     if not isinstance(operands, list | tuple):
         raise Failed(f"`run` takes a list of operands, got {describe(operands)}", span)
     if context.inner is None:
-        raise Failed(f"there is nothing here that runs {graph!r}", span)
+        raise Failed(f"{graph!r} cannot be run here: only `convert` rules run graphs", span)
     try:
         inner = context.inner(graph, tuple(_constant(context, operand) for operand in operands))
     except EngineError as error:
@@ -90,32 +90,32 @@ def _known_sizes(
     for node, operand in zip(inner.inputs, operands, strict=True):
         what = f"input {node.name} of {graph.name}"
         if inner.mirror.is_size(node):
-            symbol = staged.normal(node.meta["val"])
+            symbol = symints.normal(node.meta["val"])
             if isinstance(operand, AbstractTensor):
                 if not isinstance(symbol, sympy.Symbol) or operand.shape != () or operand.dtype != torch.int64:
-                    raise Failed(f"{what} is the size {symbol}, it is given {describe(operand)}", span)
+                    raise Failed(f"{what} is the size {symbol}, but got {describe(operand)}", span)
                 known[symbol] = None
-            elif not staged.is_staged(operand):
-                raise Failed(f"{what} is the size {symbol}, it is given {describe(operand)}", span)
+            elif not symints.is_symint(operand):
+                raise Failed(f"{what} is the size {symbol}, but got {describe(operand)}", span)
             elif isinstance(symbol, sympy.Symbol) and symbol != operand:
                 known[symbol] = operand
             continue
         value = Value(node, 0)
         if not isinstance(operand, AbstractTensor):
-            raise Failed(f"{what} is a tensor, it is given {describe(operand)}", span)
+            raise Failed(f"{what} is a tensor, but got {describe(operand)}", span)
         shape, dtype = inner.mirror.shape(value), inner.mirror.dtype(value)
         wanted = describe(AbstractTensor(shape, dtype))
         if operand.dtype not in (None, dtype):
-            raise Failed(f"{what} is {wanted}, it is given {describe(operand)}", span)
+            raise Failed(f"{what} is {wanted}, but got {describe(operand)}", span)
         if operand.shape is None:
             continue
         if len(operand.shape) != len(shape):
-            raise Failed(f"{what} is {wanted}, it is given {describe(operand)}", span)
+            raise Failed(f"{what} is {wanted}, but got {describe(operand)}", span)
         for inside, outside in zip(shape, operand.shape, strict=True):
             if isinstance(inside, sympy.Symbol) and free_unbacked_symbols(inside) and inside != outside:
                 known.setdefault(inside, outside)
             elif context.sizes.compare("==", inside, outside) is False:
-                raise Failed(f"{what} is {wanted}, it is given {describe(operand)}", span)
+                raise Failed(f"{what} is {wanted}, but got {describe(operand)}", span)
     return known
 
 
@@ -126,7 +126,7 @@ def _output(call: GraphCall, index: int, item: Any, known: dict[sympy.Symbol, In
     mirror = call.graph.mirror
     shape = mirror.shape(item)
     sizes = {symbol: size for symbol, size in known.items() if size is not None}
-    outside = tuple(staged.normal(size.xreplace(sizes)) if isinstance(size, sympy.Basic) else size for size in shape)
+    outside = tuple(symints.normal(size.xreplace(sizes)) if isinstance(size, sympy.Basic) else size for size in shape)
     hidden = any(isinstance(size, sympy.Basic) and size.free_symbols & set(known) for size in outside)
     return CallOutput(None if hidden else outside, mirror.dtype(item), call, index)
 
@@ -165,7 +165,7 @@ def _joined(
 ) -> list[CallOutput]:
     span = start.span
     if len(then) != len(otherwise):
-        raise Failed(f"the sides of a conditional give {len(then)} and {len(otherwise)} tensors", span)
+        raise Failed(f"the graphs of a conditional return {len(then)} and {len(otherwise)} tensors", span)
     for one, other in zip(then, otherwise, strict=True):
         shapes = list(zip(one.shape or (), other.shape or (), strict=False))
         ranks = len({len(side.shape) for side in (one, other) if side.shape is not None})
@@ -174,7 +174,7 @@ def _joined(
             or ranks > 1
             or any(context.sizes.compare("==", a, b) is not True for a, b in shapes)
         ):
-            raise Failed(f"the sides of a conditional give {describe(one)} and {describe(other)}", span)
+            raise Failed(f"the graphs of a conditional return {describe(one)} and {describe(other)}", span)
     values: dict[str, Any] = {"entry": start.outputs, "then": then, "otherwise": otherwise}
     end: Call = ConditionalEnd(start, values | {"condition": start.values["condition"]})
     end.outputs = tuple(CallOutput(side.shape, side.dtype, end, index) for index, side in enumerate(then))

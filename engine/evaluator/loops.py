@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.dsl import tree
 from engine.errors import Span
 from engine.evaluator.bounds import Failed
@@ -31,7 +31,7 @@ def start(arguments: dict[str, Any], span: Span) -> LoopStart:
     missing = [name for name, value in values.items() if value is ...]
     if missing:
         raise Failed(f"`loop` needs `{missing[0]}`", span)
-    if values["trips"] is not None and not staged.is_staged(values["trips"]):
+    if values["trips"] is not None and not symints.is_symint(values["trips"]):
         raise Failed(f"the trips of a loop are a number or none, got {describe(values['trips'])}", span)
     if not isinstance(values["axis"], int):
         raise Failed(f"the axis of a loop must be known when compiling, it is {describe(values['axis'])}", span)
@@ -49,28 +49,30 @@ def start(arguments: dict[str, Any], span: Span) -> LoopStart:
 
 
 def end(entry: LoopStart, trip: Any, sizes: Sizes) -> tuple[list[AbstractTensor], list[AbstractTensor]]:
-    """What a loop gives: the last states, and what its trips gave, stacked.
+    """The results of a loop: the last states, and the other results of its trips, stacked.
 
     Args:
-        trip: what the macro gives, ``(next states, given)``, or ``(condition, next states, given)``.
+        trip: what the macro returns, ``(next states, given)``, or ``(condition, next states, given)``.
 
     Raises:
-        Failed: that is not what a trip gives, or a state changes its shape or dtype.
+        Failed: that is not what a trip returns, or a state changes its shape or dtype.
     """
     span = entry.span
     counted = entry.values["trips"] is not None
     if not isinstance(trip, tuple | list) or len(trip) not in ((2, 3) if counted else (3,)):
         wanted = "a pair, " if counted else "the condition, "
-        raise Failed(f"a trip gives {wanted}the next states and what is stacked; got {describe(trip)}", span)
+        raise Failed(f"a trip returns {wanted}the next states and what is stacked; got {describe(trip)}", span)
     condition = trip[0] if len(trip) == 3 else None
     following, given = (_tensors(part, name, span) for part, name in zip(trip[-2:], ("states", "results"), strict=True))
     if len(trip) == 3:
         _check_condition(condition, span)
     if given and not counted:
-        raise Failed("a loop that only a condition ends has nothing to stack: nobody knows how long it runs", span)
+        raise Failed(
+            "a loop that only a condition ends cannot stack results, because its number of trips is not known", span
+        )
     states = entry.outputs[: len(entry.values["states"])]
     if len(following) != len(states):
-        raise Failed(f"a loop of {len(states)} states gives {len(following)} for the next trip", span)
+        raise Failed(f"a loop of {len(states)} states returns {len(following)} for the next trip", span)
     for before, after in zip(states, following, strict=True):
         if not _alike(before.dtype, after.dtype) or not _fit(before.shape, after.shape, sizes):
             raise Failed(f"a state of a loop goes from {describe(before)} to {describe(after)}", span)

@@ -50,7 +50,7 @@ class AbstractTensor:
     """A tensor that a rule talks about.
 
     Attributes:
-        shape: staged ints, or None when the layer that makes it declares no shape.
+        shape: symbolic ints, or None when the layer that makes it declares no shape.
         dtype: torch dtype, or None likewise.
     """
 
@@ -69,7 +69,7 @@ class Captured(AbstractTensor):
 class ConstantTensor(AbstractTensor):
     """A tensor written out by the rule: ``full(0, x)``, ``scalar(1.0, f32)``.
 
-    ``number`` fills the whole shape; ``numbers`` lists the elements of a 1-d tensor.  Both may hold staged
+    ``number`` fills the whole shape; ``numbers`` lists the elements of a 1-d tensor.  Both may hold symbolic
     ints that are computed at run time, and so may the shape.
     """
 
@@ -84,7 +84,7 @@ class LayerCall:
     Attributes:
         layer: its declaration.
         values: every parameter by name, defaults filled; tensors are :class:`AbstractTensor`, lists of them
-            tuples, ints staged, enum members :class:`engine.dsl.rule.EnumToken`, dtypes ``torch.dtype``.
+            tuples, ints symbolic, enum members :class:`engine.dsl.rule.EnumToken`, dtypes ``torch.dtype``.
         span: the call in the rule's text.
     """
 
@@ -99,7 +99,7 @@ class LoopStart:
     """The entry of a TensorRT loop; its outputs are the states of a trip, then the elements of that trip.
 
     Attributes:
-        values: ``trips`` (staged int, None where only a condition ends the loop), and the tuples ``states`` (of the
+        values: ``trips`` (symbolic int, None where only a condition ends the loop), and the tuples ``states`` (of the
             first trip) and ``elements`` (tensors that are run through along ``axis``).
         reverse: whether the last elements come first.
         span: the call in the rule's text.
@@ -171,7 +171,7 @@ class GraphCall:
 
     Attributes:
         graph: the graph, with its tiles.
-        values: the tuple ``operands``, one for each of the graph's inputs: a tensor, or a staged int for a size.
+        values: the tuple ``operands``, one for each of the graph's inputs: a tensor, or a symbolic int for a size.
         span: the call in the rule's text.
     """
 
@@ -187,7 +187,7 @@ class OpCall:
 
     Attributes:
         op: the overload.
-        arguments: schema order, defaults filled; tensors are :class:`AbstractTensor`, ints staged.
+        arguments: schema order, defaults filled; tensors are :class:`AbstractTensor`, ints symbolic.
     """
 
     op: torch._ops.OpOverload
@@ -211,7 +211,7 @@ Call: TypeAlias = LayerCall | FlowCall | OpCall
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The outputs a rule gives for its roots (None where it gives none), in order, with the calls they need."""
+    """The outputs a rule emits for its roots (None where it emits none), in order, with the calls they need."""
 
     outputs: tuple[AbstractTensor | None, ...]
     calls: tuple[Call, ...] = field(default=())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.dsl import operators
 from engine.dsl.rule import EnumToken, Layer
 from engine.dsl.tree import Parameter, Type
@@ -82,7 +82,9 @@ def layer_call(layer: Layer, positional: list[Any], keywords: dict[str, Any], sp
     call = LayerCall(layer, values, span)
     scope = env.scope(values)
     if layer.unless is not None and scope.evaluate(layer.unless) is not False:
-        raise Failed(f"TensorRT makes a wrong engine of {layer.name} with these operands", span)
+        raise Failed(
+            f"TensorRT builds an engine that computes wrong results for {layer.name} with these operands", span
+        )
     call.outputs = tuple(
         _layer_output(call, index, layer.gives[index] if index < len(layer.gives) else None, scope)
         for index in range(len(layer.outputs))
@@ -121,7 +123,7 @@ def _checked(layer: Layer, parameter: Parameter, value: Any, span: Span, context
     else:
         value = _element(what, kind, value, span, context)
     runtime_capable = (parameter.slot is not None and kind.modifier != "static") or not parameter.attribute
-    if not runtime_capable and not staged.is_known(value):
+    if not runtime_capable and not symints.is_known(value):
         raise Failed(f"{what} must be known when compiling, it is {_symbolic(value, context)}", span)
     return value
 
@@ -188,7 +190,7 @@ def op_call(name: str, positional: list[Any], keywords: dict[str, Any], span: Sp
     """A plan node for an ATen op, its outputs inferred on fake tensors; a tuple if the op has several outputs.
 
     Raises:
-        Failed: there is no such op, or it refuses these arguments.
+        Failed: there is no such op, or it rejects these arguments.
     """
     _, op = resolve(name)
     try:
@@ -197,14 +199,14 @@ def op_call(name: str, positional: list[Any], keywords: dict[str, Any], span: Sp
         call.fake = infer(call, context)
     except Failed:
         raise
-    except Exception as error:  # kernels written in Python refuse by whatever they run into
+    except Exception as error:  # kernels written in Python raise all kinds of errors
         first = str(error).strip().splitlines()
-        raise Failed(f"{name} refuses these arguments: {first[0] if first else type(error).__name__}", span) from error
+        raise Failed(f"{name} rejects these arguments: {first[0] if first else type(error).__name__}", span) from error
     outputs = call.fake if isinstance(call.fake, list | tuple) else (call.fake,)
     call.outputs = tuple(
         CallOutput(None, None, call, index)
         if fake is None
-        else CallOutput(tuple(map(staged.normal, fake.shape)), fake.dtype, call, index)
+        else CallOutput(tuple(map(symints.normal, fake.shape)), fake.dtype, call, index)
         for index, fake in enumerate(outputs)
     )
     return call.outputs if isinstance(call.fake, list | tuple) else call.outputs[0]

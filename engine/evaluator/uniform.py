@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.evaluator.plan import AbstractTensor, CallOutput, ConstantTensor, LayerCall
 
 MOVES = frozenset({"trt.identity", "trt.shuffle", "trt.slice", "trt.squeeze", "trt.unsqueeze"})
@@ -20,7 +20,7 @@ Elements = Callable[[AbstractTensor], "torch.Tensor | None"]
 def is_uniform(tensor: AbstractTensor, number: Any, elements: Elements) -> bool:
     """Whether every element of a tensor is known to be ``number``."""
     if isinstance(tensor, ConstantTensor) and tensor.numbers is None:
-        return staged.is_known(tensor.number) and bool(tensor.number == number)
+        return symints.is_known(tensor.number) and bool(tensor.number == number)
     if isinstance(tensor, CallOutput):
         return isinstance(tensor.call, LayerCall) and _comes_out(tensor.call, number, elements)
     data = elements(tensor)
@@ -28,7 +28,7 @@ def is_uniform(tensor: AbstractTensor, number: Any, elements: Elements) -> bool:
 
 
 def _comes_out(call: LayerCall, number: Any, elements: Elements) -> bool:
-    """Whether every element that a layer gives is known to be ``number``."""
+    """Whether every element that a layer computes is known to be ``number``."""
     name, values = call.layer.name, call.values
     if name == "trt.unary" and values["op"].name == "NOT":
         return is_uniform(values["x"], not number, elements)
@@ -40,7 +40,7 @@ def _comes_out(call: LayerCall, number: Any, elements: Elements) -> bool:
 
         source = values["x"]
         if isinstance(source, ConstantTensor) and source.numbers is None:
-            return staged.is_known(source.number) and bool(source.number) == number
+            return symints.is_known(source.number) and bool(source.number) == number
         return not isinstance(source, CallOutput) and is_uniform(source, number, truths)
     # A slice beyond the bounds fills in other elements.
     fills = values.get("fill") is not None or getattr(values.get("mode"), "name", None) == "FILL"

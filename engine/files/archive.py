@@ -144,12 +144,12 @@ class Writer:
 
 
 def write_json(value: Any) -> bytes:
-    """JSON as bytes, with sorted keys; numbers that JSON does not have are refused."""
+    """JSON as bytes, with sorted keys; numbers that JSON does not have are an error."""
     return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
 
 
 class Reader:
-    """Checks an archive as it opens it, and gives its members.
+    """Checks an archive as it opens it, and returns its members.
 
     Raises:
         FileError: the file is no archive of this package, or damaged; or it is a pipe, a device or a folder.
@@ -239,7 +239,7 @@ class Reader:
         return data
 
     def read_writable(self, name: str) -> bytearray:
-        """As `read`, in memory that a tensor can have."""
+        """Like `read`, in memory that a tensor can own."""
         data = bytearray(self._span(name))
         self._file.readinto(data)
         self._compare(name, data)

@@ -68,7 +68,7 @@ def check(name: Any, context: Any, children: int) -> None:
         _check_library(name)
     elif not _is_known(found):
         raise FileError(
-            f"{name} is no container that PyTorch knows: register it (torch.export.register_dataclass, or "
+            f"{name} is not a container that PyTorch knows: register it (torch.export.register_dataclass, or "
             "torch.utils._pytree.register_pytree_node) before the file is loaded"
         )
 
@@ -141,7 +141,7 @@ def container(name: Any) -> Any:
         except Exception as error:  # whatever transformers runs into when it imports what it needs for that
             raise FileError(f"the model takes or returns a {name}, which cannot be registered: {error}") from error
     if found not in pytree.SUPPORTED_NODES:
-        raise FileError(f"{name} is no container that PyTorch knows")
+        raise FileError(f"{name} is not a container that PyTorch knows")
     return found
 
 

@@ -41,7 +41,7 @@ def exportable(module: CompiledModule, *, checks: bool = True) -> fx.GraphModule
         if node.op == "call_module":
             held = getattr(source, str(node.target))
             if not isinstance(held, TorchTensorRTModule):
-                raise SaveError(f"node {node.name!r} calls a {type(held).__name__}, which is no engine")
+                raise SaveError(f"node {node.name!r} calls a {type(held).__name__}, which is not an engine")
             if not hasattr(root, str(node.target)):
                 record = record_of(held, tensorrt=report.tensorrt, compute_capabilities=report.compute_capabilities)
                 setattr(root, str(node.target), engine_object(record))

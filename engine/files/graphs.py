@@ -302,7 +302,7 @@ def _check_call(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, A
     found: list[fx.Node] = []
     fx.node.map_arg(rest, found.append)
     if not graphs.isdisjoint(found):
-        raise FileError("the graph gives a graph to something that does not run graphs")
+        raise FileError("the graph passes a graph to an op that does not run graphs")
 
 
 def _listed(value: Any) -> list[Any]:

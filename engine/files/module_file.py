@@ -191,7 +191,7 @@ def _check_together(graph: fx.GraphModule, signature: Signature) -> None:
         if node.op == "call_module":
             held = getattr(graph, str(node.target))
             if len(node.args) != len(held.input_binding_names):
-                raise FileError(f"the graph gives {len(node.args)} inputs to engine {held.name!r}")
+                raise FileError(f"the graph passes {len(node.args)} inputs to engine {held.name!r}")
 
 
 def _where(device: torch.device | None, runtime: str) -> torch.device:
@@ -296,7 +296,7 @@ def _is_dense(shape: list[int], strides: list[int]) -> bool:
 
 
 def inspect_module(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file holds, without making anything of it: the manifest, the records' metadata, the report."""
+    """What a file holds, without loading it: the manifest, the records' metadata, the report."""
     with Reader(path) as reader, reading(path):
         manifest = checked_manifest(reader)
         tensors = _list_of(manifest, "tensors", dict)

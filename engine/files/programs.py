@@ -24,7 +24,7 @@ def write_program(program: Program, number: Callable[[torch.Tensor], int]) -> di
     """A program as JSON.
 
     Args:
-        number: keeps a tensor, and gives the number to find it by.
+        number: keeps a tensor, and returns the number to find it by.
     """
 
     def special(value: Any) -> Any:
@@ -83,9 +83,11 @@ def read_program(data: Any, tensors: Mapping[int, torch.Tensor]) -> Program:
         program.output_names = tuple(map(str, data["output_names"]))
         program._constants = {_whole(value): read_value(tensor, special) for value, tensor in data["constants"]}
         program._block = read_value(data["block"], special)
-        _require(isinstance(program._block, Block), "its block is none")
-        _require(all(isinstance(entry, NetworkInput) for entry in program._inputs), "an input is none")
-        _require(all(isinstance(value, torch.Tensor) for value in program._constants.values()), "a constant is none")
+        _require(isinstance(program._block, Block), "its block is not valid")
+        _require(all(isinstance(entry, NetworkInput) for entry in program._inputs), "an input is not valid")
+        _require(
+            all(isinstance(value, torch.Tensor) for value in program._constants.values()), "a constant is not valid"
+        )
         _require(len(program._inputs) == len(program.input_names), "its inputs and their names differ in number")
         _require(len(program._outputs) == len(program.output_names), "its outputs and their names differ in number")
         program.weights = {str(name): tuple(map(_place, places)) for name, places in data["weights"].items()}
@@ -101,24 +103,31 @@ def _checked(item: Any) -> Any:
     match item:
         case Step():
             _require(isinstance(item.name, str) and isinstance(item.metadata, str), "a layer has no name")
-            _require(isinstance(item.attributes, dict), "a layer's attributes are none")
+            _require(isinstance(item.attributes, dict), "a layer's attributes are not valid")
             _require(
-                _numbers(item.inputs, none=True) and _numbers(item.outputs), "a layer's inputs or outputs are none"
+                _numbers(item.inputs, none=True) and _numbers(item.outputs), "a layer's inputs or outputs are not valid"
             )
-            _require(isinstance(item.output_types, tuple) and isinstance(item.output_shapes, tuple), "a layer is open")
             _require(
-                len(item.outputs) == len(item.output_types) == len(item.output_shapes), "a layer's outputs are not said"
+                isinstance(item.output_types, tuple) and isinstance(item.output_shapes, tuple),
+                "a layer's output types or shapes are not valid",
             )
-            _require(set(item.output_types) <= TORCH_DTYPES.keys(), "a layer gives a type that is not known")
-            _require(all(shape is None or _numbers(shape) for shape in item.output_shapes), "a shape is none")
+            _require(
+                len(item.outputs) == len(item.output_types) == len(item.output_shapes),
+                "a layer does not say the type and shape of every output",
+            )
+            _require(set(item.output_types) <= TORCH_DTYPES.keys(), "a layer has an output of an unknown type")
+            _require(all(shape is None or _numbers(shape) for shape in item.output_shapes), "a shape is not valid")
         case Region():
-            _require(item.kind in ("loop", "conditional") and isinstance(item.name, str), "a region is of no kind")
-            _require(all(isinstance(step, Step) for step in item.boundary), "a region begins with what is no layer")
+            _require(item.kind in ("loop", "conditional") and isinstance(item.name, str), "a region has no known kind")
+            _require(all(isinstance(step, Step) for step in item.boundary), "a region does not begin with layers")
             _require(isinstance(item.body, Block), "a region has no block")
-            _require(_numbers(item.inputs) and _numbers(item.outputs), "a region's inputs or outputs are none")
+            _require(_numbers(item.inputs) and _numbers(item.outputs), "a region's inputs or outputs are not valid")
         case Block():
-            _require(all(isinstance(node, Step | Region) for node in item.nodes), "a block holds something else")
-            _require(all(map(_numbers, item.releases)), "a block releases something else")
+            _require(
+                all(isinstance(node, Step | Region) for node in item.nodes),
+                "a block holds something that is neither a layer nor a region",
+            )
+            _require(all(map(_numbers, item.releases)), "a block releases something that is not a value")
             _require(len(item.nodes) == len(item.releases), "a block does not say what it releases")
         case NetworkInput():
             _require(isinstance(item.name, str) and type(item.value) is int, "an input has no name")

@@ -26,7 +26,7 @@ _BY_SUFFIX = {".pt2": "pt2", ".ts": "torchscript", **dict.fromkeys(SUFFIXES, "pl
 
 @apart()
 def save(module: nn.Module, path: str | os.PathLike[str], *, format: str | None = None, program: bool = False) -> None:
-    """Save a compiled module; the file appears whole or not at all, and the same module gives the same bytes.
+    """Save a compiled module; the file appears whole or not at all, and the same module makes the same bytes.
 
     Args:
         module: what `engine.compile` or `engine.load` returned; for ``"plan"`` also a ``TorchTensorRTModule``.
@@ -144,7 +144,7 @@ def _device(device: torch.device | str | int | None) -> torch.device | None:
     try:
         return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise SettingsError(f"device={device!r} is no device: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"device={device!r} is not a device: {str(error).splitlines()[0]}") from None
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def outline(data: Any) -> int:
         raise FileError("a container among inputs or results is damaged")
     children = data["children"]
     if not isinstance(children, list):
-        raise FileError("a container among inputs or results is damaged: its children are no list")
+        raise FileError("a container among inputs or results is damaged: its children are not a list")
     _check_context(data["context"], FileError)
     context = read_value(data["context"], _class_outline)
     containers.check(data["type"], context, len(children))

@@ -16,7 +16,7 @@ from engine.errors import FileError, SaveError
 from engine.runtime.records.specs import read_dtype, write_dtype
 
 Special = Callable[[Any], Any]
-"""Writes or reads what this module does not know; gives ``NotImplemented`` where it does not either."""
+"""Writes or reads values that this module does not know; returns ``NotImplemented`` for those it does not know."""
 
 _LAYOUTS = {str(layout): layout for layout in (torch.strided, torch.sparse_coo, torch.sparse_csr)}
 _FORMATS = {
@@ -125,7 +125,7 @@ def _read(kind: str, content: Any, special: Special) -> Any:
             return _LAYOUTS[content]
         case "memory_format":
             return _FORMATS[content]
-    raise FileError(f"{kind!r} is no kind of value that this version of engine knows")
+    raise FileError(f"{kind!r} is not a kind of value that this version of engine knows")
 
 
 def _listed(content: Any) -> list[Any]:

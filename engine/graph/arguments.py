@@ -1,4 +1,4 @@
-"""Arguments of nodes, normalised: schema order, values for tensors, staged ints for sizes."""
+"""Arguments of nodes, normalised: schema order, values for tensors, symbolic ints for sizes."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def is_symbolic(value: Any) -> bool:
     return isinstance(value, Symbolic)
 
 
-def staged(value: Any) -> Any:
-    """A symbolic scalar as a staged int (or a sympy expression for floats and bools); others unchanged."""
+def symint(value: Any) -> Any:
+    """A symbolic scalar as a symbolic int (or a sympy expression for floats and bools); others unchanged."""
     if isinstance(value, torch.SymInt):
         return sizes.normal(value)
     if isinstance(value, torch.SymFloat | torch.SymBool):
@@ -126,17 +126,17 @@ def resolve(node: fx.Node) -> Value:
 
 
 def normalise(argument: Any) -> Any:
-    """An FX argument as rules see it: :class:`Value`, staged int, tuple, graph, or the Python value itself."""
+    """An FX argument as rules see it: :class:`Value`, symbolic int, tuple, graph, or the Python value itself."""
     if isinstance(argument, fx.Node):
         if "graph" in argument.meta:
             return argument.meta["graph"]
         value = argument.meta.get("val")
         if isinstance(value, torch.Tensor | tuple | list) or value is None:
             return resolve(argument)
-        return staged(value)
+        return symint(value)
     if isinstance(argument, list | tuple):
         return tuple(map(normalise, argument))
-    return staged(argument)
+    return symint(argument)
 
 
 def values_in(argument: Any) -> list[Value]:

@@ -142,7 +142,7 @@ def canonical_arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """``args`` and ``kwargs`` of one call in canonical form; both stay executable.
 
-    ``rank`` gives the rank of a tensor argument, None where it is unknown (its dims then stay as they
+    ``rank`` returns the rank of a tensor argument, None where it is unknown (its dims then stay as they
     are) or where the argument is no tensor.  Raises ``TypeError`` where a required argument is missing.
     """
     schema = _schema(op)
@@ -227,7 +227,7 @@ def is_assertion(target: Any) -> bool:
 
 
 def is_effectful(node: fx.Node) -> bool:
-    """Whether a node must stay although nobody reads it."""
+    """Whether a node must stay although it is not read."""
     target = node.target
     if isinstance(target, OpOverload):
         return target._schema.is_mutable and not is_assertion(target)
@@ -259,7 +259,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def drop_dead_nodes(graph: fx.Graph) -> None:
-    """Erase assertions, and every node but inputs that nobody reads."""
+    """Erase assertions, and every node but inputs that is not read."""
     for node in reversed(graph.nodes):
         if node.op in ("placeholder", "output"):
             continue

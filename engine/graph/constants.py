@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_foldable(target: Any) -> bool:
-    """Whether an op gives the same outputs for the same inputs and does nothing else."""
+    """Whether an op returns the same outputs for the same inputs and does nothing else."""
     return (
         isinstance(target, OpOverload)
         and not target._schema.is_mutable
@@ -38,7 +38,7 @@ class Constants:
         self._results: dict[fx.Node, Any] = {}
 
     def is_const(self, node: fx.Node) -> bool:
-        """Whether a node gives the same in every run."""
+        """Whether a node returns the same values in every run."""
         known = self._const.get(node)
         if known is not None:
             return known

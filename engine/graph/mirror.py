@@ -121,7 +121,7 @@ class Mirror:
     def arguments(self, node: fx.Node) -> tuple[Any, ...]:
         """Arguments in schema order, defaults included.
 
-        Tensors are :class:`Value`, sizes staged ints, lists tuples, graphs :class:`engine.graph.subgraph.Subgraph`;
+        Tensors are :class:`Value`, sizes symbolic ints, lists tuples, graphs :class:`engine.graph.subgraph.Subgraph`;
         everything else is as FX has it.
         """
         record = self._record(node)
@@ -130,7 +130,7 @@ class Mirror:
         return record.arguments
 
     def raw_arguments(self, node: fx.Node) -> tuple[Any, ...]:
-        """Like :meth:`arguments`, with size nodes as values instead of staged ints."""
+        """Like :meth:`arguments`, with size nodes as values instead of symbolic ints."""
 
         def raw(item: Any) -> Any:
             return args.resolve(item) if isinstance(item, fx.Node) else item
@@ -169,7 +169,7 @@ class Mirror:
         )
 
     def shape(self, value: Value) -> tuple[Int, ...]:
-        """The shape in staged ints."""
+        """The shape in symbolic ints."""
         record = self._record(value.node)
         if record.shapes is None:
             record.shapes = {}
@@ -270,15 +270,15 @@ class Mirror:
 
         Args:
             op: the overload.
-            arguments: as :meth:`arguments` gives them; missing trailing ones get their schema defaults.
-                Staged ints that are not known become size nodes near the top of the graph.
+            arguments: as :meth:`arguments` returns them; missing trailing ones get their schema defaults.
+                Symbolic ints that are not known become size nodes near the top of the graph.
             before: the node to insert before; every operand must come before it.
             origin: nodes whose model lines and rewrite history the new node inherits.
             rule: the rewrite that makes the node.
             fake: its fake value, when the caller knows it; otherwise it is inferred.
 
         Raises:
-            EngineError: PyTorch refuses the arguments, or accepts them for some sizes only; or a size cannot
+            EngineError: PyTorch rejects the arguments, or accepts them for some sizes only; or a size cannot
                 be computed before ``before``.
         """
         positional, keywords = args.split(op, arguments)
@@ -309,7 +309,7 @@ class Mirror:
         Sizes that are not known enter as ``SymInt``; ``arguments`` may hold fake tensors as well as values.
 
         Raises:
-            EngineError: PyTorch refuses the arguments.
+            EngineError: PyTorch rejects the arguments.
         """
 
         def faked(item: Any) -> Any:
@@ -323,7 +323,7 @@ class Mirror:
         return inference.infer(self.fake_mode, self.shape_env, op, positional, keywords)
 
     def symint(self, size: Int) -> Any:
-        """A staged int as ``int`` or ``SymInt``."""
+        """A symbolic int as ``int`` or ``SymInt``."""
         if not isinstance(size, sympy.Basic):
             return size
         if self.shape_env is None:
@@ -331,7 +331,7 @@ class Mirror:
         return self.shape_env.create_symintnode(size, hint=None)
 
     def size_node(self, size: Int, before: fx.Node | None = None) -> Any:
-        """A staged int as an FX argument: the number itself, or the node that computes it.
+        """A symbolic int as an FX argument: the number itself, or the node that computes it.
 
         Raises:
             EngineError: the size cannot be computed before ``before``.

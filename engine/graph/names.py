@@ -1,4 +1,4 @@
-"""Names that nothing else has."""
+"""Names that are unique in a graph."""
 
 from __future__ import annotations
 

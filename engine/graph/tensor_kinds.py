@@ -11,7 +11,7 @@ is_transforming: Callable[[], int | None] = torch._C._functorch.maybe_current_le
 
 
 def unfit(value: torch.Tensor) -> str:
-    """What is wrong with a tensor that is no dense array of numbers, and what to do; empty where it is one."""
+    """Why an engine cannot take a tensor, and what to do; empty for a dense array of numbers, which it can."""
     if is_transforming() is not None and torch._C._functorch.is_functorch_wrapped_tensor(value):
         how = "torch.vmap" if torch._C._functorch.is_batchedtensor(value) else "a transform of torch.func"
         return (

@@ -11,7 +11,7 @@ from engine.sizes import Int, normal
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor at the boundary of an engine; ``shape`` holds staged ints."""
+    """A tensor at the boundary of an engine; ``shape`` holds symbolic ints."""
 
     shape: tuple[Int, ...]
     dtype: torch.dtype

@@ -102,7 +102,7 @@ def _iterate(step: Step, values: Values, trip: int, count: int | None) -> Tensor
     index = count - 1 - trip if step["reverse"] and count is not None else trip
     axis = step["axis"]
     if not 0 <= index < tensor.shape[axis]:
-        # An iterator is a gather, and a gather out of bounds gives zeros.
+        # An iterator is a gather, and a gather out of bounds reads zeros.
         return torch.zeros_like(tensor.select(axis, 0))
     return tensor.select(axis, index)
 

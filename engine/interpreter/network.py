@@ -175,7 +175,7 @@ def read(network: Any, keep_alive: Iterable[Tensor] = ()) -> Reading:
     """Read ``network``, an ``INetworkDefinition``, into steps in the network's layer order.
 
     Raises:
-        InterpreterError: a layer type is unknown, or TensorRT refused a layer.
+        InterpreterError: a layer type is unknown, or TensorRT rejected a layer.
     """
     return _Reader(network, keep_alive).read()
 
@@ -297,7 +297,7 @@ class _Reader:
                 shapes.append(tuple(tensor.shape))
             except (ValueError, RuntimeError) as error:
                 raise InterpreterError(
-                    f"TensorRT refused layer {layer.name!r} ({kind}): {error} Its logger holds the reason."
+                    f"TensorRT rejected layer {layer.name!r} ({kind}): {error} Its logger holds the reason."
                 ) from error
         return Step(
             name=name or layer.name,

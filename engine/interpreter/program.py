@@ -60,14 +60,14 @@ class Program:
     ) -> Program:
         """Read a finished ``INetworkDefinition`` back.
 
-        ``weights`` gives names to weights: tensors among ``keep_alive``, no two of which share memory.
+        ``weights`` names weights: tensors among ``keep_alive``, no two of which share memory.
 
         TensorRT refers to the weights of a network and does not hold them, so their owner must live until
         this returns.  They are copied, except those that lie inside a CPU tensor of ``keep_alive``, whose
         memory is shared and kept.
 
         Raises:
-            InterpreterError: the network has a layer that cannot be run, or one that TensorRT refused.
+            InterpreterError: the network has a layer that cannot be run, or one that TensorRT rejected.
         """
         return cls(read(network, keep_alive), weights)
 
@@ -106,7 +106,7 @@ class Program:
         """A program with copies of its weights.
 
         Args:
-            copies: gives a copy, or the same tensor, for each.
+            copies: returns a copy, or the same tensor, for each.
         """
         program = copy.copy(self)
         places = {

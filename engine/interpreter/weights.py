@@ -1,4 +1,4 @@
-"""Weights of a network as tensors, for every data type, copied only when nobody else owns them."""
+"""Weights of a network as tensors, for every data type, copied only when they have no other owner."""
 
 from __future__ import annotations
 

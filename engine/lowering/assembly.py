@@ -147,7 +147,7 @@ class _Assembler:
         return self.value(self.mirror.value(operand))
 
     def result(self, node: fx.Node) -> fx.Node:
-        """A node that the caller gets, who may write to what it gives; constants are given as copies."""
+        """A node whose value the caller gets and may write to; constants are returned as copies."""
         if node.op != "get_attr":
             return node
         copied = self.graph.call_function(torch.ops.aten.clone.default, (node,))

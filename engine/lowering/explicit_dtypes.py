@@ -40,7 +40,7 @@ def make_dtypes_explicit(graph: fx.Graph, mirror: Mirror) -> None:
 
 
 def _cast_operands(graph: fx.Graph, node: fx.Node, operands: list[fx.Node], mirror: Mirror) -> None:
-    """Cast the operands of a node, where it then gives the same dtype."""
+    """Cast the operands of a node, where its result then has the same dtype."""
     fake: torch.Tensor = node.meta["val"]
     assert isinstance(node.target, OpOverload)
     cast = torch.ops.aten._to_copy.default

@@ -1,4 +1,4 @@
-"""What TensorRT rejected, and which tile is to blame: that pair of a node and a rule is not tried again."""
+"""What TensorRT rejected, and which tile caused it: that pair of a node and a rule is not tried again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rejections(dict[tuple[str, str], str]):
         """
         found = []
         for tile in self._blamed(segment, error):
-            reason = f"{tile.rule.id} ({tile.rule.where}): TensorRT refused it: {_tensorrt_says(error)}"
+            reason = f"{tile.rule.id} ({tile.rule.where}): TensorRT rejected it: {_tensorrt_says(error)}"
             self[tile.node.name, tile.rule.id] = reason
             found.append(Fallback(tile.node.name, self._graph.mirror.op(tile.node), reason, model_line(tile.node)))
         return found

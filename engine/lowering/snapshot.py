@@ -21,7 +21,7 @@ class ModelMemory:
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        # The storages themselves, so that nobody else gets their addresses.
+        # The storages themselves, so that their addresses are not reused.
         self._storages = {storage.data_ptr(): storage for storage in map(_storage, tensors) if storage is not None}
 
     def holds(self, tensor: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Graphs inside ops, on their way into a network: imported, and then lowered and tiled like the graph around them.
+"""Subgraphs that ops run, on their way into a network: imported, then lowered and tiled like the graph around them.
 
 A subgraph is made when a rule first runs it, because only the rule says which operand each of its inputs is.  An
 input that is always the same constant of the model becomes that constant inside.  The tiles of a subgraph decide
@@ -17,7 +17,7 @@ from engine.capture.importer import import_subgraph
 from engine.capture.substitution import substitute_inside, substitutes
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Context, Faults
-from engine.graph.arguments import staged
+from engine.graph.arguments import symint
 from engine.graph.mirror import Mirror
 from engine.graph.names import unique
 from engine.graph.subgraph import Subgraph
@@ -25,7 +25,7 @@ from engine.lowering.lowered_graph import LoweredGraph
 from engine.partitioner import Rejections
 from engine.rewriter import Trace
 from engine.settings import CompilationSettings
-from engine.weights.pins import pin
+from engine.weights.frozen_constants import frozen_constant
 
 
 class LoweredSubgraph(LoweredGraph):
@@ -60,7 +60,7 @@ class LoweredSubgraph(LoweredGraph):
     def _output(self, result: Any) -> Any:
         if not isinstance(result, fx.Node):
             return result
-        return staged(result.meta["val"]) if self.mirror.is_size(result) else self.mirror.value(result)
+        return symint(result.meta["val"]) if self.mirror.is_size(result) else self.mirror.value(result)
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Subgraphs:
             around.shape_env,
             name=name,
             sizes=around.sizes,
-            on_read=pin,
+            on_read=frozen_constant,
         )
         mirror.hoist_sizes()
         made = LoweredSubgraph(name, inputs, mirror, self.context(mirror), self.ruleset, self.settings)

@@ -51,7 +51,7 @@ def summarize(
 
 
 def _placements(subgraphs: Subgraphs, partition: Partition) -> dict[fx.Node, Placement]:
-    """Where each node runs, those of the graphs inside ops included."""
+    """Where each node runs, those of subgraphs included."""
     found: dict[fx.Node, Placement] = {}
     for graph in subgraphs:
         for node, reason in graph.reasons.items():

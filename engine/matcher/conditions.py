@@ -16,7 +16,7 @@ from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
 from engine.matcher.paths import MISSING, Frame, Kind
-from engine.sizes import Sizes, is_known, is_staged
+from engine.sizes import Sizes, is_known, is_symint
 
 _RELATIVE = 1e-6
 
@@ -343,7 +343,7 @@ def same(mirror: Mirror, a: Any, b: Any) -> bool:
         return a == b or (a.node.op == b.node.op == "get_attr" and a.node.target == b.node.target)
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(same(mirror, x, y) for x, y in zip(a, b, strict=True))
-    if is_staged(a) and is_staged(b):
+    if is_symint(a) and is_symint(b):
         return mirror.sizes.equal(a, b)
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 

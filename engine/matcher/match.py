@@ -19,7 +19,7 @@ class Match:
     """A place in the graph that a rule's pattern fits; guards are not evaluated.
 
     Attributes:
-        bindings: captured names: :class:`engine.graph.value.Value` for tensors, staged ints, tuples, scalars;
+        bindings: captured names: :class:`engine.graph.value.Value` for tensors, symbolic ints, tuples, scalars;
             None where an optional op or argument is absent.
         roots: the matched roots, in the order written.
         nodes: all matched nodes, roots included, in graph order.

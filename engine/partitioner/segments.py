@@ -74,7 +74,7 @@ def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partiti
             break
         for level in small:
             for node in levels[level]:
-                reason = f"its segment of {counts[level]} tiles is under min_block_size={min_block_size}"
+                reason = f"its segment of {counts[level]} tiles is smaller than min_block_size={min_block_size}"
                 for member in tiles.pop(node).nodes:
                     if member not in tiles:
                         reasons[member] = reason

@@ -2,7 +2,7 @@
 
 Nodes are visited from the outputs back to the inputs.  A node that something needs takes the first rule, in
 precedence order, whose pattern matches at it and whose plan can be made; the nodes inside the match are
-absorbed, and the plan's operands are needed in turn.  Values that nobody needs are never built.
+absorbed, and the plan's operands are needed in turn.  Values that are not needed are never built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
-from engine.partitioner.unsupported import staying
+from engine.partitioner.unsupported import unsupported_reason
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT rejected it, or the engine did not load.
 Rejections = Mapping[tuple[str, str], str]
@@ -133,8 +133,8 @@ def _best(
     """The tile for a node, or why a rule that fits it cannot be used; neither where no rule fits."""
     mirror = context.mirror
     rejected: str | None = None
-    failures: list[str] = []
-    unmeant: list[str] = []
+    guards_held: list[str] = []
+    guards_failed: list[str] = []
     for match in matcher.matches(node):
         rejection = rejections.get((node.name, match.rule.id))
         if rejection is not None:
@@ -145,18 +145,20 @@ def _best(
         plan = apply(match.rule, match, context)
         if isinstance(plan, Failure):
             reason = f"{match.rule.id} ({match.rule.where}) does not apply: {plan.reason}"
-            (failures if plan.guarded else unmeant).append(reason)
+            (guards_held if plan.guarded else guards_failed).append(reason)
             continue
         missing = [i for i, output in enumerate(plan.outputs) if output is None and not mirror.unused(Value(node, i))]
         if missing:
-            failures.append(f"{match.rule.id} ({match.rule.where}) does not give output {missing[0]}, which is used")
+            guards_held.append(f"{match.rule.id} ({match.rule.where}) does not emit output {missing[0]}, which is used")
             continue
         numbers = [value for value in mirror.outputs(node) if _is_number(mirror, value) and not mirror.unused(value)]
         if numbers:
-            failures.append(f"output {numbers[0].index} of it is a number and is used, and engines give tensors")
+            guards_held.append(
+                f"its output {numbers[0].index} is a Python number that is used, and engines return only tensors"
+            )
             continue
         return Tile(node, match.rule, plan, match.nodes), None
-    return None, rejected or next(iter([*failures, *unmeant]), None)
+    return None, rejected or next(iter([*guards_held, *guards_failed]), None)
 
 
 def _is_number(mirror: Mirror, value: Value) -> bool:
@@ -184,7 +186,7 @@ def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequenc
     for rule, reason in inactive:
         if rule.kind == "convert" and any(root.op == op for root in rule.roots):
             return f"{rule.id} ({rule.where}) is inactive here: {reason}"
-    known = staying(node.target)
+    known = unsupported_reason(node.target)
     if known is not None:
         return f"no rule converts {op}: {known}"
     undecomposed = node.meta.get("undecomposed")

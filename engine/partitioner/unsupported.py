@@ -1,4 +1,4 @@
-"""Why an op stays in PyTorch, where its nature says more than that no rule takes it."""
+"""Why an op can only run in PyTorch, where more is known than that no rule takes it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 
 # By PyTorch's own tags.
 _TAGS = {
-    torch.Tag.nondeterministic_seeded: "draws from PyTorch's generator",
+    torch.Tag.nondeterministic_seeded: "it draws random numbers from PyTorch's generator",
     torch.Tag.dynamic_output_shape: "the size of its result depends on data",
-    torch.Tag.data_dependent_output: "gives a Python number, which is PyTorch's to hold",
+    torch.Tag.data_dependent_output: "it returns a Python number, and engines return only tensors",
 }
 
 
-def staying(op: object) -> str | None:
+def unsupported_reason(op: object) -> str | None:
     """Why an op can only run in PyTorch; None where nothing is known about it."""
     if not isinstance(op, torch._ops.OpOverload):
         return None
     if op._schema.name.endswith("_backward"):
-        return "of training only"
+        return "it is for training only"
     return next((reason for tag, reason in _TAGS.items() if tag in op.tags), None)
 
 
-__all__ = ["staying"]
+__all__ = ["unsupported_reason"]

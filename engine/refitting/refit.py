@@ -15,7 +15,7 @@ from engine.compiled.module import CompiledModule, DeferredModule
 from engine.errors import BuildError, RefitError
 from engine.pytorch_modes import apart
 from engine.refitting.weight_map import Spec, WeightPlan
-from engine.weights.pins import digest
+from engine.weights.frozen_constants import digest
 from engine.weights.recipe import Recipe
 from engine.weights.recipe_encoding import decode, dtype_name
 
@@ -171,19 +171,20 @@ class _Sources:
         return []
 
     def touch(self, how: Recipe) -> bool:
-        """Whether a source of a recipe is given, so that what it gives changes."""
+        """Whether new weights hold a source of a recipe, so that its value changes."""
         return not self.given.isdisjoint(how.sources)
 
     def compute(self, how: Recipe, what: str, wanted: Spec | None, done: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What a recipe gives now.
+        """The value of a recipe with the new weights.
 
         Raises:
-            RefitError: a source is neither given nor kept, or the recipe gives something else than before.
+            RefitError: a source is neither given nor kept, or its value has another shape or dtype than before.
         """
         missing = [name for name in how.sources if name not in self.values]
         if missing:
             raise RefitError(
-                f"{self._model}: {what} follows from {', '.join(how.sources)}, and not given are {', '.join(missing)}"
+                f"{self._model}: {what} is computed from {', '.join(how.sources)}, of which these are missing: "
+                f"{', '.join(missing)}"
             )
         if how.key not in done:
             try:
@@ -221,11 +222,14 @@ def _refitted(compiled: CompiledModule, plan: WeightPlan, sources: _Sources) -> 
     from engine.runtime import TorchTensorRTModule
 
     done: dict[str, torch.Tensor] = {}
-    for pin in plan.pins:
-        if sources.touch(pin.recipe) and digest(sources.compute(pin.recipe, "a constant", None, done)) != pin.digest:
+    for frozen in plan.frozen:
+        if (
+            sources.touch(frozen.recipe)
+            and digest(sources.compute(frozen.recipe, "a constant", None, done)) != frozen.digest
+        ):
             raise RefitError(
-                f"{compiled.report.model}: {', '.join(pin.recipe.sources)} decided how the model was compiled, and is "
-                "different in these weights: compile the model again"
+                f"{compiled.report.model}: {', '.join(frozen.recipe.sources)} decided how the model was compiled, and "
+                "differs in these weights: compile the model again"
             )
     graph_module = compiled.graph_module
     engines = {n: m for n, m in graph_module.named_children() if isinstance(m, TorchTensorRTModule)}
@@ -264,7 +268,7 @@ def _refitted_engine(module: Any, weights: dict[str, torch.Tensor]) -> nn.Module
     """An engine with other weights, loaded where that is how engines are checked.
 
     Raises:
-        RefitError: TensorRT refuses.
+        RefitError: TensorRT rejected the weights.
     """
     from engine.builder.refitter import refit_engine
 
@@ -316,7 +320,7 @@ def _verify(fresh: CompiledModule, weights: Any, args: tuple[Any, ...], kwargs: 
     problems = [problem for problem in problems if not problem.endswith(": ")]
     if problems:
         raise RefitError(
-            f"the refitted {fresh.report.model} does not give what the model gives:"
+            f"the refitted {fresh.report.model} does not return what the model returns:"
             + "".join(f"\n  {problem}" for problem in problems)
         )
 

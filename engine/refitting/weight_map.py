@@ -12,7 +12,7 @@ from torch import fx
 from engine.dtypes import dtype_named
 from engine.errors import FileError
 from engine.graph.mirror import Mirror, Value
-from engine.weights.pins import Pin
+from engine.weights.frozen_constants import FrozenConstant
 from engine.weights.recipe import Recipe, recipe
 from engine.weights.recipe_encoding import decode, decode_tensor, dtype_name, encode, encode_tensor
 
@@ -33,7 +33,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """What a refit of a compiled model has to know; what one engine has to know is its ``weight_name_map``.
+    """What a refit of a compiled model needs; what it needs of one engine is the engine's ``weight_name_map``.
 
     Attributes:
         state: parameters and persistent buffers of the model, used or not.
@@ -41,7 +41,7 @@ class WeightPlan:
             those in ``state`` these are other buffers and tensors that the model holds.
         tied: other names of sources that share their tensor -> the name of the source.
         kept: values of sources that no state dict has.
-        pins: constants that must stay as they are.
+        frozen: constants that must stay as they are.
         constants: buffer of the graph module -> how it follows.
     """
 
@@ -49,7 +49,7 @@ class WeightPlan:
     sources: Mapping[str, Spec] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    pins: tuple[Pin, ...] = ()
+    frozen: tuple[FrozenConstant, ...] = ()
     constants: Mapping[str, Recipe] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class WeightPlan:
             "sources": {name: [list(spec.shape), dtype_name(spec.dtype)] for name, spec in self.sources.items()},
             "tied": dict(self.tied),
             "kept": {name: encode_tensor(tensor) for name, tensor in self.kept.items()},
-            "pins": [[encode(pin.recipe), pin.digest] for pin in self.pins],
+            "pins": [[encode(constant.recipe), constant.digest] for constant in self.frozen],
             "constants": {name: encode(how) for name, how in self.constants.items()},
         }
 
@@ -79,7 +79,7 @@ class WeightPlan:
                 sources={name: _spec(spec) for name, spec in data["sources"].items()},
                 tied={str(name): str(other) for name, other in data["tied"].items()},
                 kept={name: decode_tensor(tensor) for name, tensor in data["kept"].items()},
-                pins=tuple(Pin(decode(how, allowed), str(digest)) for how, digest in data["pins"]),
+                frozen=tuple(FrozenConstant(decode(how, allowed), str(digest)) for how, digest in data["pins"]),
                 constants={name: decode(how, allowed) for name, how in data["constants"].items()},
             )
         except FileError:
@@ -92,7 +92,7 @@ def _spec(data: Any) -> Spec:
     shape, dtype = data
     found = dtype_named(dtype)
     if found is None:
-        raise ValueError(f"{dtype!r} is no dtype")
+        raise ValueError(f"{dtype!r} is not a dtype")
     return Spec(tuple(int(size) for size in shape), found)
 
 
@@ -105,10 +105,10 @@ def weight_plan(
         mirrors: of the graph, then of the graphs inside its ops.
     """
     mirror = mirrors[0]
-    pins = [pin for one in mirrors for pin in one.read_constants.values() if pin is not None]
+    frozen = [constant for one in mirrors for constant in one.read_constants.values() if constant is not None]
     recipes: list[Recipe] = []
     for network in networks:
-        pins += network.pins
+        frozen += network.frozen
         recipes += [weight.recipe for weight in network.weights.named.values()]
     constants: dict[str, Recipe] = {}
     targets = {str(node.target): node for node in mirror.graph.nodes if node.op == "get_attr"}
@@ -118,8 +118,8 @@ def weight_plan(
             how = recipe(mirror, Value(targets[target], 0))
             if how.sources:
                 constants[str(node.target)] = how
-    pins = list({pin.recipe.key: pin for pin in pins}.values())
-    recipes += [*constants.values(), *(pin.recipe for pin in pins)]
+    frozen = list({constant.recipe.key: constant for constant in frozen}.values())
+    recipes += [*constants.values(), *(constant.recipe for constant in frozen)]
     used = dict.fromkeys(name for how in recipes for name in how.sources)
     state = {name: Spec(*spec) for name, spec in captured.state.items()}
     return WeightPlan(
@@ -127,7 +127,7 @@ def weight_plan(
         sources={name: Spec(tuple(mirror.constants[name].shape), mirror.constants[name].dtype) for name in used},
         tied={name: other for name, other in captured.tied.items() if other in used},
         kept={name: mirror.constants[name].detach().cpu().clone() for name in used if name not in state},
-        pins=tuple(pins),
+        frozen=tuple(frozen),
         constants=constants,
     )
 

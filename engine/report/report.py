@@ -159,7 +159,7 @@ class Report:
     timings: Timings = field(default_factory=Timings)
     compute_capabilities: tuple[str, ...] = ()
     tensorrt: str = ""
-    refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
+    refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT rejected, whatever came of the node
     notes: tuple[str, ...] = ()
     precision: Precision = field(default_factory=Precision)
     decisions: Decisions | None = field(default=None, repr=False, compare=False)

@@ -34,7 +34,7 @@ class Change:
 
 
 def replace(mirror: Mirror, targets: Sequence[tuple[Value, Value]], new: Iterable[fx.Node]) -> Change:
-    """Let the users of old values use new ones, and erase what nobody uses afterwards.
+    """Let the users of old values use new ones, and erase what is unused afterwards.
 
     Args:
         targets: pairs of an old and a new value.
@@ -105,7 +105,7 @@ def computed(mirror: Mirror, node: fx.Node) -> bool:
 
 
 def holds_tensors(node: fx.Node) -> bool:
-    """Whether a node gives tensors, not sizes."""
+    """Whether a node returns tensors, not sizes."""
     value = node.meta.get("val")
     if isinstance(value, tuple | list):
         return any(isinstance(item, torch.Tensor) for item in value)

@@ -1,4 +1,4 @@
-"""Commitment: a plan of ATen calls becomes nodes of the graph."""
+"""Applying a plan: its ATen calls become nodes of the graph."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def prepare(
         if output is not None:
             targets.append((value, output))
         elif not (projects and rule.roots[0].output != value.index):
-            return Failure(f"output {value.index} of {value.node.name} is used, and the rule gives none")
+            return Failure(f"output {value.index} of {value.node.name} is used, and the rule emits none for it")
     if not targets:
         return Failure("nothing uses the matched values")
     return Replacement(rule, tuple(roots), tuple(sorted(nodes)), plan, tuple(targets))
@@ -127,7 +127,7 @@ def shrinkage(mirror: Mirror, replacement: Replacement) -> Shrinkage:
 
 
 def disagreements(mirror: Mirror, replacement: Replacement, *, certain: bool) -> str | None:
-    """How what a replacement gives differs from what it replaces, None if it does not.
+    """How the outputs of a replacement differ from those that it replaces, None if they do not.
 
     Args:
         certain: demand that dims are equal for all sizes; otherwise only refuse dims that certainly differ.
@@ -197,10 +197,10 @@ class Committer:
         self._literals: dict[Any, fx.Node] = {}
 
     def commit(self, replacement: Replacement) -> Change:
-        """Insert the calls, replace the roots and erase what nobody uses any more.
+        """Insert the calls, replace the roots and erase what is no longer used.
 
         Raises:
-            Exception: an operand depends on a root, or PyTorch refuses a call or a constant. The graph then
+            Exception: an operand depends on a root, or PyTorch rejects a call or a constant. The graph then
                 computes what it did before.
         """
         mirror, rule = self._mirror, replacement.rule

@@ -38,7 +38,7 @@ NAME = "torch decomposition"
 _WHERE = "torch._decomp"
 _LOG = logging.getLogger("engine.rewriter")
 
-# Ops that hand on their operand; without gradients and mutation there is nothing else to them.
+# Ops that return their operand; without gradients and mutation they do nothing else.
 _IDENTITIES = frozenset(
     {torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.lift_fresh.default}
 )
@@ -57,7 +57,7 @@ class _Call:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every op that gives a tensor."""
+    """Records every op that returns a tensor."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -90,7 +90,6 @@ def _table() -> dict[OpOverload, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions
 
     table: dict[OpOverload, Callable[..., Any]] = dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
-    # PyTorch's own picks the fused kernel of the device that the example happened to be on.
     table[torch.ops.aten.scaled_dot_product_attention.default] = _attention
     return table
 
@@ -106,6 +105,15 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
+    """Attention in its parts, by the op that PyTorch itself computes it with where it has no fused kernel.
+
+    This is no lowering of ours: it only names which of PyTorch's decompositions to use.  PyTorch's own entry (2.13)
+    chooses a fused kernel by the device and dtype of the example: ``_scaled_dot_product_flash_attention_for_cpu`` on a
+    CPU, and on a GPU ``_scaled_dot_product_flash_attention``, ``_efficient_attention`` or ``_cudnn_attention``, which
+    have no decomposition and would stay in PyTorch, on that device.
+    It cannot be a ``lower`` rule: those are applied before ``convert`` rules are tried, so that none of the ``convert``
+    rules of attention would ever match.
+    """
     output: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math.default(
         query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )[0]
@@ -268,15 +276,15 @@ def _live(calls: Sequence[_Call], outputs: Sequence[Any]) -> list[_Call]:
 
 
 def _check(mirror: Mirror, node: fx.Node, outputs: Sequence[Any]) -> None:
-    """What a decomposition returns must be what the node gave."""
+    """The outputs of a decomposition must have the dtypes and shapes of the node's."""
     values = mirror.outputs(node)
     if len(values) != len(outputs):
-        raise Undecomposable(f"its decomposition gives {len(outputs)} outputs instead of {len(values)}")
+        raise Undecomposable(f"its decomposition returns {len(outputs)} outputs instead of {len(values)}")
     for value, output in zip(values, outputs, strict=True):
         if mirror.unused(value):
             continue
         if not isinstance(output, torch.Tensor) or not mirror.is_tensor(value):
-            raise Undecomposable(f"its decomposition gives {text(output)} for output {value.index}")
+            raise Undecomposable(f"its decomposition returns {text(output)} for output {value.index}")
         reason = disagreement(mirror.sizes, mirror.fake(value), output, certain=False)
         if reason is not None:
             raise Undecomposable(f"in its decomposition {reason}")

@@ -1,4 +1,4 @@
-"""How far a rule looks: which nodes a change can give a new match."""
+"""The radius of patterns: which nodes can have a new match after a change."""
 
 from __future__ import annotations
 

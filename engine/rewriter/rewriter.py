@@ -36,7 +36,7 @@ from engine.rewriter.trace import Application, Trace, listed
 from engine.rewriter.worklist import Worklist
 
 # Turns of `simplify` and `lower`; each needs one turn per level of composites, of which models have a handful.
-LARGEST_TURNS = 64
+LARGEST_ROUNDS = 64
 # Rewrites before one rule is taken to multiply nodes without end; models have fewer by an order of magnitude.
 _MOST_APPLICATIONS = 20_000
 _MOST_PER_NODE = 100
@@ -52,14 +52,14 @@ class RewriteStats:
         visited: nodes looked at, counting repeats.
         applications: rewrites by rules.
         decompositions: nodes expanded by PyTorch's decompositions.
-        turns: times the rewriter switched between ``simplify`` and ``lower``.
+        rounds: times the rewriter switched between ``simplify`` and ``lower``.
         seconds: time in all.
     """
 
     visited: int = 0
     applications: int = 0
     decompositions: int = 0
-    turns: int = 0
+    rounds: int = 0
     seconds: float = 0.0
 
 
@@ -128,18 +128,18 @@ class Rewriter:
             EngineError: a rule does that, and applications are checked.
         """
         started = perf_counter()
-        turns = since = 0
+        rounds = since = 0
         while any(phase.worklist for phase in self._phases):
             for phase in self._phases:
                 self._exhaust(phase)
-            turns, since = turns + 1, since + 1
-            if since > LARGEST_TURNS:
+            rounds, since = rounds + 1, since + 1
+            if since > LARGEST_ROUNDS:
                 self._stop(
                     "simplify",
-                    f"`simplify` and `lower` rules undo each other: {LARGEST_TURNS} turns did not come to an end",
+                    f"`simplify` and `lower` rules undo each other: {LARGEST_ROUNDS} rounds did not come to an end",
                 )
                 since = 0
-        self.stats.turns += turns
+        self.stats.rounds += rounds
         self.stats.seconds += perf_counter() - started
         if self.check:
             self._assert_quiescent()
@@ -209,7 +209,7 @@ class Rewriter:
         return self._fault(match, message, kind="grows")
 
     def _fault(self, match: Match, message: str, *, kind: str, cause: BaseException | None = None) -> Failure:
-        """Tell what a rule did wrong; gives it as the reason why the rule does not apply."""
+        """Tell what a rule did wrong; returns it as the reason why the rule does not apply."""
         node = match.roots[0]
         self.context.faults.tell(match.rule, node, message, kind=kind, strict=self.check, cause=cause)
         return Failure(message.replace("{at}", ""))
@@ -256,7 +256,7 @@ class Rewriter:
             change = self._committer.commit(replacement)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
-            failure = self._fault(match, f"{rule.id} cannot be carried out{{at}}: {first}", kind="commit", cause=error)
+            failure = self._fault(match, f"{rule.id} cannot be applied{{at}}: {first}", kind="commit", cause=error)
             failures = self.trace.counter(rule.id).failures
             failures[failure.reason] = failures.get(failure.reason, 0) + 1
             self._refused.add((match.roots, rule.id))

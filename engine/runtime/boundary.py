@@ -30,7 +30,7 @@ class Boundary:
     """What goes into and comes out of an engine, in the order of its bindings.
 
     Attributes:
-        inputs: a `TensorSpec` per tensor; a staged int for an input that is a size; None where only
+        inputs: a `TensorSpec` per tensor; a symbolic int for an input that is a size; None where only
             the outputs were recorded.
         outputs: a `TensorSpec` per output, its sizes over the symbols of the inputs.
     """

@@ -54,8 +54,8 @@ class CallPath:
     new one.
 
     Attributes:
-        run: gives the result of a call with plain inputs (`is_plain`).
-        fast: gives the result of a call that is like one before and only has to be queued; returns None, and has done
+        run: returns the result of a call with plain inputs (`is_plain`).
+        fast: returns the result of a call that is like one before and only has to be queued; returns None, and has done
             nothing, for any other call.
     """
 

@@ -1,4 +1,4 @@
-"""Modes as context managers: a module runs in one inside the ``with`` block, and as before after it.
+"""Run options as context managers: a module runs with them inside the ``with`` block, and as before after it.
 
 Each takes a compiled module, one engine, or any module that holds some; each has a setting of
 :class:`engine.CompilationSettings` that turns it on from the start.
@@ -133,7 +133,7 @@ class WeightStreaming:
 
 @contextmanager
 def weight_streaming(module: nn.Module) -> Iterator[WeightStreaming]:
-    """Choose how much of the weights is kept on the GPU, by setting ``device_budget`` of what this gives.
+    """Choose how much of the weights is kept on the GPU, by setting ``device_budget`` of what this yields.
 
     Raises:
         RuntimeUnavailable: no engine was built with ``enable_weight_streaming``, or TensorRT has none of it.
@@ -148,7 +148,7 @@ def _engines(module: nn.Module) -> list[TorchTensorRTModule]:
     if not engines:
         raise RuntimeUnavailable(f"the {type(module).__name__} has no engines: nothing of it runs in TensorRT")
     for engine in engines:
-        engine.require_tensorrt("it has no modes to run in")
+        engine.require_tensorrt("it has no run options")
     return engines
 
 

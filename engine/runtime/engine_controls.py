@@ -61,7 +61,7 @@ class EngineControls(nn.Module):
             SettingsError: the installed TensorRT, or this engine, cannot do what ``options`` ask for.
             RuntimeUnavailable: the engine is interpreted.
         """
-        self.require_tensorrt("it has no modes to run in")
+        self.require_tensorrt("it has no run options")
         options.check()
         graphs = self._graphs
         self.set_cuda_graphs(False)

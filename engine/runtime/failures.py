@@ -44,7 +44,7 @@ class EngineLoadError(BuildError):
 
 
 class ExecutionError(EngineError, RuntimeError):
-    """TensorRT refused to run an engine, or a run of it failed."""
+    """TensorRT did not run an engine, or a run of it failed."""
 
 
 def quoted(messages: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ def trial_load(
     """Load an engine on the current GPU and prepare it to run, then let it go.
 
     TensorRT chooses some kernels only when an execution context is made, so that this is the
-    first moment at which a network with no kernel for a layer is refused.
+    first moment at which a network with no kernel for a layer is rejected.
 
     Args:
         serialized: the plan.
@@ -30,7 +30,7 @@ def trial_load(
         options: how it will be run; kernels that it compiles now are kept where they name a runtime cache.
 
     Raises:
-        EngineLoadError: (a `BuildError`) TensorRT refuses; ``failed_layers`` lists the layers that
+        EngineLoadError: (a `BuildError`) TensorRT rejects it; ``failed_layers`` lists the layers that
             its messages name, so that the caller can convert them in another way.
         SettingsError: TensorRT, or this engine, cannot do what ``options`` ask for.
         RuntimeUnavailable: there is no GPU to try on.

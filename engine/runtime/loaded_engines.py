@@ -21,7 +21,7 @@ class LoadedEngines(dict[int, Any]):
     Args:
         serialized: the plan.
         inputs, outputs: binding names, in calling order.
-        selection: the path to take; one that cannot do what is asked gives way to the Python path, with the reason.
+        selection: the path to take; one that cannot do what is asked is replaced by the Python path, with the reason.
     """
 
     def __init__(

@@ -61,9 +61,9 @@ class TorchTensorRTModule(EngineControls):
             ``"auto"``: Python where TensorRT and a GPU are there, else the interpreter where there is
             a program.
         program: the engine's network, as the interpreter runs it (`engine.interpreter.Program`).
-        output_specs: per output its shape and dtype, with staged ints over the symbols of ``input_specs``;
+        output_specs: per output its shape and dtype, with symbolic ints over the symbols of ``input_specs``;
             they make the module traceable on any machine and with symbolic shapes.
-        input_specs: per input its shape and dtype; a staged int for an input that is a size.
+        input_specs: per input its shape and dtype; a symbolic int for an input that is a size.
         engines: the same engine where it is loaded already, by the same ``runtime``.
 
     Raises:
@@ -298,7 +298,7 @@ class TorchTensorRTModule(EngineControls):
         return self._program
 
     def replaced(self, serialized_engine: bytes, program: Program | None) -> TorchTensorRTModule:
-        """A module like this one with another plan and program of the same network: what a refit gives."""
+        """A module like this one with another plan and program of the same network: the result of a refit."""
         clone = copy.deepcopy(self)
         graphs = clone.cuda_graphs
         clone.serialized_engine = serialized_engine
@@ -309,14 +309,14 @@ class TorchTensorRTModule(EngineControls):
         return clone
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Refused: a pickle would tie the plan to this process's classes, and run code when read."""
+        """Always an error: a pickle would tie the plan to this process's classes, and run code when read."""
         raise EngineError(
             "compiled modules cannot be pickled (torch.save, multiprocessing): engine.save(module, path) writes a "
             'file, and engine.load(path) reads it, in any process; for one engine alone, use format="plan"'
         )
 
     def extra_repr(self) -> str:
-        """What ``print(module)`` shows of it."""
+        """The text that ``print(module)`` shows."""
         size = f"{len(self.serialized_engine) / 2**20:.1f} MiB"
         return (
             f"{self.name!r}, inputs={self.input_binding_names}, outputs={self.output_binding_names}, "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a loaded engine is told about running; every default is "off".
+    """The options that a loaded engine runs with; every default is "off".
 
     Attributes:
         use_pre_allocated_outputs: results lie in memory that is kept, so the next call overwrites them.
@@ -85,7 +85,7 @@ class RunOptions:
             raise unable(
                 "dynamic_shapes_kernel_specialization_strategy",
                 "eager",
-                "of a linear layer its kernels for one shape add the bias to the first row only",
+                "its kernels for one shape add the bias of a linear layer to the first row only",
             )
         if self.weight_streaming_budget is not None and not hasattr(trt.ICudaEngine, "weight_streaming_budget_v2"):
             raise unable("weight_streaming_budget", self.weight_streaming_budget, "it has no weight streaming")

@@ -1,4 +1,4 @@
-"""What the layers of engines take, by the rules and nodes that they come from."""
+"""How long the layers of engines take, by the rules and nodes that they come from."""
 
 from __future__ import annotations
 

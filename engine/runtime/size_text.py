@@ -61,7 +61,7 @@ class _Printer(StrPrinter):
 
 
 def write_size(size: Int, symbols: Symbols) -> int | str:
-    """A staged int as JSON: an int, or text; its symbols are added to ``symbols``.
+    """A symbolic int as JSON: an int, or text; its symbols are added to ``symbols``.
 
     Raises:
         SaveError: it holds something that has no text form.
@@ -70,7 +70,7 @@ def write_size(size: Int, symbols: Symbols) -> int | str:
 
 
 def write_relation(relation: sympy.Basic, symbols: Symbols) -> str:
-    """A relation between staged ints as text; its symbols are added to ``symbols``.
+    """A relation between symbolic ints as text; its symbols are added to ``symbols``.
 
     Raises:
         SaveError: it holds something that has no text form.
@@ -108,14 +108,14 @@ def read_symbols(table: Any) -> dict[str, sympy.Symbol]:
 
 
 def read_size(value: Any, symbols: Mapping[str, sympy.Symbol]) -> Int:
-    """A staged int from what `write_size` gave.
+    """A symbolic int from what `write_size` gave.
 
     Raises:
         FileError: it is no size; nothing in it is run as code.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > _LARGEST_NUMBER:
-            raise FileError(f"a size of {len(str(abs(value)))} digits is none")
+            raise FileError(f"a number of {len(str(abs(value)))} digits is not a size")
         return value
     return _parsed(value, symbols, normal)
 
@@ -181,7 +181,7 @@ def _read_node(node: ast.expr, symbols: Mapping[str, sympy.Symbol]) -> Any:
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
             values = [_read(argument, symbols) for argument in arguments]
             if name in _EXPONENTS and any(v.is_number and abs(v) > _LARGEST_EXPONENT for v in values[1:]):
-                raise ValueError(f"{name} of such a number would be no size")
+                raise ValueError(f"{name} of such a number is not a size")
             return _FUNCTIONS[name](*values)
         case ast.Name(id=name) if name in ("True", "False"):
             return sympy.true if name == "True" else sympy.false

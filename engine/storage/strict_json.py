@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 DEPTH = 200
-"""Most lists and objects inside each other; graphs inside ops take eight of them each."""
+"""Most lists and objects inside each other; subgraphs of ops take eight of them each."""
 
 
 def parse(data: bytes) -> Any:

@@ -38,7 +38,7 @@ _GRADIENT = (
 )
 _INNER = frozenset({"engine", "torch", "contextlib", "functools", "builtins"})
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
-# Not failures of one graph: no graph can be compiled before they are seen to.
+# Not failures of one graph: no graph can be compiled until they are corrected.
 _FATAL = (SettingsError, RuleError, RuntimeUnavailable, TensorRTNotFound)
 
 

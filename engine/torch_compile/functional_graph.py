@@ -27,8 +27,8 @@ class FunctionalGraph:
     """A graph of Dynamo as functional ATen ops.
 
     Attributes:
-        module: takes what is left of the graph's arguments without the weights, gives a flat tuple.
-        views: gives the outputs that are views of inputs, None for the others; None where there is no such output.
+        module: takes what is left of the graph's arguments without the weights, returns a flat tuple.
+        views: returns the outputs that are views of inputs, None for the others; None where there is no such output.
             They are computed by PyTorch, because a view that an engine makes is a copy.
         arguments: positions of the arguments that ``module`` and ``views`` take.
         names: of these arguments, as the model has them: ``x``, ``dim 0 of x``.

@@ -1,4 +1,4 @@
-"""Both sides of a rule run against each other: what the pattern means, and what the right side gives.
+"""Both sides of a rule run against each other: what the pattern means, and what the right side computes.
 
 The left side is PyTorch, eager.  The right side of a ``lower`` or ``simplify`` rule is the rewritten graph,
 eager; that of a ``convert`` rule is the TensorRT network, run by the interpreter.  Values come in tiers
@@ -88,7 +88,7 @@ def check(
     Args:
         form: which of the plain patterns that the rule's pattern stands for to build (see :func:`instance`).
         engine: build an engine from the network of a ``convert`` rule as well, without running it.
-        drawn: nobody wrote the line: where the rule does not apply, PyTorch is not asked whether it would, for
+        drawn: nobody wrote the line; where the rule does not apply, PyTorch is not asked whether it would, for
             not every kernel of it survives arguments that make no sense.
 
     Raises:
@@ -185,7 +185,7 @@ class _Trial:
         """Draw inputs, and run the left side on them.
 
         Raises:
-            Inapplicable: PyTorch refuses the inputs of the first tier.
+            Inapplicable: PyTorch rejects the inputs of the first tier.
         """
         generator = torch.Generator().manual_seed(seed)
         for tier in tiers:
@@ -199,7 +199,7 @@ class _Trial:
                     except Inapplicable:
                         if tier == "normal":
                             raise
-                        continue  # PyTorch refuses such values, of which the rule need not know
+                        continue  # PyTorch rejects such values, of which the rule need not know
                     exact = None if tier == "special" else self.made.run_exactly(inputs)
                     self.samples.append(_Sample(tier, sizes, inputs, expected, exact))
 
@@ -267,10 +267,10 @@ class _Trial:
 
 
 def _sides(left: torch.Tensor, right: torch.Tensor) -> str:
-    """What both sides give, where that is little enough to read."""
+    """The results of both sides, where they are small enough to read."""
     if left.numel() > _MOST_SHOWN or left.shape != right.shape:
         return ""
-    return f"\nPyTorch gives {_shown(left)}\nthe rule {_shown(right)}"
+    return f"\nPyTorch returns {_shown(left)}\nthe rule returns {_shown(right)}"
 
 
 def _shown(tensor: torch.Tensor) -> str:

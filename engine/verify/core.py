@@ -13,17 +13,17 @@ import torch
 from engine.dsl import operators
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator.right_side import resolve
-from engine.partitioner.unsupported import staying
+from engine.partitioner.unsupported import unsupported_reason
 from engine.rewriter.decomposition import has_decomposition
 
 # Why ops without a rule stay in PyTorch, or never reach rules; the first pattern that matches the full name counts.
 REASONS: tuple[tuple[str, str], ...] = (
-    (r"aten\.item\..*", "gives a Python number, which is PyTorch's to hold"),
+    (r"aten\.item\..*", "it returns a Python number, and engines return only tensors"),
     (r"aten\.sym_.*|operator\..*|_operator\..*|torch\.sym_.*", "arithmetic on sizes, computed by shape tensors"),
     (r"aten\.(_assert_tensor_metadata|_assert_scalar)\..*", "an assertion; capture checks or drops it"),
-    (r"aten\.as_strided\..*", "as_strided_copy by the time rules see it: capture lays the operand end to end"),
-    (r"aten\.(new_)?empty_strided\..*", "sets the layout of memory, which values do not have"),
-    (r"aten\.\w+_\.\w+|aten\.\w+\.out", "writes into an operand; capture makes graphs functional"),
+    (r"aten\.as_strided\..*", "is as_strided_copy when rules see it: capture flattens its operand"),
+    (r"aten\.(new_)?empty_strided\..*", "sets the memory layout, which values in a graph do not have"),
+    (r"aten\.\w+_\.\w+|aten\.\w+\.out", "writes to its operand; capture makes graphs functional"),
     (r"aten\.(tril|triu)_indices\..*", "a constant, folded before rules see it"),
     (r"higher_order\..*", "holds graphs of its own"),
     (r"torchvision\.nms\..*", "the size of its result depends on data, which TensorRT-RTX cannot do"),
@@ -62,7 +62,7 @@ def standing(op: str, rules: RuleSet) -> str | None:
     if reason is not None or operators.find(op) is None:
         return reason
     target = resolve(op)[1]
-    return staying(target) or ("decomposition" if has_decomposition(target) else None)
+    return unsupported_reason(target) or ("decomposition" if has_decomposition(target) else None)
 
 
 def uncovered(ops: Iterable[str], rules: RuleSet) -> dict[str, str | None]:

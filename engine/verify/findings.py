@@ -28,7 +28,7 @@ class Finding:
     Attributes:
         tried: per stage, variations drawn.
         agreed: per stage, those that are instances and on which both sides agreed.
-        refused: per stage, those whose network TensorRT refused: they run in PyTorch.
+        refused: per stage, those whose network TensorRT rejected: they run in PyTorch.
         refusal: what TensorRT said first, and ``refusal_line`` the test line on which it did.
         wrong: an instance on which the rule is wrong, as a test line, shrunk; empty if none was found.
         error: what is wrong there.

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from engine import sizes as staged
+from engine import sizes as symints
 from engine.dsl import tree
 from engine.errors import EngineError
 from engine.evaluator.evaluation import Context, Env, evaluate
@@ -28,27 +28,27 @@ def function(
 
     def run(*operands: Any) -> Any:
         if len(operands) != len(macro.parameters):
-            raise EngineError(f"{macro.name} takes {len(macro.parameters)} operands, it is given {len(operands)}")
+            raise EngineError(f"{macro.name} takes {len(macro.parameters)} operands, got {len(operands)}")
         tensors: dict[int, Any] = {}
         names: dict[str, Any] = {}
         for parameter, operand in zip(macro.parameters, operands, strict=True):
             if isinstance(operand, torch.Tensor):
-                stand_in = AbstractTensor(tuple(map(staged.normal, operand.shape)), operand.dtype)
+                stand_in = AbstractTensor(tuple(map(symints.normal, operand.shape)), operand.dtype)
                 tensors[id(stand_in)] = operand
                 names[parameter.name] = stand_in
             else:
-                names[parameter.name] = staged.normal(operand) if isinstance(operand, torch.SymInt) else operand
+                names[parameter.name] = symints.normal(operand) if isinstance(operand, torch.SymInt) else operand
         return _replayed(evaluate(macro.body, Env(names, context)), tensors, {}, context.mirror)
 
     return run
 
 
 def _replayed(value: Any, tensors: Mapping[int, Any], made: dict[int, Any], mirror: Mirror) -> Any:
-    """What a macro gave, with tensors for abstract ones."""
+    """The result of a macro, with tensors for abstract ones."""
     if isinstance(value, list | tuple):
         return tuple(_replayed(item, tensors, made, mirror) for item in value)
     if not isinstance(value, AbstractTensor):
-        return mirror.symint(value) if staged.is_staged(value) else value
+        return mirror.symint(value) if symints.is_symint(value) else value
     if not isinstance(value, CallOutput):
         return tensors[id(value)]
     call = value.call

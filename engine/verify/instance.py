@@ -42,7 +42,7 @@ from engine.verify.values import Tier, contents
 
 
 class Inapplicable(EngineError):
-    """A test line does not describe an instance of this rule: the ops of its pattern refuse the inputs."""
+    """A test line does not describe an instance of this rule: the ops of its pattern reject the inputs."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Instance:
     Attributes:
         mirror: the graph.
         roots: the nodes that the roots of the pattern stand for.
-        outputs: values that the graph gives, in order: all outputs of the roots but those that a guard
+        outputs: values that the graph returns, in order: all outputs of the roots but those that a guard
             wants unused, or as the test line says.
         specs: what the test line says of each input, by placeholder, in order.
         symbols: name of a symbolic dim -> its symbol.
@@ -106,7 +106,7 @@ class Instance:
         ]
 
     def run_exactly(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
-        """The outputs computed in float64, None where PyTorch refuses that; valid until the graph is rewritten."""
+        """The outputs computed in float64, None where PyTorch rejects that; valid until the graph is rewritten."""
         try:
             return execute(self.mirror, [_wide(tensor) for tensor in inputs], double=True)
         except Exception:  # a kernel that has no float64 or wants one dtype; the caller then allows roundings
@@ -116,12 +116,12 @@ class Instance:
         """What the pattern means: its outputs, computed eagerly; valid until the graph is rewritten.
 
         Raises:
-            Inapplicable: PyTorch refuses the inputs, which fake kernels do not always notice.
+            Inapplicable: PyTorch rejects the inputs, which fake kernels do not always notice.
         """
         try:
             return execute(self.mirror, inputs)
         except Exception as error:  # ops written in Python refuse arguments by an assertion, or a division by zero
-            raise Inapplicable(f"PyTorch refuses the left side: {error}") from error
+            raise Inapplicable(f"PyTorch rejects the left side: {error}") from error
 
 
 def execute(mirror: Mirror, inputs: Sequence[torch.Tensor], *, double: bool = False) -> list[torch.Tensor]:
@@ -181,7 +181,7 @@ def instance(
     if form is None:
         form = described(rule, test)
     if form is None:
-        raise Inapplicable("no alternatives of the pattern bind just the names that the test line gives")
+        raise Inapplicable("no alternatives of the pattern bind exactly the names in the test line")
     return _Synthesis(rule, test, seed, tier, expand(rule)[form].roots, macros or {}).build()
 
 
@@ -230,7 +230,7 @@ class _Synthesis:
             value for root, node in zip(self.patterns, roots, strict=True) for value in self._outputs(root, node)
         ]
         if not outputs:
-            raise Inapplicable("the pattern gives no tensor")
+            raise Inapplicable("the pattern matches no tensor")
         self.graph.output(tuple(self._node(value) for value in outputs))
         if self.shape_env.guards:
             assumed = ", ".join(str(guard.expr) for guard in self.shape_env.guards)
@@ -381,11 +381,11 @@ class _Synthesis:
             with self.mode, torch.no_grad():
                 module = traced(op, fakes)
         except Exception as error:
-            raise Inapplicable(f"{pattern.op} refuses {arguments}: {error}") from error
+            raise Inapplicable(f"{pattern.op} rejects {arguments}: {error}") from error
         return self._spliced(module, nodes)
 
     def _spliced(self, module: fx.GraphModule, inputs: Sequence[fx.Node]) -> fx.Node:
-        """The nodes of a traced graph in this one; gives the one that takes graphs."""
+        """The nodes of a traced graph in this one; returns the one that takes graphs."""
         copies: dict[fx.Node, fx.Node] = {}
         rest = iter(inputs)
         root = None
@@ -422,7 +422,7 @@ class _Synthesis:
             args, kwargs = canonical_arguments(op, arguments[:count], keywords)
             fake = self._infer(op, args, kwargs)
         except Exception as error:
-            raise Inapplicable(f"{name} refuses {arguments}: {error}") from error
+            raise Inapplicable(f"{name} rejects {arguments}: {error}") from error
         node = self.graph.call_function(op, args, kwargs)
         node.meta["val"] = fake
         return node
@@ -453,9 +453,9 @@ class _Synthesis:
         value = self.bound[pattern.name]
         tensor = isinstance(value, fx.Node) and not isinstance(value.meta["val"], torch.SymInt)
         if isinstance(value, torch.Tensor) or (tensor and not _takes_tensors(argument)):
-            raise Inapplicable(f"`{argument.name}` is no tensor")
+            raise Inapplicable(f"`{argument.name}` is not a tensor")
         if value is None and not str(argument.real_type).startswith("Optional"):
-            raise Inapplicable(f"`{argument.name}` is given")
+            raise Inapplicable(f"`{argument.name}` cannot be none")
         return value
 
     def _default(self, argument: Any) -> Any:

@@ -133,7 +133,7 @@ class Difference(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What operands are like, on which depends what may excuse a difference.
+    """Properties of operands that decide which differences are allowed.
 
     Attributes:
         zeros: the signs of zeros count.
@@ -181,9 +181,9 @@ def excuses(
     """The words of ``relax`` without which a result would be wrong.
 
     Args:
-        left: what PyTorch gives.
-        right: what the rule gives.
-        exact: what PyTorch gives in float64; of ``plain`` operands, where it is the same as ``left``, no rounding is
+        left: what PyTorch computes.
+        right: what the rule computes.
+        exact: what PyTorch computes in float64; of ``plain`` operands, where it is the same as ``left``, no rounding is
             allowed, and the rule may always be as far from it as PyTorch is.
         relax: the words that the rule has.
 
@@ -196,7 +196,7 @@ def excuses(
     """
     if left.dtype != right.dtype or left.shape != right.shape:
         raise Difference(
-            f"PyTorch gives {left.dtype} of shape {list(left.shape)}, the rule {right.dtype} of {list(right.shape)}"
+            f"PyTorch returns {left.dtype} of shape {list(left.shape)}, the rule {right.dtype} of {list(right.shape)}"
         )
     if left.is_complex():
         parts = [torch.view_as_real(side.resolve_conj()) for side in (left, right)]

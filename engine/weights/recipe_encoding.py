@@ -106,7 +106,7 @@ def _decoded(item: Any) -> Any:
         return complex(*value)
     found = _VALUES[kind].get(value)
     if found is None:
-        raise ValueError(f"torch.{value} is no {kind}")
+        raise ValueError(f"torch.{value} is not a {kind}")
     return found
 
 
@@ -126,7 +126,7 @@ def decode_tensor(data: Any) -> torch.Tensor:
     """The tensor that :func:`encode_tensor` wrote, on the CPU."""
     dtype = dtype_named(data["dtype"])
     if dtype is None:
-        raise ValueError(f"{data['dtype']!r} is no dtype")
+        raise ValueError(f"{data['dtype']!r} is not a dtype")
     raw = bytearray(base64.b64decode(data["data"], validate=True))
     if not raw:
         return torch.empty(data["shape"], dtype=dtype)

@@ -102,4 +102,7 @@ def test_a_rule_that_would_give_such_a_layer_does_not_apply(tmp_path: Any) -> No
         report = engine.coverage(Function(function), (b,), rules=[without], min_block_size=1)
         assert (rule in report.rules_used) == taken
         if not taken:
-            assert "TensorRT makes a wrong engine of trt.elementwise" in report.fallbacks[0].reason
+            assert (
+                "TensorRT builds an engine that computes wrong results for trt.elementwise"
+                in report.fallbacks[0].reason
+            )

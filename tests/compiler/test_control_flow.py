@@ -90,13 +90,16 @@ def _counter_is_wanted(x):
 
 REASONS = {
     "random": (_random, r"true_graph_0_rand_like \(aten\.rand_like\.default, .*\) inside true_graph_0 has no tile: "),
-    "sizes_differ": (_sizes_differ, r"the sides of a conditional give f32\[2, 4\] and f32\[6, 4\]"),
+    "sizes_differ": (_sizes_differ, r"the graphs of a conditional return f32\[2, 4\] and f32\[6, 4\]"),
     "random_deep_inside": (
         _random_deep_inside,
         r"scan_combine_graph_0_cond \(higher_order\.cond, .*\) inside scan_combine_graph_0 has no tile: .*"
         r"scan_combine_graph_0_false_graph_0_rand_like \(aten\.rand_like\.default, .*\) inside",
     ),
-    "counter_is_wanted": (_counter_is_wanted, "output 0 of it is a number and is used, and engines give tensors"),
+    "counter_is_wanted": (
+        _counter_is_wanted,
+        "its output 0 is a Python number that is used, and engines return only tensors",
+    ),
 }
 
 

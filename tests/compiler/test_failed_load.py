@@ -68,7 +68,7 @@ def test_it_gives_way_where_it_does_not_load(rules):
     assert report.coverage == 1.0
     assert report.rules_used["linear.linear"] == 1
     (refusal,) = [found for found in report.refusals if "four.linear" in found.reason]
-    assert "TensorRT refused it" in refusal.reason
+    assert "TensorRT rejected it" in refusal.reason
     assert "Error Code" in refusal.reason or "engine configs" in refusal.reason
     assert refusal.op == "aten.linear.default"
     assert_agrees(compiled, model, x, tolerance=1e-2)

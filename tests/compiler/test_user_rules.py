@@ -122,7 +122,7 @@ def test_a_refused_tile_gives_way_to_the_next_rule(rules, snapshot):
     assert report.fallbacks == []
     assert [(r.node, r.op) for r in report.refusals] == [("relu", "aten.relu.default")]
     assert "my.relu (" in report.refusals[0].reason
-    assert "TensorRT refused it: " in report.refusals[0].reason
+    assert "TensorRT rejected it: " in report.refusals[0].reason
     assert "my.relu" not in report.rules_used
     assert report.rules_used["activation.relu"] == 1
     assert "my.relu" in str(report)
@@ -143,10 +143,10 @@ def test_a_refused_tile_without_another_rule_runs_in_pytorch(rules, snapshot):
     report = compiled.report
     assert [segment.backend for segment in report.segments] == ["tensorrt", "torch", "tensorrt"]
     assert "my.swirl" in report.fallbacks[0].reason
-    assert "TensorRT refused it" in report.fallbacks[0].reason
+    assert "TensorRT rejected it" in report.fallbacks[0].reason
     assert_agrees(compiled, model, x)
     assert partition_text(report).replace(str(path.parent), "") == snapshot
-    with pytest.raises(CoverageError, match=r"my\.swirl .*TensorRT refused it"):
+    with pytest.raises(CoverageError, match=r"my\.swirl .*TensorRT rejected it"):
         engine.compile(model, [x], rules=[path], require_full_compilation=True)
 
 

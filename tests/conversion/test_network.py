@@ -65,8 +65,8 @@ def test_layers_of_one_place_in_a_rule_have_different_names() -> None:
 @pytest.mark.parametrize(
     ("function", "text", "message"),
     [
-        (lambda x: x + 1, "trt.unary(x, op=ISNAN)", "TensorRT gives torch.bool, the graph says torch.float32"),
-        (lambda x: x[:, 1:], "trt.unary(x, op=ABS)", r"TensorRT gives shape \[2, 3\], the graph says \[2, 2\]"),
+        (lambda x: x + 1, "trt.unary(x, op=ISNAN)", "TensorRT infers torch.bool, but the graph says torch.float32"),
+        (lambda x: x[:, 1:], "trt.unary(x, op=ABS)", r"TensorRT infers shape \[2, 3\], but the graph says \[2, 2\]"),
         (lambda x: x + 1, "trt.elementwise(x, scalar(1.0, f32), op=SUM)", "mismatched inputs"),
         (
             lambda x: x + 1,

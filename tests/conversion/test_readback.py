@@ -10,11 +10,11 @@ import torch.nn.functional as F
 
 import engine
 from engine.conversion import scope
-from engine.conversion.emitter import TileRefused
+from engine.conversion.call_log import Said
+from engine.conversion.emitter import TileRejected
 from engine.conversion.network import empty_network
 from engine.conversion.readback import lost, same
-from engine.conversion.scope import NetworkScope, Refused
-from engine.conversion.transcript import Said
+from engine.conversion.scope import NetworkScope, Rejected
 from engine.dsl.bindings import Bindings
 from engine.settings import CompilationSettings
 from engine.tensorrt import load
@@ -108,7 +108,7 @@ def test_what_a_layer_drops_is_an_error_of_its_rule(case: str) -> None:
     name = text.split("(", 1)[0]
     if not present(layers()[name]):
         pytest.skip("not in the installed TensorRT")
-    with pytest.raises(TileRefused, match=says) as caught:
+    with pytest.raises(TileRejected, match=says) as caught:
         emit(function, inputs, text)
     assert f"{name} at sample.rules:1" in str(caught.value)
     assert "rule sample.sample" in str(caught.value)
@@ -225,7 +225,7 @@ def test_inputs_that_are_set_later_are_listened_to() -> None:
     loop = built.network.add_loop()
     states: list[Any] = []
     network.add("add_recurrence", (x,), "state", then=states.append, owner=loop)
-    with pytest.raises(Refused, match="setInput"):
+    with pytest.raises(Rejected, match="setInput"):
         network.tell(states[0], lambda layer: layer.set_input(3, x))
     network.tell(states[0], lambda layer: layer.set_input(1, x))
 
@@ -236,7 +236,7 @@ def test_an_error_in_the_log_while_an_output_is_read_is_an_error_of_the_layer() 
     network = NetworkScope(built.network, built.logger)
     x = built.network.add_input("x", trt.float32, (2, 3))
     layer = network.add("add_shuffle", (x,), "turned", then=lambda made: setattr(made, "first_transpose", (0, 0)))
-    with pytest.raises(Refused, match="first_transpose"):
+    with pytest.raises(Rejected, match="first_transpose"):
         network.output(layer)
 
 

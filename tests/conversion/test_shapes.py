@@ -147,5 +147,5 @@ def test_what_must_be_known_says_so() -> None:
         emit(lambda x: x + 1, (torch.zeros(4, 6),), "trt.cumulative(x, dim(x, 0) - 2)", DYNAMIC)
 
 
-def test_staged_arithmetic_agrees_with_these_tests() -> None:
+def test_symbolic_arithmetic_agrees_with_these_tests() -> None:
     assert (floordiv(-7, 2), mod(-7, 2), minimum(1, 2), maximum(1, 2)) == (-4, 1, 1, 2)

@@ -41,11 +41,11 @@ def doubled(count, first, step):
             doubled(40, "def m0(x) = aten.neg(x)\n", "def m{1}(x) = aten.add.Tensor(m{0}(x), m{0}(x))\n")
             + RELU
             + "  emit m40(x)",
-            "once its macros are written out",
+            "once its macros are expanded",
         ),
         (
             doubled(400, "def m0(x) = aten.neg(x)\n", "def m{1}(x) = m{0}(x)\n") + RELU + "  emit m400(x)",
-            "levels once its macros and names are written out",
+            "levels once its macros and names are expanded",
         ),
         (
             doubled(300, RELU + "  let a0 = x\n", "  let a{1} = aten.neg(a{0})\n") + "  emit a300",
@@ -149,9 +149,9 @@ def test_what_is_no_file_is_refused(tmp_path):
     loop.symlink_to(loop)
     folder.mkdir()
     (folder / "again").symlink_to(folder, target_is_directory=True)
-    assert "no regular file" in loaded(pipe)
+    assert "not a regular file" in loaded(pipe)
     assert "cannot be read" in loaded(loop)
-    assert "no regular file" in loaded("/dev/zero")
+    assert "not a regular file" in loaded("/dev/zero")
     assert "cannot be read" in loaded("a\0b")
     assert not RuleSet.load(folder, builtin=False).rules
     (folder / "gone.rules").symlink_to(tmp_path / "nowhere")

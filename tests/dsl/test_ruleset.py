@@ -74,7 +74,7 @@ def test_an_inactive_rule_says_what_it_needs():
     text = "convert r match aten.relu(x) needs not rtx emit trt.activation(x, type=RELU)"
     ((rule, reason),) = rules(text, capabilities=RTX).inactive
     assert rule.id == "my.r"
-    assert reason == "needs not rtx, this is TensorRT-RTX with the API of 11.1"
+    assert reason == "needs not rtx, but TensorRT-RTX with the API of 11.1 is installed"
 
 
 def test_a_macro_brings_the_needs_of_its_layers():

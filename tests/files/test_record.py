@@ -153,7 +153,7 @@ def test_missing_and_extra_fields(length):
         (3, 17, "field 3 (engine)"),
         (4, "x%x", "holds a name twice"),
         (4, "x%", "empty"),
-        (5, "", "an engine has an output"),
+        (5, "", "an engine needs at least one output"),
         (6, "yes", "field 6 (hardware compatible)"),
         (7, "!!!", "field 7 (metadata) is not base64"),
         (7, base64.b64encode(b"{").decode(), "damaged JSON"),

@@ -1,7 +1,7 @@
 """Ops with numbers and mixed dtypes: an op gives PyTorch's dtype and values, and no rule ends a compilation.
 
 A case is one op of one, two or three operands, each a tensor of some dtype (perhaps without dims) or a Python number,
-with numbers of another kind than the tensors where the op takes any. What PyTorch refuses is drawn again.
+with numbers of another kind than the tensors where the op takes any. What PyTorch rejects is drawn again.
 """
 
 from __future__ import annotations

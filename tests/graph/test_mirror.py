@@ -57,7 +57,7 @@ def test_getitem_is_folded_into_values() -> None:
     assert mirror.arguments(find(mirror, "aten.mul.Tensor")) == (Value(top, 1), 2)
 
 
-def test_sizes_are_staged_ints() -> None:
+def test_sizes_are_symbolic_ints() -> None:
     mirror = mirror_of(lambda x: x.view(x.shape[0] * 2, 3), [torch.randn(4, 6)], ({0: Dim("B", min=2, max=9)},))
     (batch, six) = mirror.shape_of(find(mirror, "placeholder"))
     assert six == 6

@@ -15,7 +15,7 @@ from torch.utils._sympy import functions
 
 import engine
 from engine.errors import CaptureError
-from engine.graph.arguments import staged
+from engine.graph.arguments import symint
 from engine.graph.symbolic import symbols
 from engine.graph.symbolic.size_functions import difference, function_of
 from engine.runtime.size_text import read_size, read_symbols, write_size
@@ -144,7 +144,7 @@ def test_functions_are_what_python_computes(name):
 def test_size_nodes_compute_what_python_computes():
     mirror = mirror_of(lambda x: x + 1, (torch.zeros(4, 6),), SHAPES)
     (x,) = mirror.placeholders
-    n, m = (staged(size) for size in x.meta["val"].shape)
+    n, m = (symint(size) for size in x.meta["val"].shape)
     nodes = {name: mirror.size_node(make(n, m)) for name, (make, _) in CASES.items()}
     output = mirror.graph.output_node()
     output.args = (tuple(nodes.values()),)
@@ -168,7 +168,7 @@ def test_sizes_survive_a_file(name):
 def test_a_node_that_computes_something_else_is_an_error(monkeypatch):
     mirror = mirror_of(lambda x: x + 1, (torch.zeros(4, 6),), SHAPES)
     (x,) = mirror.placeholders
-    n = staged(x.meta["val"].shape[0])
+    n = symint(x.meta["val"].shape[0])
     monkeypatch.setitem(symbols._FUNCTIONS, functions.CeilToInt, math.floor)
     with pytest.raises(engine.EngineError, match=r"would be computed as FloorToInt.*which differs for"):
         mirror.size_node(functions.CeilToInt(_half(n)))

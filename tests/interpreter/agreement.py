@@ -34,7 +34,7 @@ STATUSES = ("agreed", "disagreed", "refused", "failed", "crashed", "unsupported"
 
 
 class RefusedError(RuntimeError):
-    """TensorRT refused an engine that its builder made: TensorRT-RTX compiles kernels only when it loads one."""
+    """TensorRT rejected an engine that its builder made: TensorRT-RTX compiles kernels only when it loads one."""
 
 
 def build(case: LayerCase) -> tuple[Net, Any]:

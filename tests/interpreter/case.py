@@ -91,7 +91,7 @@ class LayerCase:
         """Build the network.
 
         Raises:
-            ValueError, TypeError, RuntimeError: TensorRT refused a layer.
+            ValueError, TypeError, RuntimeError: TensorRT rejected a layer.
         """
         net = Net(self.inputs, self.dynamic)
         outputs = self.build(net, *net.inputs)

@@ -144,7 +144,7 @@ def test_assertion_that_fails() -> None:
 def test_refused_layer() -> None:
     net = Net({"x": torch.zeros(3, 4), "y": torch.zeros(3, 5)}, None)
     net.ew(*net.inputs, "SUM")
-    with pytest.raises(InterpreterError, match="TensorRT refused layer"):
+    with pytest.raises(InterpreterError, match="TensorRT rejected layer"):
         Program.from_network(net.network)
 
 

@@ -89,7 +89,7 @@ def but_for_nan(wanted: Sequence[Any], found: Sequence[Any], call: Call) -> bool
 
 
 def _in_float32(wanted: Sequence[Any], call: Call) -> list[Any] | None:
-    """The results of float32 operands in the dtypes of ``wanted``; None where PyTorch refuses them."""
+    """The results of float32 operands in the dtypes of ``wanted``; None where PyTorch rejects them."""
     wide = [tensor.float() if tensor.dtype in HALF else copy.deepcopy(tensor) for tensor in call.tensors]
     try:
         with warnings.catch_warnings(), torch.no_grad():

@@ -108,7 +108,7 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
 
 def spoils(outcome: str) -> bool:
     """Whether a sample of such an outcome would keep others from being judged in the same engine."""
-    return outcome.startswith("not captured") or "TensorRT refused it" in outcome
+    return outcome.startswith("not captured") or "TensorRT rejected it" in outcome
 
 
 @functools.cache

@@ -56,7 +56,7 @@ def judge(
                     # Some ops write to their operands after all.
                     run.wanted[index] = call(copy.deepcopy(call.tensors))
             except Exception as error:
-                unfit = f"PyTorch refuses it: {plain(str(error))}"
+                unfit = f"PyTorch rejects it: {plain(str(error))}"
             else:
                 unfit = _unfit_result(run.wanted[index])
         if unfit is None:
@@ -129,7 +129,7 @@ class _Run:
         for index, leaves, nodes, ops in zip(indices, found, slices, looking.operands(counts), strict=True):
             outcome = self._outcome(index, leaves, nodes, reasons)
             # TensorRT may refuse many tiles for the fault of one, and results may be wrong only beside others.
-            if len(indices) > 1 and (outcome.kind == "failed" or "TensorRT refused it" in outcome.reason):
+            if len(indices) > 1 and (outcome.kind == "failed" or "TensorRT rejected it" in outcome.reason):
                 again.append(index)
             else:
                 self.judged[index] = Judged(outcome, ops if outcome.kind == "passed" else {})

@@ -35,7 +35,7 @@ def plain(reason: str) -> str:
     line = re.sub(r" ?\([^()]*\.rules:[\d:]+\)", "", line)
     line = re.sub(r"argument '(\w+)' of \w+: expected (.*), found .*: (\w+)\[.*", r"`\1`: expected \2, found \3", line)
     line = re.sub(r"argument '(\w+)' of \w+: ", r"`\1`: ", line)
-    line = re.sub(r"/[^/ ]*/[^/ ]*/[^ ]*: ", ": ", line) if "TensorRT refused" in line else line
+    line = re.sub(r"/[^/ ]*/[^/ ]*/[^ ]*: ", ": ", line) if "TensorRT rejected" in line else line
     line = re.sub(r"%?\b\w+_default(_\d+)?\b|%\w+", "it", line)
     # Symbols of sizes, but not the dtype u8.
     line = re.sub(r"_?0x[0-9a-f]+|(?<!found )(?<!cannot be )(?<!constant of )\b(u|s|zuf)\d+\b", "_", line)

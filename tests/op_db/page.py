@@ -47,16 +47,16 @@ def page(data: dict[str, Any]) -> str:
 Written by `python -m tests.op_db --docs`; a test checks that it is current.
 
 A model runs in engines as far as rules take its ops, or PyTorch decomposes them into ops that rules take. `engine
-coverage MODEL` says it of a model, and why a node stays in PyTorch. This page says it of ops: [what was
-tested](#what-was-tested), [in which dtypes](#dtypes), and a [table of all ops](#all-ops).
+coverage MODEL` shows for one model which nodes do, and why the others stay in PyTorch. This page shows it op by op:
+[what was tested](#what-was-tested), [in which dtypes](#dtypes), and a [table of all ops](#all-ops).
 
 ## What was tested
 
 {counts(data)}
 A sample is one call from PyTorch's operator database, as eager PyTorch is tested with; it runs in a real engine build,
 read back and computed on a CPU, and is compared with eager PyTorch. *Constant*: nothing was left for an engine to do.
-*In PyTorch*: some node of it stays there, and the result agrees. *Not captured*: `torch.export` gives no graph, or what
-the call takes or gives is no dense tensor. *Of real models* are ops of 318 architectures.
+*In PyTorch*: some node of it stays there, and the result agrees. *Not captured*: `torch.export` makes no graph, or
+an argument or result is not a dense tensor. *Of real models* are ops of 318 architectures.
 
 What keeps samples out of engines:
 

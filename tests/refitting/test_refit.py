@@ -218,7 +218,7 @@ def test_what_is_not_given_stays_without_strict():
     mixed = made(ConvNet, 1)
     mixed.load_state_dict(head, strict=False)
     assert_agrees(engine.refit(compiled, {**head, "extra": torch.ones(1)}, strict=False), mixed, x)
-    with pytest.raises(RefitError, match=r"not given are .*bn\.weight"):
+    with pytest.raises(RefitError, match=r"of which these are missing: .*bn\.weight"):
         engine.refit(compiled, {"conv.weight": new.conv.weight}, strict=False)
 
 

@@ -76,7 +76,7 @@ lower literal
         (RAISES, torch.exp, "TypeError"),
         (NO_MEASURE, lambda x: x + x, "division by zero"),
         (NEGATIVE, lambda x: x + x, "it must not be negative"),
-        (NO_INT8, torch.exp, "cannot be carried out"),
+        (NO_INT8, torch.exp, "cannot be applied"),
     ],
 )
 def test_a_rule_that_breaks_its_word_is_not_applied(text: str, model: Any, said: str) -> None:

@@ -263,7 +263,7 @@ lower special
     )
     mirror, stats = rewritten(text, lambda x: x * torch.ops.aten.special_expit(x), (torch.randn(3),))
     assert ops(mirror) == ["aten.silu.default"]
-    assert stats.turns == 2
+    assert stats.rounds == 2
 
 
 def test_precedence_decides() -> None:

@@ -48,8 +48,8 @@ def test_a_loop_in_a_rule(tmp_path, pattern, reverse):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("([y], [y])", "([y, y], [y])"), "a loop of 1 states gives 2 for the next trip"),
-        (("([y], [y])", "y"), "a trip gives a pair"),
+        (("([y], [y])", "([y, y], [y])"), "a loop of 1 states returns 2 for the next trip"),
+        (("([y], [y])", "y"), "a trip returns a pair"),
         (("[x], given", "[x], axis=2, given"), "a loop along axis 2 of a tensor of rank 2"),
         (("([y], [y])", "([trt.cast(y, to_type=i32)], [y])"), "a state of a loop goes from f32"),
         (("dim(x, 0), [zero]", "1.5, [zero]"), "`trips` of `loop` is an int"),

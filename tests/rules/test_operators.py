@@ -178,9 +178,9 @@ def test_assertions_do_not_keep_a_model_out():
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda x: torch.randn_like(x) + x, "draws from PyTorch's generator"),
-        (lambda x: torch.rand(2, 3) + x, "draws from PyTorch's generator"),
-        (lambda x: torch.nn.functional.dropout(x, 0.5, True), "draws from PyTorch's generator"),
+        (lambda x: torch.randn_like(x) + x, "it draws random numbers from PyTorch's generator"),
+        (lambda x: torch.rand(2, 3) + x, "it draws random numbers from PyTorch's generator"),
+        (lambda x: torch.nn.functional.dropout(x, 0.5, True), "it draws random numbers from PyTorch's generator"),
         (lambda x: torch.unique(x), "the size of its result depends on data"),
         (lambda x: torch.nonzero(x), "needs not rtx"),
     ],

@@ -165,5 +165,5 @@ def test_transforms_of_torch_func_are_refused(way):
 
 
 def test_a_device_that_is_none():
-    with pytest.raises(SettingsError, match="device='nowhere' is no device"):
+    with pytest.raises(SettingsError, match="device='nowhere' is not a device"):
         engine.load("no.pt2", device="nowhere")

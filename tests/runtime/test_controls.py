@@ -89,7 +89,7 @@ def test_kernels_that_are_wrong_are_not_asked_for(built: Built, monkeypatch: pyt
     monkeypatch.setattr(options, "capabilities", lambda: dataclasses.replace(capabilities(), specializes=False))
     graphs = RunOptions.of(CompilationSettings(use_cuda_graphs=True))
     assert graphs.dynamic_shapes_kernel_specialization_strategy == "lazy"
-    with pytest.raises(SettingsError, match="add the bias to the first row only"):
+    with pytest.raises(SettingsError, match="add the bias of a linear layer to the first row only"):
         built.module(settings=CompilationSettings(dynamic_shapes_kernel_specialization_strategy="eager"))
 
 

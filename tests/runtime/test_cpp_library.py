@@ -142,7 +142,7 @@ def test_running_without_a_gpu_says_what_is_missing(record: EngineRecord, fields
         (lambda f: [*f[:3], b"", *f[4:]], r"field 3 \(engine\) is empty"),
         (lambda f: [*f[:3], f[3][:-1], *f[4:]], r"field 3 \(engine\) is damaged: its SHA-256"),
         (lambda f: [*f[:4], "x%x", *f[5:]], r"field 4 \(input binding names\) holds a name twice"),
-        (lambda f: [*f[:5], "", *f[6:]], r"field 5 \(output binding names\): an engine has an output"),
+        (lambda f: [*f[:5], "", *f[6:]], r"field 5 \(output binding names\): an engine needs at least one output"),
         (lambda f: [*f[:7], "&&&&", *f[8:]], r"field 7 \(metadata\) is not base64"),
         (lambda f: [*f[:8], "beos", *f[9:]], r"field 8 \(target platform\): 'beos' is not a platform"),
         (lambda f: [*f[:9], "yes", *f[10:]], r"field 9 \(requires output allocator\): 'yes' is neither 0 nor 1"),

@@ -1,6 +1,6 @@
 """Where a dynamic size is fixed to a number while a model is captured: ``range(x.shape[0])``, a loop over a tensor.
 
-``torch.export`` then refuses the model where the user asked for a range, without saying where that came from.
+``torch.export`` then rejects the model where the user asked for a range, without saying where that came from.
 """
 
 from __future__ import annotations

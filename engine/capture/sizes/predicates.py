@@ -32,7 +32,7 @@ def text_of(expression: sympy.Basic, names: Mapping[sympy.Symbol, str]) -> str:
     """An expression as Python, with ``x.shape[0]`` and the like instead of symbols."""
     text = str(_Words(names).doprint(expression))
     try:
-        # Without the parentheses that nobody needs.
+        # Without parentheses that are not needed.
         return ast.unparse(ast.parse(text, mode="eval"))
     except SyntaxError:
         return text

@@ -1,4 +1,4 @@
-"""torch.export as we call it: again in other ways where it fails for reasons of its own, and composites left whole."""
+"""Calling torch.export: retried in other modes where the first fails for its own reasons; composite ops stay whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rule makes of names that only some of its alternatives bind: they are none where another one fits."""
+"""How a rule uses names that only some of its alternatives bind: they are none where another one fits."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def check(item: tree.RuleItem, partial: Mapping[str, OneOf], problems: Problems)
             continue
         if name in read:
             problems.report(
-                f"`{name}` is none where an alternative without it fits, and nothing asks for that",
+                f"`{name}` is none where an alternative without it fits, and the rule never tests for that",
                 where.span,
-                f"ask `{name} is none`, name an alternative (`.. as name`) and ask for it, or bind `{name}` in each",
+                f"test `{name} is none`, name an alternative (`.. as name`) and test that, or bind `{name}` in each",
             )
         else:
             problems.report(

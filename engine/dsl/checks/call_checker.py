@@ -76,7 +76,9 @@ class CallChecker:
         operator = self.named_op(function.name, function.span)
         if operator is not None and operators.is_higher_order(function.name):
             self._arguments(call, scope)
-            self.problems.report("rules give no op that runs graphs", function.span, "`run` runs a graph in an engine")
+            self.problems.report(
+                "a rule cannot emit an op that runs graphs", function.span, "`run` runs a graph in an engine"
+            )
             return None
         if operator is not None:
             self._emits(operator.name, function.span)
@@ -111,7 +113,7 @@ class CallChecker:
     # ------------------------------------------------------------------------------------ arguments
 
     def _arguments(self, call: tree.Call, scope: Scope) -> list[tuple[Any, str | None]]:
-        """Check all arguments; gives them with their sorts."""
+        """Check all arguments; returns them with their sorts."""
         return [
             (argument, self.expressions.sort(argument.value if isinstance(argument, tree.Keyword) else argument, scope))
             for argument in call.arguments
@@ -182,7 +184,7 @@ class CallChecker:
         self.effects.ops.setdefault(name, span)
         if self.expressions.kind == "convert":
             self.problems.report(
-                f"a `convert` rule gives TensorRT layers, {name} is an op",
+                f"a `convert` rule emits TensorRT layers, but {name} is an op",
                 span,
                 "use `trt.` layers here, or make it a `lower` rule",
             )
@@ -204,7 +206,7 @@ class CallChecker:
             if not sorts.fits_schema(sort, argument.kind, argument.optional):
                 kind = argument.kind + (" or none" if argument.optional else "")
                 self.problems.report(
-                    f"`{argument.name}` of {operator.name} is {kind}, this is {sorts.describe(sort)}",  # type: ignore[arg-type]
+                    f"`{argument.name}` of {operator.name} is {kind}, but this is {sorts.describe(sort)}",  # type: ignore[arg-type]
                     value.span,
                     operator.schema,
                 )
@@ -223,7 +225,7 @@ class CallChecker:
         self.effects.layers.setdefault(function.name, function.span)
         if self.expressions.kind in ("simplify", "lower"):
             self.problems.report(
-                f"a `{self.expressions.kind}` rule gives ops, {function.name} is a TensorRT layer",
+                f"a `{self.expressions.kind}` rule emits ops, but {function.name} is a TensorRT layer",
                 function.span,
                 "use ops here, or make it a `convert` rule",
             )
@@ -239,7 +241,7 @@ class CallChecker:
             sort = self.expressions.sort(value, scope, kind)
             if parameter is not None and kind is not None and not sorts.fits_type(sort, kind):
                 self.problems.report(
-                    f"`{parameter.name}` of {function.name} is {sorts.show(kind)}, this is {sorts.describe(sort)}",  # type: ignore[arg-type]
+                    f"`{parameter.name}` of {function.name} is {sorts.show(kind)}, but this is {sorts.describe(sort)}",  # type: ignore[arg-type]
                     value.span,
                 )
         for parameter in layer.parameters:
@@ -299,7 +301,8 @@ class CallChecker:
             argument, sort = found[position]
             if sort is not None and sort not in allowed and not (sort == "bool" and "int" in allowed):
                 self.problems.report(
-                    f"`{name}` takes {sorts.describe(allowed[0])} here, this is {sorts.describe(sort)}", argument.span
+                    f"`{name}` takes {sorts.describe(allowed[0])} here, but this is {sorts.describe(sort)}",
+                    argument.span,
                 )
         return _RESULTS.get(name)
 
@@ -307,7 +310,9 @@ class CallChecker:
         """``loop(macro, trips, states, elements, ..)``."""
         signature = f"{LOOP}(macro, {', '.join(_LOOP_PARAMETERS)})"
         if self.expressions.kind in ("simplify", "lower"):
-            self.problems.report("loops are TensorRT's", call.span, "make it a `convert` rule")
+            self.problems.report(
+                "only `convert` rules have loops, which TensorRT runs", call.span, "make it a `convert` rule"
+            )
         first = call.arguments[0] if call.arguments else None
         macro = self.definitions.macros.get(first.name) if isinstance(first, tree.Name) else None
         if macro is None or first is None:
@@ -316,8 +321,8 @@ class CallChecker:
         self.effects.macros.setdefault(macro.name, first.span)
         if len(macro.parameters) != 3:
             self.problems.report(
-                f"`{macro.name}` takes {len(macro.parameters)} parameters; a trip takes its states, its elements and "
-                "what is given to all",
+                f"`{macro.name}` takes {len(macro.parameters)} parameters; a trip takes its states, its elements, and "
+                "the values given to all trips",
                 first.span,
                 f"def {macro.name}(states, elements, given) = ..",
             )
@@ -327,7 +332,7 @@ class CallChecker:
             sort = self.expressions.sort(value, scope)
             if sort is not None and sort not in _LOOP_PARAMETERS[name]:
                 wanted = sorts.describe(_LOOP_PARAMETERS[name][0])
-                self.problems.report(f"`{name}` of `loop` is {wanted}, this is {sorts.describe(sort)}", value.span)
+                self.problems.report(f"`{name}` of `loop` is {wanted}, but this is {sorts.describe(sort)}", value.span)
         for name in ("trips", "states", "elements"):
             if name not in given and not spread:
                 self.problems.report(f"`loop` needs `{name}`", call.span, signature)
@@ -345,7 +350,7 @@ class CallChecker:
             sort = self.expressions.sort(value, scope, kind)
             if parameter is not None and kind is not None and not sorts.fits_type(sort, kind):
                 self.problems.report(
-                    f"`{parameter.name}` of {what} is {sorts.show(kind)}, this is {sorts.describe(sort)}",  # type: ignore[arg-type]
+                    f"`{parameter.name}` of {what} is {sorts.show(kind)}, but this is {sorts.describe(sort)}",  # type: ignore[arg-type]
                     value.span,
                 )
         for parameter in parameters:

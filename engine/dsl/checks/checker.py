@@ -177,10 +177,10 @@ class _Checker:
 
     def _check_extent(self, what: str, extent: Extent, span: Span) -> None:
         if extent.size > LARGEST_EXPANSION:
-            message = f"{what} stands for more than {LARGEST_EXPANSION} expressions once its macros are written out"
+            message = f"{what} has more than {LARGEST_EXPANSION} expressions once its macros are expanded"
             self.problems.report(message, span, "give a value that is used twice a name, by `let`")
         elif extent.depth > DEEPEST_EVALUATION:
-            message = f"{what} nests {extent.depth} levels once its macros and names are written out"
+            message = f"{what} nests {extent.depth} levels once its macros and names are expanded"
             self.problems.report(message, span, f"at most {DEEPEST_EVALUATION} are evaluated")
 
     def _check_pattern(self, rule: Rule, item: tree.RuleItem) -> bool:
@@ -221,7 +221,7 @@ class _Checker:
                 members = self.definitions.layers.enum_members()
                 if members is not None and value.name not in members:
                     hint = suggestion(value.name, members)
-                    self.problems.report(f"`{value.name}` is no member of any enum of a layer", value.span, hint)
+                    self.problems.report(f"`{value.name}` is not a member of any enum of a layer", value.span, hint)
                 return EnumToken(value.name)
             case tree.Qualified():
                 operator = find_operator(value.name, value.span, self.problems, set(), set())
@@ -252,18 +252,20 @@ class _Checker:
             if step.target is not None:
                 checker.bind(step.target, sort, scope)
             elif sort in ("tensor", "tensors", "str", "dtype", "list"):
-                self.problems.report(f"a guard is true or false, this is {sorts.describe(sort)}", step.value.span)
+                self.problems.report(f"a guard is true or false, but this is {sorts.describe(sort)}", step.value.span)
         sort = checker.sort(item.emit, scope)
         if sort not in (None, "tensor", "tensors", "list", "tuple"):
-            self.problems.report(f"a rule gives tensors, this is {sorts.describe(sort)}", item.emit.span)
+            self.problems.report(f"a rule emits tensors, but this is {sorts.describe(sort)}", item.emit.span)
         if isinstance(item.emit, tree.TupleOf) and isinstance(item.match, tree.TuplePattern):
             wanted, given = len(item.match.roots), len(item.emit.items)
             if wanted != given:
-                self.problems.report(f"the pattern has {wanted} roots, this gives {given} values", item.emit.span)
+                self.problems.report(
+                    f"the pattern has {wanted} roots, but the right side has {given} values", item.emit.span
+                )
         if item.decreases is not None:
             sort = checker.sort(item.decreases, scope)
             if sort not in (None, "int", "bool"):
-                self.problems.report(f"a measure is an int, this is {sorts.describe(sort)}", item.decreases.span)
+                self.problems.report(f"a measure is an int, but this is {sorts.describe(sort)}", item.decreases.span)
         for test in item.tests:
             self._check_test(test, resolver, checker)
 
@@ -329,7 +331,7 @@ class _Checker:
             for called, place in wrong.items():
                 gives = "TensorRT layers" if item.kind == "convert" else "ops"
                 self.problems.report(
-                    f"a `{item.kind}` rule gives {gives}, macro `{name}` calls {called}",
+                    f"a `{item.kind}` rule emits {gives}, but macro `{name}` calls {called}",
                     span,
                     None,
                     (place, "called here"),
@@ -359,7 +361,9 @@ class _Checker:
             return
         for term in rule.needs:
             if not needs.satisfied(term, self.capabilities):
-                self.reasons[_key(rule)] = f"needs {needs.show(term)}, this is {needs.installed(self.capabilities)}"
+                self.reasons[_key(rule)] = (
+                    f"needs {needs.show(term)}, but {needs.installed(self.capabilities)} is installed"
+                )
                 return
         for layer in sorted(total.layers):
             if layer in self.definitions.layers.inactive:

@@ -150,7 +150,7 @@ class ExpressionChecker:
                 hint = "tensors are computed by ops: `aten.add.Tensor(a, b)`, or by layers"
             elif sort in ("list", "tuple") and operator == "+":
                 hint = "lists are joined with `++`"
-            self.problems.report(f"`{operator}` takes numbers, this is {sorts.describe(sort)}", expr.span, hint)
+            self.problems.report(f"`{operator}` takes numbers, but this is {sorts.describe(sort)}", expr.span, hint)
             return None
         return sort
 
@@ -183,7 +183,7 @@ class ExpressionChecker:
     def _listed(self, expr: tree.Expr, scope: Scope, why: str, allowed: frozenset[str] = _ITERABLE) -> None:
         sort = self.sort(expr, scope)
         if sort is not None and sort not in allowed:
-            self.problems.report(f"{why}, this is {sorts.describe(sort)}", expr.span)
+            self.problems.report(f"{why}, but this is {sorts.describe(sort)}", expr.span)
 
     def _is(self, expr: tree.Is, scope: Scope) -> str | None:
         self.sort(expr.value, scope)
@@ -202,7 +202,7 @@ class ExpressionChecker:
         self._listed(expr.value, scope, "`[..]` takes an element of a list")
         sort = self.sort(expr.index, scope)
         if sort is not None and sort != "int":
-            self.problems.report(f"an index is an int, this is {sorts.describe(sort)}", expr.index.span)
+            self.problems.report(f"an index is an int, but this is {sorts.describe(sort)}", expr.index.span)
         return None
 
     def _slice(self, expr: tree.Slice, scope: Scope) -> str | None:

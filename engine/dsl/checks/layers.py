@@ -57,7 +57,7 @@ class LayerTable:
             self.inactive.pop(name, None)
 
     def features(self) -> frozenset[str]:
-        """What ``cap.`` may be followed by, as far as declarations tell."""
+        """The names that may follow ``cap.``, as far as declarations tell."""
         methods = {layer.via.function.name for layer in self.items.values()}  # type: ignore[union-attr]
         return frozenset(method.removeprefix("add_") for method in methods) | needs.FEATURES
 
@@ -89,7 +89,7 @@ class LayerTable:
                     self.problems.report(
                         f"layer `{second.name}` is declared twice",
                         second.span,
-                        "part the declarations with `since` and `until`",
+                        "tell the declarations apart by `since` and `until`",
                         (first.span, "the other declaration"),
                     )
 
@@ -98,7 +98,7 @@ class LayerTable:
         if not item.name.startswith("trt."):
             report(f"`{item.name}` is not the name of a layer", item.span, "layers are called `trt.name`")
         if _since(item) >= _until(item):
-            report(f"no version is since {item.since} and until {item.until}", item.span, "`until` is exclusive")
+            report(f"no version is both since {item.since} and before {item.until}", item.span, "`until` is exclusive")
         seen: set[str] = set()
         for parameter in item.parameters:
             if parameter.name in seen:
@@ -106,7 +106,7 @@ class LayerTable:
             seen.add(parameter.name)
             self._check_type(parameter, bindings)
             if parameter.wildcard and (parameter.slot is None or parameter.type is None or not parameter.type.element):
-                report("`|-1` is said of lists with a run-time slot", parameter.span, "shape: [int] @1|-1")
+                report("`|-1` applies only to lists with a run-time slot", parameter.span, "shape: [int] @1|-1")
             if parameter.slot is not None and parameter.type is not None and parameter.type.modifier == "static":
                 report(
                     f"`{parameter.name}` is static and cannot arrive through input {parameter.slot}",
@@ -130,13 +130,13 @@ class LayerTable:
                 self.problems.report(f"unknown type `{name}`", element.span, hint)
         if kind.modifier == "const" and not set(element.names) <= set(dtype_classes()):
             self.problems.report(
-                "`const` is said of tensors",
+                "`const` applies only to tensors",
                 kind.span,
                 "numbers that must be known are `static`; `weights` are constant",
             )
         if kind.modifier == "static" and set(element.names) & {"tensor", "weights"}:
             self.problems.report(
-                "`static` is said of numbers", kind.span, "a tensor that must be constant is `weights`"
+                "`static` applies only to numbers", kind.span, "a tensor that must be constant is `weights`"
             )
         if kind.dims is not None:
             self.problems.report(f"`{sorts.show(kind)}`: layers declare no shapes", kind.span)
@@ -202,9 +202,11 @@ def _layer(item: tree.LayerItem) -> Layer:
 def _missing(layer: Layer, capabilities: Capabilities) -> str | None:
     """Why a TensorRT does not have a layer."""
     if layer.since is not None and capabilities.version < layer.since:
-        return f"{layer.name} needs TensorRT {_dotted(layer.since)} or later, this is {needs.installed(capabilities)}"
+        wanted = f"TensorRT {_dotted(layer.since)} or later"
+        return f"{layer.name} needs {wanted}, but {needs.installed(capabilities)} is installed"
     if layer.until is not None and capabilities.version >= layer.until:
-        return f"{layer.name} needs TensorRT before {_dotted(layer.until)}, this is {needs.installed(capabilities)}"
+        wanted = f"TensorRT before {_dotted(layer.until)}"
+        return f"{layer.name} needs {wanted}, but {needs.installed(capabilities)} is installed"
     method = layer.via.function.name  # type: ignore[union-attr]
     if method.removeprefix("add_") not in capabilities.features:
         return f"{layer.name} needs INetworkDefinition.{method}, which {needs.installed(capabilities)} does not have"

@@ -1,4 +1,4 @@
-"""How large rules files may be, so that every file is read or refused in seconds.
+"""How large rules files may be, so that every file is read or rejected in seconds.
 
 The limits are far above what rules need: they are for files that are generated, damaged or meant to do harm.
 """

@@ -86,7 +86,7 @@ class NamedPatterns:
             if extent.parts <= MAX_PARTS:
                 much = f"ops in ops, {extent.depth} deep, at most {MAX_DEPTH}"
             self.problems.report(
-                f"with its named patterns written out the pattern of {rule} has {much} are allowed",
+                f"with its named patterns expanded the pattern of {rule} has {much} are allowed",
                 named[0].span,
                 "use named patterns fewer times, or split the rule",
             )
@@ -107,7 +107,7 @@ class NamedPatterns:
                 self.problems.report(f"`{parameter.name}` is a word of the language", parameter.span)
         if isinstance(item.body, tree.TuplePattern):
             self.problems.report(
-                "a named pattern stands for one value, not for several roots", item.body.span, "name each of the roots"
+                "a named pattern matches one value, not several roots", item.body.span, "name each of the roots"
             )
         read = {name for node in tree.walk(item.body) for name, _ in _names(node)}
         for parameter in item.parameters:
@@ -122,7 +122,7 @@ class NamedPatterns:
                     self.problems.report(f"`{name}` is not an op", node.span, hint)
                 else:
                     self.problems.report(
-                        f"`{name}` is no parameter of the pattern `{item.name}`",
+                        f"`{name}` is not a parameter of the pattern `{item.name}`",
                         node.span,
                         "rules see only its parameters: make it one, or write `_`",
                     )
@@ -144,7 +144,7 @@ class NamedPatterns:
         if wanted != given:
             takes = f"{item.name}({', '.join(parameter.name for parameter in item.parameters)})"
             self.problems.report(
-                f"`{use.name}` takes {wanted} argument{'' if wanted == 1 else 's'}, this gives {given}",
+                f"`{use.name}` takes {wanted} argument{'' if wanted == 1 else 's'}, got {given}",
                 use.span,
                 takes,
                 (item.span, "defined here"),
@@ -168,7 +168,7 @@ class NamedPatterns:
                 self.problems.report(
                     f"pattern `{start}` uses itself: {' > '.join(circle)}",
                     self.items[start].span,
-                    "named patterns are written out where they are used, and cannot recur",
+                    "named patterns are expanded where they are used, and cannot recur",
                 )
                 self._wrong |= members
         # What uses a pattern that is wrong is wrong as well, without a report of its own.
@@ -303,7 +303,7 @@ class _Writer:
         if isinstance(stands, tree.Capture) and (stands.type is None or tree.same(stands.type, type_)):
             return replace(stands, type=type_)
         self.problems.report(
-            f"what stands for `{pattern.name}` has to be a name, for the pattern says its type",
+            f"the argument for `{pattern.name}` must be a name, because the pattern says its type",
             stands.span,
             None,
             (pattern.span, "said here"),
@@ -326,7 +326,7 @@ class _Writer:
             case tree.Wildcard() if dim.range is None:
                 return replace(dim, name=None)
         self.problems.report(
-            f"what stands for the size `{dim.name}` has to be a name, a number or `_`",
+            f"the argument for the size `{dim.name}` must be a name, a number or `_`",
             stands.span,
             None,
             (dim.span, "used as a size here"),
@@ -340,7 +340,7 @@ class _Writer:
             name = stands.name
         elif stands is not None:
             self.problems.report(
-                f"what stands for `{name}` has to be an op", stands.span, "e.g. `aten.cos`", (pattern.span, "used here")
+                f"the argument for `{name}` must be an op", stands.span, "e.g. `aten.cos`", (pattern.span, "used here")
             )
         return replace(
             pattern,
@@ -350,7 +350,7 @@ class _Writer:
         )
 
     def _name(self, name: str | None, given: _Given, place: tree.Node) -> str | None:
-        """What stands for a name that binds an output, a rest or whether an alternative fits."""
+        """The argument for a name that binds an output, a rest or whether an alternative fits."""
         stands = None if name is None else given.get(name)
         if name is None or stands is None:
             return name
@@ -360,6 +360,6 @@ class _Writer:
             case tree.Wildcard():
                 return None
         self.problems.report(
-            f"what stands for `{name}` has to be a name or `_`", stands.span, None, (place.span, "bound here")
+            f"the argument for `{name}` must be a name or `_`", stands.span, None, (place.span, "bound here")
         )
         return name

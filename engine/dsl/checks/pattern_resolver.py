@@ -45,7 +45,7 @@ class PatternResolver:
         for part in parts:
             if isinstance(part, tree.Alternatives):
                 self.problems.report(
-                    "alternatives do not stand at the root of a pattern",
+                    "alternatives cannot be the root of a pattern",
                     part.span,
                     "write a rule for each, or a family: `for OP in aten.add.Tensor, aten.sub.Tensor`",
                 )
@@ -69,7 +69,7 @@ class PatternResolver:
         for name, span in self.flags.items():
             if name in self.bound:
                 self.problems.report(
-                    f"`{name}` is what the pattern captures and the name of an alternative", span, "rename one"
+                    f"`{name}` is both a capture of the pattern and the name of an alternative", span, "rename one"
                 )
             self.bound[name] = "bool"
         return tuple(resolved) if len(resolved) == len(parts) else ()
@@ -86,7 +86,7 @@ class PatternResolver:
         if pattern.unordered and tensors[:2] != [0, 1]:
             self.problems.report(f"{operator.name} has no two operands to exchange", pattern.span, "use `(..)`")
         if pattern.optional and not tensors:
-            self.problems.report(f"{operator.name} has no operand to stand in for it", pattern.span)
+            self.problems.report(f"{operator.name} has no operand that could replace it", pattern.span)
         return OpMatch(
             operator.name,
             tuple(sorted(given.items(), key=lambda item: item[0])),
@@ -124,7 +124,7 @@ class PatternResolver:
                 return None
             name = value.name
         elif name.startswith(("trt.", "host.")):
-            self.problems.report(f"patterns match PyTorch's ops, `{name}` is none", pattern.span)
+            self.problems.report(f"patterns match PyTorch's ops, and `{name}` is not one", pattern.span)
             return None
         return find_operator(name, pattern.span, self.problems, self.ops, self.unloaded)
 
@@ -191,7 +191,8 @@ class PatternResolver:
                 self.problems.report(
                     f"the default of `{argument.name}` of {operator.name} never shows in a graph",
                     pattern.span,
-                    f"graphs hold what {_plain(default)} stands for: bind it, `{argument.name}=name`, and test it",
+                    f"a graph has the value that {_plain(default)} stands for: bind it, `{argument.name}=name`, "
+                    "and test it",
                 )
             else:
                 given[position] = Equals(default, False, pattern.span)
@@ -253,7 +254,7 @@ class PatternResolver:
                 )
                 return Anything(pattern.span)
             case tree.TuplePattern():
-                self.problems.report("several roots stand only at the top of a pattern", pattern.span)
+                self.problems.report("only the top of a pattern can have several roots", pattern.span)
         return None
 
     def _literal(
@@ -290,12 +291,12 @@ class PatternResolver:
         return Bind(pattern.name, pattern.type, pattern.span)
 
     def _check_type(self, kind: tree.Type) -> str | None:
-        """Report what is wrong with an ascribed type; gives the sort of what it binds."""
+        """Report what is wrong with an ascribed type; returns the sort of what it binds."""
         if kind.modifier == "parameter":
-            self.problems.report("`parameter` stands in test lines; parameters are `const`", kind.span)
+            self.problems.report("`parameter` is for test lines; in patterns parameters are `const`", kind.span)
         if kind.modifier == "static":
             self.problems.report(
-                "`static` stands in layer declarations, not in patterns",
+                "`static` is for layer declarations, not for patterns",
                 kind.span,
                 "that a number must be known follows from the layer it is passed to; to test it: `when is_known(n)`",
             )
@@ -322,9 +323,9 @@ class PatternResolver:
             name in dtype_classes() or (name in dtypes() and name != "bool") for name in kind.names
         )
         if kind.dims is not None and any(name in SORTS - {"bool"} for name in kind.names):
-            self.problems.report(f"`{sorts.show(kind)}` has a shape and is no tensor", kind.span)
+            self.problems.report(f"`{sorts.show(kind)}` has a shape, but is not a tensor", kind.span)
         if kind.modifier == "const" and not tensor:
-            self.problems.report("`const` is said of tensors", kind.span)
+            self.problems.report("`const` applies only to tensors", kind.span)
         if kind.optional:
             return None
         if tensor:
@@ -356,7 +357,7 @@ class PatternResolver:
     def _alternatives(
         self, pattern: tree.Alternatives, schema: Argument | None, operator: Operator | None
     ) -> OneOf | Anything:
-        """Each side by itself: what one side says of a name is not said of it on another."""
+        """Each side by itself: what a name is on one side, it need not be on another."""
         before = dict(self.bound)
         after: dict[str, str | None] = dict(before)
         sides: list[ArgumentPattern] = []

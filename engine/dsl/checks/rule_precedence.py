@@ -79,7 +79,7 @@ class _Order:
         return self.ways[number]
 
     def _compare(self, a: int, b: int, explicit: Sequence[set[int]]) -> list[tuple[int, int, bool]]:
-        """Order two rules of one root; gives them back if nothing decides, and whether they test the same."""
+        """Order two rules of one root; returns them if nothing decides, and whether they test the same."""
         first, second = self.rules[a], self.rules[b]
         if b in explicit[a] or a in explicit[b]:
             return []

@@ -1,4 +1,4 @@
-"""Sorts of values, as far as they are certain before anything is matched.
+"""Sorts, that is the kinds of values, as far as they are certain before anything is matched.
 
 A sort is a word: ``tensor``, ``tensors`` (the outputs of a call), ``int``, ``float``, ``bool``, ``str``, ``dtype``,
 ``none``, ``list``, ``tuple``, ``enum``, ``graph``; None when it cannot be known.

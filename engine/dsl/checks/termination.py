@@ -46,7 +46,7 @@ def check(rules: Iterable[Rule], emitted: Mapping[tuple[str, str], Mapping[str, 
                     f"`{by_edge[edge][0].id}`" for edge in itertools.pairwise(cycle) if edge in by_edge
                 )
                 problems.report(
-                    f"lowering need not end: {' > '.join(cycle)}, by {', '.join(names)}",
+                    f"lowering might never end: {' > '.join(cycle)}, by {', '.join(names)}",
                     emitted[rule.kind, rule.id][op],
                     f"emit ops further down, or add `decreases` with a measure that is smaller for the new {op}",
                     (rule.span, f"`{rule.id}` has no `decreases`"),

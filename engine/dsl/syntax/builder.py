@@ -231,5 +231,5 @@ class Builder(ExpressionBuilder):
 
 _MISSING_CLAUSE = {
     "match": "say what the rule rewrites, e.g. `match aten.relu(x)`",
-    "emit": "say what the rule gives instead, e.g. `emit trt.activation(x, type=RELU)`",
+    "emit": "say what the rule emits instead, e.g. `emit trt.activation(x, type=RELU)`",
 }

@@ -56,7 +56,7 @@ def parse(text: str, path: str = "<text>", stem: str | None = None) -> tree.File
 
 
 def parse_with_errors(text: str, path: str, stem: str | None = None) -> tuple[tree.File, list[Diagnostic]]:
-    """Parse a rules file; gives what could be parsed, and all mistakes."""
+    """Parse a rules file; returns what could be parsed, and all mistakes."""
     lines = text.split("\n")
     builder = Builder(path, lines)
     tokens = sum(1 for _ in itertools.islice(_TOKEN.finditer(text), MOST_TOKENS + 1))
@@ -201,7 +201,7 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
     before[-1] = before[-1][: column - 1]
     text = "\n".join(before)
     if found == "*" and text.endswith("*"):
-        return "powers are products, or an op"
+        return "write a power as a product, or as an op"
     known = _mistakes().get(_situation(error))
     if known is not None:
         return known

@@ -127,7 +127,7 @@ WORDS: dict[str, str] = {
     "!": "write `not x`; `!=` compares",
     "&": "write `a and b`; `&` marks an op in a pattern that others may also read",
     "|": "write `a or b`; `|` stands between types, and between alternatives in ( ) in a pattern",
-    "^": "powers are products, or an op",
+    "^": "write a power as a product, or as an op",
     ";": "clauses need no end mark",
     "@": "`@` stands in layer declarations: `shape: [int] @1`",
     "\\": "lines need no continuation mark",

@@ -31,7 +31,7 @@ def infer(
     """The fake outputs of ``op``; FX nodes among the arguments stand for their fake values.
 
     Raises:
-        EngineError: PyTorch refuses the arguments, or accepts them for some sizes only.
+        EngineError: PyTorch rejects the arguments, or accepts them for some sizes only.
     """
 
     def faked(item: Any) -> Any:

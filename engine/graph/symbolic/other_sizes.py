@@ -28,7 +28,7 @@ def holds_elsewhere(
     result: Any,
     needed: Sequence[sympy.Basic],
 ) -> bool:
-    """Whether an op gives the shapes that were inferred also at sizes at which an equality does not hold.
+    """Whether an op returns the shapes that were inferred also at sizes at which an equality does not hold.
 
     It runs on tensors without memory, at a few sizes that break one of ``needed``.  An op that refuses them gives
     nothing there.

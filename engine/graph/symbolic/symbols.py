@@ -1,4 +1,4 @@
-"""Sizes as nodes: staged ints are written into the graph once each, near its inputs."""
+"""Sizes as nodes: symbolic ints are written into the graph once each, near its inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils._sympy import functions as symbolic
 
 from engine import sizes
 from engine.errors import EngineError
-from engine.graph.arguments import is_symbolic, staged
+from engine.graph.arguments import is_symbolic, symint
 from engine.graph.symbolic.size_functions import COMPARISONS, difference
 from engine.graph.value import Value
 
@@ -77,7 +77,7 @@ _FUNCTIONS: dict[type, Callable[..., Any]] = {
 
 
 class SizeNodes:
-    """Hash-consed nodes for staged ints.
+    """Hash-consed nodes for symbolic ints.
 
     Expressions over the sizes of placeholders are inserted right after the placeholders, so that shape
     arithmetic never hangs off intermediate tensors.  Expressions with an unbacked symbol are inserted after
@@ -121,7 +121,7 @@ class SizeNodes:
         value = node.meta.get("val")
         if not is_symbolic(value):
             return None
-        expression = staged(value)
+        expression = symint(value)
         return expression if isinstance(expression, sympy.Basic) else None
 
     def _scan(self) -> None:
@@ -154,7 +154,7 @@ class SizeNodes:
             if expression is not None and self._nodes.get(expression) is node:
                 del self._nodes[expression]
         for node in loose:
-            self._mirror.substitute(node, self._mirror.size_node(staged(node.meta["val"]), node))
+            self._mirror.substitute(node, self._mirror.size_node(symint(node.meta["val"]), node))
         for node in reversed(loose):
             self._mirror.erase_dead([node])
         return len(loose)
@@ -173,13 +173,13 @@ class SizeNodes:
 
     @staticmethod
     def _check(expression: sympy.Basic, node: fx.Node) -> None:
-        """Hold a node against the expression that it is to compute, by what PyTorch says that its function gives.
+        """Compare a node with the expression that it should compute, by what PyTorch infers for its function.
 
         Raises:
             EngineError: they differ for some sizes.
         """
         value = node.meta["val"]
-        found = staged(value) if is_symbolic(value) else sympy.sympify(value)
+        found = symint(value) if is_symbolic(value) else sympy.sympify(value)
         if found == expression or not isinstance(found, sympy.Basic):
             return
         sizes = difference(expression, found)
@@ -257,7 +257,7 @@ class SizeNodes:
         derived: tuple[sympy.Expr, fx.Node, int] | None = None
         for placeholder in self._mirror.placeholders:
             value = placeholder.meta["val"]
-            if is_symbolic(value) and staged(value) == symbol:
+            if is_symbolic(value) and symint(value) == symbol:
                 return placeholder
             if not isinstance(value, torch.Tensor):
                 continue
@@ -285,13 +285,13 @@ class SizeNodes:
             value = node.meta.get("val")
             if node.op == "placeholder" or value is None:
                 continue
-            if is_symbolic(value) and staged(value) == symbol:
+            if is_symbolic(value) and symint(value) == symbol:
                 return node
             for index, output in enumerate(value if isinstance(value, tuple | list) else (value,)):
                 if not isinstance(output, torch.Tensor):
                     continue
                 for axis, size in enumerate(output.shape):
-                    if isinstance(size, torch.SymInt) and staged(size) == symbol:
+                    if isinstance(size, torch.SymInt) and symint(size) == symbol:
                         return self._size(self._mirror.output_node(Value(node, index)), axis, size)
         return None
 

@@ -1,4 +1,4 @@
-"""Element by element: activation, unary, element-wise, scale, select, cast; and matrix products."""
+"""Layers that work element by element: activation, unary, element-wise, scale, select, cast; and matrix products."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "HARD_SIGMOID": lambda x, a, b: torch.clamp(a * x + b, 0, 1),
     "SCALED_TANH": lambda x, a, b: a * torch.tanh(b * x),
     "THRESHOLDED_RELU": lambda x, a, b: torch.where(x > a, x, torch.zeros((), dtype=x.dtype)),
-    # PyTorch's kernel gives NaN for infinity.
+    # PyTorch's kernel returns NaN for infinity.
     "GELU_ERF": lambda x, a, b: 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5))),
     "GELU_TANH": lambda x, a, b: F.gelu(x, approximate="tanh"),
 }
@@ -88,7 +88,7 @@ def _floor_divide(x: Tensor, y: Tensor) -> Tensor:
 
 
 # Of a NaN and a number, the first operand wins in float32, the second in half precision: observed on TensorRT-RTX
-# 1.6.1, compute capability 9.0. The documentation leaves it open; PyTorch gives NaN.
+# 1.6.1, compute capability 9.0. The documentation leaves it open; PyTorch returns NaN.
 def _maximum(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(x > y, x, y) if x.dtype in HALF_FLOATS else torch.where(y > x, y, x)
 

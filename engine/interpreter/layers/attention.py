@@ -28,7 +28,7 @@ def attention(
 
     Tensors are [batch, heads, tokens, dim], or packed [tokens, heads, dim] with cumulative lengths.  Fewer
     key-value heads than query heads are shared by neighbouring query heads.  A boolean mask allows where
-    it is true, any other is added.  A row that may attend nowhere gives zeros.
+    it is true, any other is added.  A row that may not attend to any key gives zeros.
     """
     packed_query = step.attributes.get("query_form") == "PACKED_NHD"
     packed_key = step.attributes.get("key_value_form") == "PACKED_NHD"
@@ -36,7 +36,7 @@ def attention(
     if key_value_lengths is not None and not packed_key:
         # Seen with TensorRT-RTX 1.6.1 on compute capability 9.0: the result is that of no reading of the lengths
         # that the documentation allows.
-        raise ValueError("what TensorRT makes of the lengths of keys that are not packed is not known")
+        raise ValueError("how TensorRT treats the lengths of keys that are not packed is not known")
     keys = _sequences(key, key_value_lengths, packed_key)
     values = _sequences(value, key_value_lengths, packed_key)
     if not packed_query and not packed_key:

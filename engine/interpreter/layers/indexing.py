@@ -1,4 +1,4 @@
-"""Indices as data: gather, scatter, one-hot, non-zero."""
+"""Layers that read or make indices: gather, scatter, one-hot, non-zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that moves and does not change: shuffle, concatenation, padding, squeeze, unsqueeze, shape."""
+"""Layers that move elements unchanged: shuffle, concatenation, padding, squeeze, unsqueeze, shape."""
 
 from __future__ import annotations
 

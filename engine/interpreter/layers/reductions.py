@@ -1,4 +1,4 @@
-"""Along axes: reduce, softmax, top-k, cumulative sum."""
+"""Layers along axes: reduce, softmax, top-k, cumulative sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values out of nothing, and checks: constant, fill, assertion."""
+"""Layers without tensor inputs, and checks: constant, fill, assertion."""
 
 from __future__ import annotations
 

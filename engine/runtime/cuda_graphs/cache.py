@@ -45,9 +45,9 @@ class GraphCache:
     for all of them.  While the current stream is being captured by somebody else, calls become part of that graph.
 
     Args:
-        run: takes inputs and gives outputs, on the current stream.
+        run: takes inputs and returns outputs, on the current stream.
         name: what it is called in messages.
-        size: most graphs to keep; the one that was used least recently gives way.
+        size: most graphs to keep; the one that was used least recently is dropped.
         static_outputs: results lie in the graph's memory, which the next call overwrites.
         written: tells, after a run, the positions of the inputs that are written to: they are never copied.
         engines: the loaded engines that run.  One with ``take_captured`` and ``release_captured`` is asked for what
@@ -169,7 +169,7 @@ class GraphCache:
             self._give_turn(graph.device)
 
     def _key(self, inputs: Sequence[Any], device: int) -> Hashable | None:
-        """What calls must have in common to share a graph; None for a call that cannot have one."""
+        """The key of the calls that share a graph; None for a call that cannot have one."""
         parts: list[Hashable] = [device, _raw_stream(device)]
         for position, value in enumerate(inputs):
             if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""CUDA streams that nobody else is given.
+"""CUDA streams that PyTorch hands to no one else.
 
 ``torch.cuda.Stream()`` hands out 32 streams in turn, so two of its callers may hold the same one.  That is harmless for
 work that is queued, and wrong for a stream that is being captured: what another thread queues there becomes part of the
@@ -47,7 +47,7 @@ def _made(device: int) -> torch.cuda.Stream:
         # PyTorch has loaded the driver; of its own functions none makes a stream that does not wait for stream 0.
         status = ctypes.CDLL("libcuda.so.1").cuStreamCreate(ctypes.byref(handle), _NON_BLOCKING)
     if status != 0 or not handle.value:
-        raise ExecutionError(f"CUDA does not make a stream on device {device}: error {status}")
+        raise ExecutionError(f"CUDA cannot create a stream on device {device}: error {status}")
     return torch.cuda.ExternalStream(handle.value, torch.device("cuda", device))
 
 

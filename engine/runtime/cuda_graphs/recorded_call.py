@@ -114,7 +114,7 @@ class RecordedCall:
         return results
 
     def __del__(self) -> None:
-        """Give back memory and contexts, when nobody can replay it any more and it has run for the last time."""
+        """Release memory and contexts, once it has run for the last time and cannot be replayed any more."""
         if not sys.is_finalizing():
             with contextlib.suppress(RuntimeError):
                 self._stream_object.synchronize()

@@ -113,21 +113,21 @@ class PooledContext:
         """Set the profile, input shapes and host inputs of ``bound``; what is already set is not set again.
 
         Raises:
-            ExecutionError: TensorRT refused a shape.
+            ExecutionError: TensorRT rejected a shape.
         """
         context = self.context
         self.bound = None
         self.rebound += 1
         if profiles > 1 and self.profile != bound.profile:
             if not context.set_optimization_profile_async(bound.profile, self.stream):
-                raise ExecutionError(f"TensorRT refused optimization profile {bound.profile}")
+                raise ExecutionError(f"TensorRT rejected optimization profile {bound.profile}")
             self.forget()
             self.profile = bound.profile
         before = self.shapes or (None,) * len(inputs)
         self.shapes = ()
         for binding, shape, old in zip(inputs, bound.shapes, before, strict=True):
             if binding.dynamic and shape != old and not context.set_input_shape(binding.name, tuple(shape)):
-                raise ExecutionError(f"TensorRT refused shape {list(shape)} for input {binding.name!r}")
+                raise ExecutionError(f"TensorRT rejected shape {list(shape)} for input {binding.name!r}")
         for position, memory in bound.host_inputs:
             context.set_tensor_address(inputs[position].name, memory.data_ptr())
         self.shapes = bound.shapes

@@ -58,7 +58,7 @@ def load_library() -> Library | None:
     """Load the C++ library, once per process: the class and ops ``tensorrt`` are then registered.
 
     Returns:
-        The library; None where it cannot be loaded, for the reason that `library_problem` gives.
+        The library; None where it cannot be loaded, for the reason that `library_problem` returns.
     """
     return _load_once()[0]
 
@@ -159,7 +159,7 @@ class CppEngine:
         contexts: the most execution contexts to make for calls that overlap.
 
     Raises:
-        EngineLoadError: TensorRT refused the plan, or to make an execution context for it.
+        EngineLoadError: TensorRT rejected the plan, or could not make an execution context for it.
         RuntimeUnavailable: C++ cannot run engines here, or the binding names are not the engine's.
         SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
     """
@@ -212,7 +212,7 @@ class CppEngine:
 
         Raises:
             InputError: an input has the wrong dtype, device or shape.
-            ExecutionError: TensorRT refused to run.
+            ExecutionError: TensorRT did not run the engine.
         """
         return self._run(inputs)  # type: ignore[no-any-return]
 

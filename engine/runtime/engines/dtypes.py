@@ -11,7 +11,7 @@ from engine.errors import RuntimeUnavailable
 
 
 def torch_dtype(dtype: Any, binding: str) -> torch.dtype:
-    """The dtype of the tensor that binding ``binding`` of TensorRT data type ``dtype`` takes or gives.
+    """The dtype of the tensor that binding ``binding`` of TensorRT data type ``dtype`` reads or writes.
 
     Raises:
         RuntimeUnavailable: PyTorch has no such tensors (packed 4-bit types).

@@ -1,4 +1,4 @@
-"""What a call gives, brought into a form that TensorRT can read."""
+"""The inputs of a call, brought into a form that TensorRT can read."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from engine.runtime.boundary import Boundary, check_count, check_kinds
 from engine.runtime.engines.inputs import Input
 
 Program: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
-"""Takes CPU tensors in the order of the input bindings; gives fresh CPU tensors."""
+"""Takes CPU tensors in the order of the input bindings; returns new CPU tensors."""
 
 
 class InterpretedEngine:

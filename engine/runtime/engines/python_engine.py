@@ -44,7 +44,7 @@ class TRTEngine:
         layer_names: names to look for in TensorRT's messages when loading fails.
 
     Raises:
-        EngineLoadError: TensorRT refused the plan, or to make an execution context for it.
+        EngineLoadError: TensorRT rejected the plan, or could not make an execution context for it.
         RuntimeUnavailable: the binding names are not the engine's.
         SettingsError: this TensorRT, or this engine, cannot do what ``options`` ask for.
     """
@@ -181,7 +181,7 @@ class TRTEngine:
 
         Raises:
             InputError: an input has the wrong dtype, device or shape.
-            ExecutionError: TensorRT refused to run.
+            ExecutionError: TensorRT did not run the engine.
         """
         results = self.try_run(inputs)
         if results is not None:
@@ -195,7 +195,7 @@ class TRTEngine:
         """A run of inputs that can be bound as they are, of shapes that were met before; None for any other call.
 
         Raises:
-            ExecutionError: TensorRT refused to run.
+            ExecutionError: TensorRT did not run the engine.
         """
         index = self._index
         if len(inputs) != self._count or self._current_device() != index:

@@ -62,7 +62,7 @@ class ShapeBinder:
         """Fill in the outputs, as the context that it is set on knows them.
 
         Raises:
-            ExecutionError: TensorRT refuses the shapes together.
+            ExecutionError: TensorRT rejects the combination of shapes.
         """
         with self._logger.gather() as messages:
             try:

@@ -14,7 +14,7 @@ Turn: TypeAlias = "Callable[[int], None]"
 
 @functools.cache
 def turns() -> tuple[Turn, Turn]:
-    """What takes and what gives back the calling thread's turn of a CUDA device."""
+    """The functions that acquire and release the calling thread's turn on a CUDA device."""
     # Only here: the library's module imports much that a process without a GPU does not need.
     from engine.runtime.engines.cpp_engine import load_library
 

@@ -121,7 +121,7 @@ def _python_class() -> Any:
             return [item.clone() if item.untyped_storage().data_ptr() in given else item for item in results]
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            """Refused: an exported program holds it as a pickle."""
+            """Always an error: an exported program would hold it as a pickle."""
             raise EngineError(
                 "torch.export.save writes engines only as objects of the C++ library (pip install "
                 "--no-build-isolation .); engine.save(module, path) writes files without it"

@@ -209,7 +209,7 @@ class EngineRecord:
 
     def _check(self) -> None:
         if not self.outputs:
-            raise RecordError(f"{_where(5)}: an engine has an output")
+            raise RecordError(f"{_where(5)}: an engine needs at least one output")
         for index, names in ((4, self.inputs), (5, self.outputs)):
             if len(set(names)) != len(names) or "" in names:
                 raise RecordError(f"{_where(index)}: {list(names)} holds a name twice, or an empty one")

@@ -28,7 +28,7 @@ Configuration::Configuration(
   if (!captures || !abi::call<bool, void*>(config_, slots.set_cache, cache_)) {
     abi::destroy(config_);
     abi::destroy(cache_);
-    throw Failure(FailureKind::Load, "TensorRT refuses the runtime options", listener.errors());
+    throw Failure(FailureKind::Load, "TensorRT rejects the runtime options", listener.errors());
   }
 }
 

@@ -134,7 +134,7 @@ void LoadedEngine::apply_options() {
         !abi::call<bool, int64_t>(engine_, slots.set_streaming_budget, budget)) {
       throw Failure(
           FailureKind::Settings,
-          "TensorRT refuses a weight streaming budget of " + std::to_string(budget) + " bytes",
+          "TensorRT rejects a weight streaming budget of " + std::to_string(budget) + " bytes",
           listener.errors());
     }
   }

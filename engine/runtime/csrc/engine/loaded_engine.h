@@ -70,7 +70,7 @@ class LoadedEngine {
   // The contexts that CUDA graphs captured since this was asked last, and their return when a graph is gone.
   std::vector<PooledContext*> take_captured() { return pool_->take_captured(); }
   void release_captured(PooledContext* pooled) { pool_->release_captured(pooled); }
-  // Whether compiled kernels are kept between processes, whether TensorRT refused those that were, and those to keep.
+  // Whether compiled kernels are kept between processes, whether TensorRT rejected those that were, and those to keep.
   bool keeps_kernels() const { return !options_.runtime_cache_folder.empty(); }
   bool kernels_refused() const { return refused_; }
   std::string kernels() const { return pool_->kernels(); }

@@ -158,7 +158,7 @@ void Record::check() const {
   check_names(inputs(), kInputs);
   check_names(outputs(), kOutputs);
   if (outputs().empty()) {
-    damaged(where(kOutputs) + ": an engine has an output");
+    damaged(where(kOutputs) + ": an engine needs at least one output");
   }
   for (size_t index : {kHardwareCompatible, kOutputAllocator, kResources, kMultiDevice}) {
     check_flag(fields_, index);

@@ -199,7 +199,7 @@ void LoadedEngine::bind(PooledContext& pooled, ShapeBindingPointer const& bound)
   if (profiles_ > 1 && pooled.profile != bound->profile) {
     if (!abi::call<bool, int32_t, void*>(pooled.context, slots.set_profile, bound->profile, pooled.stream_handle)) {
       throw Failure(
-          FailureKind::Execution, "TensorRT refused optimization profile " + std::to_string(bound->profile));
+          FailureKind::Execution, "TensorRT rejected optimization profile " + std::to_string(bound->profile));
     }
     pooled.forget();
     pooled.profile = bound->profile;
@@ -214,7 +214,7 @@ void LoadedEngine::bind(PooledContext& pooled, ShapeBindingPointer const& bound)
             pooled.context, slots.set_input_shape, inputs_[i].name.c_str(), &dims)) {
       throw Failure(
           FailureKind::Execution,
-          "TensorRT refused shape " + bracketed(Sizes(dims.sizes, dims.sizes + dims.rank)) + " for input '" +
+          "TensorRT rejected shape " + bracketed(Sizes(dims.sizes, dims.sizes + dims.rank)) + " for input '" +
               inputs_[i].name + "'");
     }
   }

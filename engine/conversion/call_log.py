@@ -1,7 +1,7 @@
-"""Transcripts: what a network was told, call by call.
+"""Call logs: every call that made a network, with its arguments.
 
 A network cannot be compared, or made again, by reading it back: that needs to know every attribute of every kind of
-layer.  What it was told says it all.
+layer.  The calls that made it are complete.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Said(NamedTuple):
-    """What a layer was told after it was added: an attribute that was set, or a method that was called.
+    """An attribute that was set on a layer after it was added, or a method of it that was called.
 
     ``value`` of a call is the list of its arguments.
     """
@@ -44,7 +44,7 @@ class Call:
     metadata: str = ""
 
 
-class Transcript:
+class CallLog:
     """The calls that made a network, in order.
 
     Tensors are told apart by the call that made them.  They are kept: the bindings give one Python object for a
@@ -108,7 +108,7 @@ class Transcript:
         self._alive.append(tensor)
 
     def label(self, tensor: Any) -> str | None:
-        """The name of a tensor in this transcript; None for what is no tensor of the network."""
+        """The name of a tensor in this call_log; None for what is no tensor of the network."""
         return self._labels.get(id(tensor))
 
 
@@ -138,4 +138,4 @@ def _noted(name: str, function: Callable[..., Any], then: list[Said]) -> Callabl
     return call
 
 
-__all__ = ["Call", "Said", "Transcript"]
+__all__ = ["Call", "CallLog", "Said"]

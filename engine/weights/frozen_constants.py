@@ -1,4 +1,4 @@
-"""Pins: constants of the model that a compiled model holds for good, and what they must hold."""
+"""Frozen constants: constants of the model that a compiled model holds for good, and what they must hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.graph.mirror import Mirror, Value
 from engine.weights.recipe import Recipe, recipe
 
 
-class Pin(NamedTuple):
+class FrozenConstant(NamedTuple):
     """A constant that other weights must leave as it is.
 
     Attributes:
@@ -23,10 +23,10 @@ class Pin(NamedTuple):
     digest: str
 
 
-def pin(mirror: Mirror, value: Value) -> Pin | None:
-    """The pin of a constant value; None where it depends on no constant of the model."""
+def frozen_constant(mirror: Mirror, value: Value) -> FrozenConstant | None:
+    """A constant value as a frozen constant; None where it depends on no constant of the model."""
     how = recipe(mirror, value)
-    return Pin(how, digest(mirror.constant(value))) if how.sources else None
+    return FrozenConstant(how, digest(mirror.constant(value))) if how.sources else None
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -38,4 +38,4 @@ def digest(tensor: torch.Tensor) -> str:
     return hashed.hexdigest()
 
 
-__all__ = ["Pin", "digest", "pin"]
+__all__ = ["FrozenConstant", "digest", "frozen_constant"]
