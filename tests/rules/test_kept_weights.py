@@ -120,3 +120,14 @@ def test_what_tensorrt_does_not_build_is_held_as_floats():
 
     compiled = _compiled(Kernel(torch.float32), torch.randn(1, COLUMNS // 4, 5, 5))
     assert compiled.report.coverage == 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("build", [lambda dtype: Packed(dtype, 8), lambda dtype: Packed(dtype, 7), Rows, Blocks])
+@HALVES
+def test_on_a_gpu(build, dtype):
+    model, x = build(dtype).cuda(), torch.randn(4, COLUMNS, dtype=dtype, device="cuda")
+    compiled = engine.compile(model, [x], min_block_size=1, require_full_compilation=True)
+    reference = model.float()(x.float())
+    error = (compiled(x).float() - reference).abs().max()
+    assert error <= 2e-2 * reference.abs().max()
