@@ -26,13 +26,13 @@ from engine.errors import BuildError, ConversionError, CoverageError, SettingsEr
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
-from engine.lowering.assembly import assemble
+from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.rejections import Rejections
 from engine.lowering.segment_engine import SegmentEngine, interprets
 from engine.lowering.snapshot import ModelMemory
 from engine.lowering.subgraphs import Subgraphs
-from engine.lowering.summary import not_covered, summarize
+from engine.lowering.summary import kept_notes, not_covered, summarize
 from engine.observers import CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, partition
 from engine.pytorch_modes import apart
@@ -129,6 +129,7 @@ class Compilation:
         graph: the model's graph.
         subgraphs: the graphs inside its ops.
         memory: that of the model's tensors.
+        kept: what the report says of the model's states.
         partition: where each node runs, after :meth:`place`.
     """
 
@@ -137,6 +138,7 @@ class Compilation:
         self.settings = settings
         self.report = report
         self.memory = ModelMemory(captured.tensors())
+        self.kept = kept_notes(captured)
         self.mirror = Mirror(
             captured.graph,
             captured.constants,
@@ -214,7 +216,7 @@ class Compilation:
                     event.segments = self.partition.segments
                     event.reasons = {node.name: reason for node, reason in self.partition.reasons.items()}
             summarize(self.report, self.graph, self.subgraphs, self.partition, self.settings)
-            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.subgraphs.faults.notes)))
+            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.kept, *self.subgraphs.faults.notes)))
         # Casts that a setting asked for are no nodes of the model.
         outside = [node for node in self.partition.reasons if BOUNDARY_CAST not in node.meta]
         if outside and self.settings.require_full_compilation:
@@ -251,17 +253,28 @@ class Compilation:
                     segment.layers, segment.engine_bytes = network.network.num_layers, len(plan)
             modules = {name: engine.module(settings, runtime, self.memory) for name, engine in engines.items()}
             scalars = {name: engine.network.scalars for name, engine in engines.items()}
-            module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory)
+            captured = self.captured
+            module = assemble(
+                self.mirror,
+                self.partition,
+                modules,
+                scalars,
+                captured.submodules,
+                self.memory,
+                captured.states,
+                captured.written,
+            )
             weights = None
             mirrors = [self.mirror, *(graph.mirror for graph in self.subgraphs)]
             if not (settings.immutable_weights and engines):
                 networks = [engine.network for engine in engines.values()]
-                weights = weight_plan(self.captured, mirrors, networks, module)
+                weights = weight_plan(captured, mirrors, networks, module)
             for mirror in mirrors:
                 mirror.release_constants()
             report.compute_capabilities = compute_capabilities(settings) if engines else ()
             report.tensorrt = tensorrt.describe_tensorrt() if engines else ""
-        compiled = CompiledModule(module, self.captured, report)
+        states = {state.name: state_buffer(state.name) for state in captured.states}
+        compiled = CompiledModule(module, captured.signature(), report, states)
         compiled.weight_plan = weights
         if engines and not interprets(runtime) and torch.cuda.is_available():
             # Of a model on the CPU: its engines run on the GPU, and so does what is between them.

@@ -27,7 +27,7 @@ from engine.capture.sizes.ranges import find_profiles, find_ranges, find_symbols
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.tracing.torch_export import decomposed, export
+from engine.capture.tracing.torch_export import export, functional
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.pytorch_modes import apart
@@ -114,7 +114,7 @@ def _capture(
 ) -> Captured:
     if isinstance(model, ExportedProgram):
         with timings.phase("export"):
-            program = decomposed(model)
+            program = functional(model)
         with timings.phase("import"), collector_held_back():
             return _captured_program(program, None, _class_name(model), timings, original=model)
     if not isinstance(model, nn.Module):
@@ -177,8 +177,10 @@ def _captured_program(
         parameters=parameters,
         defaults=defaults,
         tied=imported.tied,
-        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
+        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
+        states=tuple(imported.states),
+        written=tuple(imported.written),
     )
     _settle_guards(captured, found, model, leaves, wishes, notes, timings)
     _believe_only_what_is_checked(captured)
@@ -259,7 +261,7 @@ def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
         model_class=_class_name(module),
         parameters=tuple(names),
         tied=imported.tied,
-        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
+        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
     )
     _settle_guards(captured, found, None, None, {}, notes, Timings())

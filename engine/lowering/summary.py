@@ -6,6 +6,7 @@ from collections import Counter
 
 from torch import fx
 
+from engine.capture import Captured
 from engine.graph.provenance import model_line
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
@@ -15,6 +16,9 @@ from engine.partitioner.tiling import computes
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.decisions import Decisions, Placement
 from engine.settings import CompilationSettings
+
+# Names that a note spells out.
+_MOST_NAMES = 8
 
 
 def summarize(
@@ -70,6 +74,44 @@ def _placements(subgraphs: Subgraphs, partition: Partition) -> dict[fx.Node, Pla
     return found | roots
 
 
+def kept_notes(captured: Captured) -> list[str]:
+    """What a model keeps from call to call and what of its inputs it writes to, and what that costs."""
+    notes: list[str] = []
+    states = {state.placeholder: state for state in captured.states}
+    written = [states[name] for name in captured.written if name in states]
+    if written:
+        size = sum(state.tensor.nbytes for state in written)
+        notes.append(
+            f"the module keeps {_counted(len(written), 'state')} ({_listed([state.name for state in written])}); new "
+            f"values, {_bytes(size)} in all, are copied there when the engines have run"
+        )
+    inputs = [argument.name for argument in captured.arguments if argument.placeholder in captured.written]
+    if inputs:
+        notes.append(
+            f"the model writes to {_counted(len(inputs), 'input')} ({_listed(inputs)}); new values are copied there "
+            "when the engines have run"
+        )
+    updates = {"_native_batch_norm_legit_functional", "_batch_norm_with_update_functional"}
+    if written and any(getattr(node.target, "_opname", "") in updates for node in captured.graph.nodes):
+        notes.append(
+            "batch normalisation is in training mode: it uses the statistics of each batch, and keeps new ones; call "
+            "model.eval() before compiling for inference"
+        )
+    return notes
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}s" if count > 1 else f"one {what}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (", .." if len(names) > _MOST_NAMES else "")
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 // 10 else f"{size} bytes"
+
+
 def not_covered(report: Report) -> str:
     """The message where a model may not be covered in part: each node outside, and why."""
     count = len(report.fallbacks)
@@ -84,4 +126,4 @@ def not_covered(report: Report) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["not_covered", "summarize"]
+__all__ = ["kept_notes", "not_covered", "summarize"]
