@@ -128,14 +128,23 @@ class CompiledGraph:
         weights = self._take_weights(arguments)
         arguments.clear()
         current = self._current
+        # Views first, as they may be of something that is computed from what the graph writes to.
+        views = None if self._graph.views is None else self._graph.views(*inputs)
         if current.has(weights) and current.outside(inputs) is None:
             outputs = current.run(*inputs)
         else:
             outputs = self._other(inputs, weights)(*inputs)
-        if self._graph.views is None:
-            return outputs
-        views = self._graph.views(*inputs)
-        return [out if view is None else view for out, view in zip(outputs, views, strict=True)]
+        if views is not None:
+            outputs = [out if view is None else view for out, view in zip(outputs, views, strict=True)]
+        # What was written to is returned as its own new value, which AOTAutograd then has nothing to copy of.
+        return [*(inputs[position] for position in self._graph.written), *outputs] if self._graph.written else outputs
+
+    def _in_pytorch(self, *inputs: Any) -> Sequence[Any]:
+        outputs = self._graph.module(*inputs)
+        count = len(outputs) - len(self._graph.written)
+        for position, value in zip(self._graph.written, outputs[count:], strict=True):
+            inputs[position].copy_(value)
+        return outputs[:count]  # type: ignore[no-any-return]
 
     def _other(self, inputs: Sequence[Any], weights: Sequence[torch.Tensor]) -> Callable[..., Sequence[Any]]:
         """What runs a call that the current build is not right for."""
@@ -157,7 +166,7 @@ class CompiledGraph:
                 self._rebuild(ranges, ("sizes", position, dim, ranges is None), why)
             current = self._current
             fits = current.has(weights) and current.outside(inputs) is None
-            return current.run if fits else self._graph.module
+            return current.run if fits else self._in_pytorch
 
     # -------------------------------------------------------------------------------- building
 
@@ -230,8 +239,14 @@ class CompiledGraph:
         with observed("compile", CompileEvent, self._name) as event, apart(), _disable_current_modes():
             if event is not None:
                 event.report = report
+            placeholders = [node.name for node in self._graph.module.graph.nodes if node.op == "placeholder"]
             captured = capture(
-                self._graph.module, settings=self._settings, timings=report.timings, guarded=True, values=True
+                self._graph.module,
+                settings=self._settings,
+                timings=report.timings,
+                guarded=True,
+                values=True,
+                written=[placeholders[position] for position in self._graph.written],
             )
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)

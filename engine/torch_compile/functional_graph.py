@@ -27,11 +27,13 @@ class FunctionalGraph:
     """A graph of Dynamo as functional ATen ops.
 
     Attributes:
-        module: takes what is left of the graph's arguments without the weights, gives a flat tuple.
-        views: gives the outputs that are views of inputs, None for the others; None where there is no such output.
+        module: takes what is left of the graph's arguments without the weights, gives a flat tuple: the results, then
+            the new values of the arguments that are written to.
+        views: gives the results that are views of inputs, None for the others; None where there is no such result.
             They are computed by PyTorch, because a view that an engine makes is a copy.
         arguments: positions of the arguments that ``module`` and ``views`` take.
         names: of these arguments, as the model has them: ``x``, ``dim 0 of x``.
+        written: positions among these arguments of those that are written to.
         weights: position -> parameter or buffer that is a constant of ``module``.
         entry: the function that Dynamo is to call; it calls ``run`` of this object with the list of arguments.
         run: what computes the graph; to be set.
@@ -42,6 +44,7 @@ class FunctionalGraph:
     views: fx.GraphModule | None
     arguments: tuple[int, ...]
     names: tuple[str, ...]
+    written: tuple[int, ...]
     weights: dict[int, torch.Tensor]
     is_training: bool
     entry: Callable[..., Any]
@@ -130,25 +133,27 @@ def _functional(
     written = {index for index, info in enumerate(metadata.input_info) if info.mutates_data}
     weights = {index: flat[index] for index in sorted(own - written)}
     training = bool(own & written) or any(map(_is_random, graph.graph.nodes))
-    offset = len(metadata.mutated_inp_runtime_indices)
-    aliases = {
-        offset + index
-        for index, info in enumerate(metadata.output_info)
-        if info.output_type.name not in ("non_alias", "is_input")
-    }
-    results = list(_output(graph.graph).args[0])  # type: ignore[arg-type]
+    places = list(metadata.mutated_inp_runtime_indices)
+    kinds = {index: info.output_type.name for index, info in enumerate(metadata.output_info)}
+    aliases = {index for index, kind in kinds.items() if kind not in ("non_alias", "is_input")}
+    outputs = list(_output(graph.graph).args[0])  # type: ignore[arg-type]
+    values, results = outputs[: len(places)], outputs[len(places) :]
     # What is a view of something that the graph makes comes with that something as one more output.
-    aliases |= set(range(offset + len(metadata.output_info), len(results))) if aliases else set()
+    aliases |= set(range(len(kinds), len(results))) if aliases else set()
+    # AOTAutograd returns inputs themselves.
+    absent = aliases | {index for index, kind in kinds.items() if kind == "is_input"}
     views = None
     if aliases:
         views = _part(graph, [result if index in aliases else None for index, result in enumerate(results)], weights)
-    module = _part(graph, [None if index in aliases else result for index, result in enumerate(results)], weights)
+    computed = [None if index in absent else result for index, result in enumerate(results)]
+    module = _part(graph, [*computed, *values], weights)
     arguments = tuple(index for index in range(len(flat)) if index not in weights)
     return FunctionalGraph(
         module=module,
         views=views,
         arguments=arguments,
         names=tuple(names[index] for index in arguments),
+        written=tuple(map(arguments.index, places)),
         weights=weights,
         is_training=training,
         entry=entry,
