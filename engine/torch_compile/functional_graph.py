@@ -7,10 +7,12 @@ restores outputs that are views of them, so what is compiled is free of effects.
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ class FunctionalGraph:
         weights: position -> parameter or buffer that is a constant of ``module``.
         entry: the function that Dynamo is to call; it calls ``run`` of this object with the list of arguments.
         run: what computes the graph; to be set.
+        with_inputs: gives a graph for the same function whose weights at some positions are arguments of ``module``.
         is_training: the graph draws random numbers or writes to the model's own buffers.
     """
 
@@ -49,6 +52,23 @@ class FunctionalGraph:
     is_training: bool
     entry: Callable[..., Any]
     run: Callable[[list[Any]], Sequence[Any]] | None = None
+    with_inputs: Callable[[Iterable[int]], FunctionalGraph] | None = None
+
+    @cached_property
+    def inputs_of(self) -> Callable[[list[Any]], Sequence[Any]]:
+        """Takes the arguments of ``module`` from all arguments."""
+        return _taker(self.arguments)
+
+    @cached_property
+    def weights_of(self) -> Callable[[list[Any]], Sequence[torch.Tensor]]:
+        """Takes the weights from all arguments."""
+        return _taker(tuple(self.weights))
+
+
+def _taker(positions: tuple[int, ...]) -> Callable[[list[Any]], Sequence[Any]]:
+    if len(positions) > 1:
+        return operator.itemgetter(*positions)
+    return lambda arguments: tuple(arguments[position] for position in positions)
 
 
 def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> FunctionalGraph:
@@ -89,8 +109,13 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
         entry = aot_autograd(fw_compiler=refuse, bw_compiler=refuse, inference_compiler=take)(module, list(inputs))
     # Not inside AOTAutograd, whose modes would turn weights into fake ones.
     names = [*parameters, *(_source(node) for node in module.graph.nodes if node.op == "placeholder")]
-    made.append(_functional(*traced[0], flat, own, names, entry))
-    return made[0]
+
+    def make(inputs: Iterable[int] = ()) -> FunctionalGraph:
+        own.difference_update(inputs)
+        made[:] = [replace(_functional(*traced[0], flat, own, names, entry), with_inputs=make)]
+        return made[0]
+
+    return make()
 
 
 def _is_weight(module: fx.GraphModule, index: int, value: Any) -> bool:
