@@ -129,7 +129,6 @@ class Compilation:
         graph: the model's graph.
         subgraphs: the graphs inside its ops.
         memory: that of the model's tensors.
-        kept: what the report says of the model's states.
         partition: where each node runs, after :meth:`place`.
     """
 
@@ -138,7 +137,6 @@ class Compilation:
         self.settings = settings
         self.report = report
         self.memory = ModelMemory(captured.tensors())
-        self.kept = kept_notes(captured)
         self.mirror = Mirror(
             captured.graph,
             captured.constants,
@@ -148,6 +146,7 @@ class Compilation:
             on_read=pin,
         )
         self.mirror.hoist_sizes()
+        self.mirror.written = written_places(self.mirror, captured.written)
         self.subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))
         self.graph = LoweredGraph(self.mirror, self.subgraphs.context(self.mirror), ruleset, settings)
         self.rejections = self.subgraphs.rejections = Rejections(self.graph, self.subgraphs)
@@ -216,7 +215,8 @@ class Compilation:
                     event.segments = self.partition.segments
                     event.reasons = {node.name: reason for node, reason in self.partition.reasons.items()}
             summarize(self.report, self.graph, self.subgraphs, self.partition, self.settings)
-            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.kept, *self.subgraphs.faults.notes)))
+            kept = kept_notes(self.captured, self.mirror, self.partition)
+            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *kept, *self.subgraphs.faults.notes)))
         # Casts that a setting asked for are no nodes of the model.
         outside = [node for node in self.partition.reasons if BOUNDARY_CAST not in node.meta]
         if outside and self.settings.require_full_compilation:
@@ -280,6 +280,14 @@ class Compilation:
             # Of a model on the CPU: its engines run on the GPU, and so does what is between them.
             compiled.place(torch.device("cuda"))
         return compiled
+
+
+def written_places(mirror: Mirror, written: Sequence[str]) -> dict[Any, int]:
+    """The inputs that are written to -> which output is the new value of each."""
+    inputs = {node.name: node for node in mirror.placeholders}
+    outputs: Any = mirror.graph.output_node().args[0]
+    first = len(outputs) - len(written)
+    return {inputs[name]: first + index for index, name in enumerate(written)}
 
 
 def _needs_inputs(model: Any) -> bool:

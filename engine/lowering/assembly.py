@@ -197,18 +197,20 @@ class _Assembler:
     def write(self, places: Sequence[fx.Node], results: list[Any], values: Sequence[fx.Node]) -> None:
         """Copy new values to the places that are written to, after what still reads their old ones."""
         reading = aliases_of(self.graph.nodes, places)
+        # Where an engine writes in place, its output is the place itself.
+        made = [value for value in values if isinstance(value, fx.Node)]
+        behind = aliases_of(self.graph.nodes, made) - set(made)
         kept: dict[fx.Node, fx.Node] = {}
 
-        def before(value: Any) -> Any:
-            # What is, or looks at, a place that is written to.
-            if not isinstance(value, fx.Node) or value not in reading:
+        def apart(value: Any, places: set[fx.Node]) -> Any:
+            if not isinstance(value, fx.Node) or value not in places:
                 return value
             if value not in kept:
                 kept[value] = self.copied(value)
             return kept[value]
 
-        results[:] = map(before, results)
-        for place, value in zip(places, list(map(before, values)), strict=True):
+        results[:] = [apart(result, reading | behind) for result in results]
+        for place, value in zip(places, [apart(value, reading) for value in values], strict=True):
             self.graph.call_function(torch.ops.aten.copy_.default, (place, value)).meta.update(place.meta)
 
     def finish(self, written: Sequence[str] = ()) -> fx.GraphModule:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
-    **dict.fromkeys(("is_const", "is_full", "is_known", "is_tensor", "unused", "all", "any", "bool"), "bool"),
+    **dict.fromkeys(
+        ("is_const", "is_full", "is_known", "is_tensor", "unused", "overwritten", "all", "any", "bool"), "bool"
+    ),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),
     **dict.fromkeys(("present", "prefix_sums", "broadcast", "run", "conditional"), "list"),
     **dict.fromkeys(("full", "scalar", "tensor", "filled"), "tensor"),
