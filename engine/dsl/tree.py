@@ -365,8 +365,8 @@ class TensorSpec(Node):
 class OperandSpec(TensorSpec):
     """A test input that models have in another form: ``parameter f32[8]``, ``expanded f32[2, 8]``, ``written f32[8]``.
 
-    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements. What is
-    ``written`` gets the value that the pattern gives.
+    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements. What
+    is ``written`` gets the value that the pattern gives.
     """
 
     parameter: bool = False  # type: ignore[misc]
