@@ -69,7 +69,7 @@ def exported(kind, model, call, strict):
     ("name", "kind", "strict"),
     [
         ("Llama", "convert", False),
-        ("Gemma3", "decoder", True),
+        pytest.param("Gemma3", "decoder", True, marks=SLOW),
         *(
             pytest.param(name, kind, strict, marks=SLOW)
             for name in ("Llama", "Qwen3", "Gemma3", "Mistral", "Phi", "GPT2")

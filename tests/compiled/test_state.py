@@ -469,9 +469,10 @@ def test_a_compiled_module_is_exported_with_its_states():
         torch.testing.assert_close(again(x, p), eager(x, p))
 
 
-def test_programs_of_both_modes():
-    for strict in (True, False):
-        model = MODELS["nested"]().eval()
-        program = torch.export.export(copy.deepcopy(model), example(), strict=strict)
-        same(engine.compile(program, runtime="interpreter"), model)
-        same(engine.compile(program.run_decompositions(), runtime="interpreter"), MODELS["nested"]().eval())
+@pytest.mark.parametrize("strict", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_programs(strict):
+    model = MODELS["nested"]().eval()
+    program = torch.export.export(copy.deepcopy(model), example(), strict=strict)
+    same(engine.compile(program, runtime="interpreter"), model)
+    same(engine.compile(program.run_decompositions(), runtime="interpreter"), MODELS["nested"]().eval())
