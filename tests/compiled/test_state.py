@@ -476,3 +476,29 @@ def test_programs(strict):
     program = torch.export.export(copy.deepcopy(model), example(), strict=strict)
     same(engine.compile(program, runtime="interpreter"), model)
     same(engine.compile(program.run_decompositions(), runtime="interpreter"), MODELS["nested"]().eval())
+
+
+class AssignsPlain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.hidden = torch.zeros(2, 4)
+        self.seen = None
+
+    def forward(self, x, p):
+        self.seen = x * 2
+        self.inner.hidden = self.inner.hidden * 0.5 + x[:, 0]
+        return self.inner.hidden * p
+
+
+class Grows(Keeping):
+    def forward(self, x, p):
+        self.rows = torch.cat((self.rows, x[:, 0]))
+        return self.rows.sum(0)
+
+
+def test_state_that_an_export_loses_is_refused():
+    with pytest.raises(CaptureError, match=r"assigns 'inner\.hidden'.*register_buffer"):
+        engine.compile(AssignsPlain(), example(), runtime="interpreter")
+    with pytest.raises(CaptureError, match="Grows"):
+        engine.compile(Grows(rows=torch.zeros(1, 4)), example(), runtime="interpreter")

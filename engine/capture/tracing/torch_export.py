@@ -23,6 +23,7 @@ from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.sizes.layouts import layouts_by_hint
+from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
@@ -132,13 +133,15 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
         reads,
     ):
         try:
-            program = torch.export.export(
-                model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
-            )
+            with assignments() as assigned:
+                program = torch.export.export(
+                    model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
+                )
         except Exception:
             # Of a program that was made they say nothing more than its sizes do.
             branches.extend(fixes)
             raise
+    check_assignments(assigned, program, strict=strict)
     return decomposed(program)
 
 
