@@ -26,13 +26,13 @@ from engine.errors import BuildError, ConversionError, CoverageError, SettingsEr
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
-from engine.lowering.assembly import assemble
+from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.rejections import Rejections
 from engine.lowering.segment_engine import SegmentEngine, interprets
 from engine.lowering.snapshot import ModelMemory
 from engine.lowering.subgraphs import Subgraphs
-from engine.lowering.summary import not_covered, summarize
+from engine.lowering.summary import kept_notes, not_covered, summarize
 from engine.observers import CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, partition
 from engine.pytorch_modes import apart
@@ -146,6 +146,7 @@ class Compilation:
             on_read=frozen_constant,
         )
         self.mirror.hoist_sizes()
+        self.mirror.written = written_places(self.mirror, captured.written)
         self.subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))
         self.graph = LoweredGraph(self.mirror, self.subgraphs.context(self.mirror), ruleset, settings)
         self.rejections = self.subgraphs.rejections = Rejections(self.graph, self.subgraphs)
@@ -214,7 +215,8 @@ class Compilation:
                     event.segments = self.partition.segments
                     event.reasons = {node.name: reason for node, reason in self.partition.reasons.items()}
             summarize(self.report, self.graph, self.subgraphs, self.partition, self.settings)
-            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *self.subgraphs.faults.notes)))
+            kept = kept_notes(self.captured, self.mirror, self.partition)
+            self.report.notes = tuple(dict.fromkeys((*self.captured.notes, *kept, *self.subgraphs.faults.notes)))
         # Casts that a setting asked for are no nodes of the model.
         outside = [node for node in self.partition.reasons if BOUNDARY_CAST not in node.meta]
         if outside and self.settings.require_full_compilation:
@@ -251,22 +253,41 @@ class Compilation:
                     segment.layers, segment.engine_bytes = network.network.num_layers, len(plan)
             modules = {name: engine.module(settings, runtime, self.memory) for name, engine in engines.items()}
             scalars = {name: engine.network.scalars for name, engine in engines.items()}
-            module = assemble(self.mirror, self.partition, modules, scalars, self.captured.submodules, self.memory)
+            captured = self.captured
+            module = assemble(
+                self.mirror,
+                self.partition,
+                modules,
+                scalars,
+                captured.submodules,
+                self.memory,
+                captured.states,
+                captured.written,
+            )
             weights = None
             mirrors = [self.mirror, *(graph.mirror for graph in self.subgraphs)]
             if not (settings.immutable_weights and engines):
                 networks = [engine.network for engine in engines.values()]
-                weights = weight_plan(self.captured, mirrors, networks, module)
+                weights = weight_plan(captured, mirrors, networks, module)
             for mirror in mirrors:
                 mirror.release_constants()
             report.compute_capabilities = compute_capabilities(settings) if engines else ()
             report.tensorrt = tensorrt.describe_tensorrt() if engines else ""
-        compiled = CompiledModule(module, self.captured, report)
+        states = {state.name: state_buffer(state.name) for state in captured.states}
+        compiled = CompiledModule(module, captured.signature(), report, states)
         compiled.weight_plan = weights
         if engines and not interprets(runtime) and torch.cuda.is_available():
             # Of a model on the CPU: its engines run on the GPU, and so does what is between them.
             compiled.place(torch.device("cuda"))
         return compiled
+
+
+def written_places(mirror: Mirror, written: Sequence[str]) -> dict[Any, int]:
+    """The inputs that are written to -> which output is the new value of each."""
+    inputs = {node.name: node for node in mirror.placeholders}
+    outputs: Any = mirror.graph.output_node().args[0]
+    first = len(outputs) - len(written)
+    return {inputs[name]: first + index for index, name in enumerate(written)}
 
 
 def _needs_inputs(model: Any) -> bool:

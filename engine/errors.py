@@ -86,6 +86,10 @@ class InputError(EngineError, ValueError):
     """An input has the wrong count, dtype, device or shape."""
 
 
+class StateError(EngineError, RuntimeError):
+    """What a compiled module keeps from call to call cannot be used as it is."""
+
+
 class CoverageError(EngineError):
     """``require_full_compilation`` was asked for and a node has no rule."""
 

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from engine.capture.inputs import Profile, Range
 from engine.capture.signature import Argument, Signature
 from engine.capture.sizes.guards import Guard
+from engine.capture.state import State
 from engine.sizes import Sizes
 
 
@@ -28,8 +29,11 @@ class Captured:
         graph: the canonical graph: placeholders are the user's tensors and symbolic ints, constants are
             ``get_attr`` nodes, calls are in canonical form, the output is one flat tuple.
         constants: target of a ``get_attr`` node -> parameter, buffer or constant; the model's own storage.
+        states: what the model keeps from call to call; their placeholders come after those of the arguments.
+        written: placeholders (of arguments and states) that the model writes to; their new values are the last
+            results of the graph, in this order.
         tied: other names of constants that share their tensor -> the name in ``constants``.
-        state: name of a parameter or persistent buffer of the model -> its shape and dtype, whether used or not.
+        state_dict: name of a parameter or persistent buffer of the model -> its shape and dtype, whether used or not.
         submodules: target of a ``get_attr`` node -> graph that a higher-order op runs.
         in_spec, out_spec: pytrees of ``(args, kwargs)`` and of the result.
         arguments: the leaves of a call; constants and None among them have no placeholder.
@@ -55,7 +59,9 @@ class Captured:
     parameters: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
-    state: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
+    state_dict: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
+    states: tuple[State, ...] = ()
+    written: tuple[str, ...] = ()
     submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
     profiles: tuple[dict[sympy.Symbol, Range], ...] = ()
     guards: tuple[Guard, ...] = ()
@@ -69,7 +75,7 @@ class Captured:
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """The names of the placeholder nodes, in order."""
+        """The names of the placeholder nodes of the arguments, in order."""
         return tuple(a.placeholder for a in self.arguments if a.placeholder is not None)
 
     @cached_property
@@ -108,11 +114,20 @@ class Captured:
     def tensors(self) -> Iterator[torch.Tensor]:
         """The model's own tensors, those of graphs inside ops too."""
         yield from self.constants.values()
+        yield from (state.tensor for state in self.states)
         for submodule in self.submodules.values():
             yield from submodule.parameters()
             yield from submodule.buffers()
 
     def module(self) -> fx.GraphModule:
-        """The graph as a module of flat inputs and a flat tuple of outputs, to run it in PyTorch."""
+        """The graph as a module of flat inputs and a flat tuple of outputs, to run it in PyTorch.
+
+        It takes the values of the states after the inputs, and gives what is written after the results.
+        """
         root: dict[str, Any] = {**self.constants, **self.submodules}
         return fx.GraphModule(root, self.graph, class_name=self.model_class)
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """The results of the graph for flat inputs, in PyTorch; the model's states stay as they are."""
+        outputs = self.module()(*inputs, *(state.tensor for state in self.states))
+        return list(outputs)[: len(outputs) - len(self.written)]

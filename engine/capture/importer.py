@@ -15,6 +15,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from engine.capture.memory import overlap
+from engine.capture.state import State
 from engine.capture.strided import lay_out_strided
 from engine.errors import CaptureError
 from engine.graph.canonical import canonicalise
@@ -28,7 +30,8 @@ _PARAMETERS = (InputKind.PARAMETER, InputKind.BUFFER)
 class Imported:
     """A canonical graph with its constants; ``inputs`` has a placeholder, or a constant, per leaf of the call.
 
-    ``prefix`` is what the names of its own constants and graphs begin with.
+    ``prefix`` is what the names of its own constants and graphs begin with.  After the results of the model the graph
+    returns the new values of the placeholders named in ``written``: inputs and ``states`` that it writes to.
     """
 
     graph: fx.Graph
@@ -36,6 +39,8 @@ class Imported:
     tied: dict[str, str] = field(default_factory=dict)
     submodules: dict[str, fx.GraphModule] = field(default_factory=dict)
     inputs: list[fx.Node | ConstantArgument] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
     prefix: str = ""
 
     def environment(self) -> tuple[FakeTensorMode, ShapeEnv]:
@@ -54,16 +59,17 @@ class Imported:
 
 
 def import_program(program: ExportedProgram) -> Imported:
-    """The canonical graph of an exported program; raises ``CaptureError`` where it has effects.
+    """The canonical graph of an exported program; raises ``CaptureError`` where it has other effects than writes.
 
-    Its calls must be functional, as ``run_decompositions`` leaves them.
+    Its calls must be functional, as ``run_decompositions`` leaves them: what it writes are results.
     """
-    _check_outputs(program)
+    writes = _writes(program)
     graph = fx.Graph()
     imported = Imported(graph)
     copies: dict[fx.Node, Any] = {}
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     lifted: list[tuple[fx.Node, str, torch.Tensor]] = []
+    kept: list[tuple[fx.Node, str, torch.Tensor, bool]] = []
     for spec in program.graph_signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:
             node = nodes[spec.arg.name]
@@ -75,23 +81,34 @@ def import_program(program: ExportedProgram) -> Imported:
                 imported.inputs.append(copies[node])
         elif spec.kind in (*_PARAMETERS, InputKind.CONSTANT_TENSOR):
             assert spec.target is not None
-            lifted.append((nodes[spec.arg.name], spec.target, _tensor(program, spec.target, nodes[spec.arg.name])))
+            node, tensor = nodes[spec.arg.name], _tensor(program, spec.target, nodes[spec.arg.name])
+            if spec.arg.name in writes:
+                kept.append((node, spec.target, tensor, spec.persistent is not False))
+            else:
+                lifted.append((node, spec.target, tensor))
         else:
             raise CaptureError(
                 f"input {spec.arg.name!r} of the exported program is a {spec.kind.name.lower().replace('_', ' ')}; "
                 "only tensors and Python scalars can be compiled"
             )
+    for node, target, tensor, persistent in kept:
+        copies[node] = graph.node_copy(node)
+        imported.states.append(State(target, copies[node].name, tensor, persistent))
+    _check_apart(imported.states, [(target, tensor) for _, target, tensor in lifted])
     _add_constants(imported, copies, lifted)
     _copy_calls(imported, copies, program.graph, program.graph_module)
     results = _output(program.graph).args[0]
     specs = program.graph_signature.output_specs
-    graph.output(
-        tuple(
-            fx.node.map_arg(result, lambda node: copies[node])
-            for result, spec in zip(results, specs, strict=True)  # type: ignore[arg-type]
-            if spec.kind is OutputKind.USER_OUTPUT
-        )
-    )
+    outputs = [
+        fx.node.map_arg(result, lambda node: copies[node])
+        for result, spec in zip(results, specs, strict=True)  # type: ignore[arg-type]
+        if spec.kind is OutputKind.USER_OUTPUT
+    ]
+    values = {spec.arg.name: result for result, spec in zip(results, specs, strict=True)}  # type: ignore[arg-type]
+    for name, value in writes.items():
+        imported.written.append(copies[nodes[name]].name)
+        outputs.append(copies[values[value]])
+    graph.output(tuple(outputs))
     return _finished(imported)
 
 
@@ -174,25 +191,34 @@ def _is_symbolic(node: fx.Node) -> bool:
     )
 
 
-def _check_outputs(program: ExportedProgram) -> None:
+def _writes(program: ExportedProgram) -> dict[str, str]:
+    """The inputs of a functional program that it writes to -> the result that is the new value of each."""
+    held = {spec.target: spec.arg.name for spec in program.graph_signature.input_specs if spec.target is not None}
+    found: dict[str, str] = {}
     for spec in program.graph_signature.output_specs:
-        if spec.kind is OutputKind.USER_OUTPUT:
-            continue
         if spec.kind in (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", None)):
+            found[held[spec.target]] = spec.arg.name
+        elif spec.kind is OutputKind.USER_INPUT_MUTATION:
+            found[str(spec.target)] = spec.arg.name
+        elif spec.kind is not OutputKind.USER_OUTPUT:
             raise CaptureError(
-                f"the model writes to {spec.target!r}, one of its own buffers or parameters, and an engine cannot keep "
-                "state. Call model.eval() first (batch normalisation updates its statistics in training mode), or "
-                "pass the tensor in and return the new one"
+                f"the exported program has a {spec.kind.name.lower().replace('_', ' ')} output ({spec.target}); "
+                "only inference programs can be compiled"
             )
-        if spec.kind is OutputKind.USER_INPUT_MUTATION:
-            raise CaptureError(
-                f"the model changes its input {spec.target!r} in place, and an engine cannot write to its inputs. "
-                f"Let forward work on a copy ({spec.target}.clone()) and return the result"
-            )
-        raise CaptureError(
-            f"the exported program has a {spec.kind.name.lower().replace('_', ' ')} output ({spec.target}); "
-            "only inference programs can be compiled"
-        )
+    # What becomes itself (an update whose condition was false when it was traced) is not written to.
+    return {name: value for name, value in found.items() if name != value}
+
+
+def _check_apart(states: Sequence[State], constants: Sequence[tuple[str, torch.Tensor]]) -> None:
+    """Raises ``CaptureError`` for a state that shares memory with something else that the model holds."""
+    others = [*((state.name, state.tensor) for state in states), *constants]
+    for position, state in enumerate(states):
+        for name, tensor in others[position + 1 :]:
+            if overlap(state.tensor, tensor):
+                raise CaptureError(
+                    f"the model writes to {state.name!r}, which shares its memory with {name!r}, and the program takes "
+                    "them for two tensors: give each its own, or keep one and take the other from it in forward"
+                )
 
 
 def _tensor(program: ExportedProgram, target: str, node: fx.Node) -> torch.Tensor:

@@ -27,7 +27,7 @@ from engine.capture.sizes.ranges import find_profiles, find_ranges, find_symbols
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.tracing.torch_export import decomposed, export
+from engine.capture.tracing.torch_export import export, functional
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.pytorch_modes import apart
@@ -49,6 +49,7 @@ def capture(
     timings: Timings | None = None,
     guarded: bool = False,
     values: bool = False,
+    written: Sequence[str] = (),
 ) -> Captured:
     """Capture a model as a canonical graph of ATen ops, composites whole.
 
@@ -62,6 +63,8 @@ def capture(
         timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
             rest as ``import``.
         values: insist that parameters, buffers and inputs have values.
+        written: placeholders of a graph module that is taken as it is; its last outputs are what is to be written to
+            these inputs, in this order.
 
     Modes of PyTorch that are active (autocast, a default device) are part of what the model does, and of what is
     captured; they change nothing of what is done with that.
@@ -71,7 +74,7 @@ def capture(
         InputError: the example arguments do not describe a call.
     """
     model = _materialisable(model, values)
-    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded)
+    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded, written)
     if values:
         check_values(captured)
     dtypes = substitutes(settings) if settings is not None else {}
@@ -110,11 +113,17 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _capture(
-    model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings, guarded: bool
+    model: Any,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    timings: Timings,
+    guarded: bool,
+    written: Sequence[str],
 ) -> Captured:
     if isinstance(model, ExportedProgram):
         with timings.phase("export"):
-            program = decomposed(model)
+            program = functional(model)
         with timings.phase("import"), collector_held_back():
             return _captured_program(program, None, _class_name(model), timings, original=model)
     if not isinstance(model, nn.Module):
@@ -124,7 +133,7 @@ def _capture(
         )
     if isinstance(model, fx.GraphModule) and is_importable(model):
         with timings.phase("import"), collector_held_back():
-            return _captured_graph(model, guarded)
+            return _captured_graph(model, guarded, tuple(written))
     with timings.phase("import"), collector_held_back(), apart():
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
@@ -177,8 +186,10 @@ def _captured_program(
         parameters=parameters,
         defaults=defaults,
         tied=imported.tied,
-        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
+        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
         submodules=imported.submodules,
+        states=tuple(imported.states),
+        written=tuple(imported.written),
     )
     _settle_guards(captured, found, model, leaves, wishes, notes, timings)
     _believe_only_what_is_checked(captured)
@@ -235,12 +246,13 @@ def _believe_only_what_is_checked(captured: Captured) -> None:
     captured.facts = believe_only(captured.shape_env, kept, find_symbols(captured.arguments), captured.ranges)
 
 
-def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
+def _captured_graph(module: fx.GraphModule, guarded: bool, written: tuple[str, ...]) -> Captured:
     with apart():
         imported = import_graph_module(module)
     names = [entry.name for entry in imported.inputs]
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
-    result = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
+    result: Any = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
+    result = result[: len(result) - len(written)] if written else result
     out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
@@ -259,8 +271,9 @@ def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
         model_class=_class_name(module),
         parameters=tuple(names),
         tied=imported.tied,
-        state={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
+        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
         submodules=imported.submodules,
+        written=written,
     )
     _settle_guards(captured, found, None, None, {}, notes, Timings())
     if not guarded:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import networkx
@@ -15,17 +15,20 @@ from torch import fx, nn
 from torch._ops import HigherOrderOperator, OpOverload
 
 from engine.compiled.placement import placed
+from engine.compiled.states import States
+from engine.compiled.written_inputs import check_written
 from engine.errors import EngineError
 from engine.pytorch_modes import autocast_is_on, without_autocast
 from engine.report import Report
 from engine.runtime.call_path import has_hooks, is_plain
-from engine.runtime.whole_graphs import follow_settings, graphs_of_module
+from engine.runtime.whole_graphs import copied_inputs, follow_settings, graphs_of_module
 
 if TYPE_CHECKING:
-    from engine.capture import Captured
     from engine.capture.signature import Signature
     from engine.refitting.weight_map import WeightPlan
     from engine.runtime.cuda_graphs.cache import GraphCache
+
+_COPY = torch.ops.aten.copy_.default
 
 
 class CompiledModule(nn.Module):
@@ -35,6 +38,8 @@ class CompiledModule(nn.Module):
         graph_module: the partitioned graph; its engines are submodules ``engine_0``, ``engine_1``, ...
         report: what is in an engine, what is not, and why.
         weight_plan: how its weights follow from those of the model; None where they cannot be replaced.
+        states: what it keeps from call to call, by the names that the model has for it; to be read, and written to,
+            between calls.  In its state dict they have these names too.
     """
 
     weight_plan: WeightPlan | None = None
@@ -42,25 +47,33 @@ class CompiledModule(nn.Module):
     # Whether the arguments of a call are the inputs of the graph, one by one.
     _direct: bool = False
 
-    def __init__(self, graph_module: fx.GraphModule, captured: Captured, report: Report) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        signature: Signature,
+        report: Report,
+        states: Mapping[str, str] | None = None,
+    ) -> None:
+        """A module from its parts.
+
+        Args:
+            states: name of a state in the model -> buffer of the graph module.
+        """
         super().__init__()
         self.graph_module = graph_module
         self.report = report
-        self._signature = captured.signature()
+        self._signature = signature
         self._runs_ops = _runs_ops(graph_module)
+        self._keep(States(graph_module, states or {}))
         follow_settings(self)
 
-    @classmethod
-    def restored(cls, graph_module: fx.GraphModule, signature: Signature, report: Report) -> CompiledModule:
-        """A module from the parts that a file keeps of one."""
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module.graph_module = graph_module
-        module.report = report
-        module._signature = signature
-        module._runs_ops = _runs_ops(graph_module)
-        follow_settings(module)
-        return module
+    def _keep(self, states: States) -> None:
+        self.states = states
+        self._stateful = bool(states)
+        self._written = copied_inputs(self.graph_module)
+        if states:
+            self.register_state_dict_post_hook(_named_as_in_model)
+            self.register_load_state_dict_pre_hook(_named_as_here)
 
     @property
     def graph(self) -> networkx.MultiDiGraph:
@@ -115,6 +128,7 @@ class CompiledModule(nn.Module):
         clone._runs_ops = self._runs_ops
         clone.weight_plan = self.weight_plan
         clone.training = self.training
+        clone._keep(States(clone.graph_module, self.states.buffers, self.states.specs))
         if self._graphs is not None:
             clone.set_cuda_graphs(True, self._graphs.size)
         return clone
@@ -132,18 +146,47 @@ class CompiledModule(nn.Module):
             with without_autocast():
                 return self.forward(*args, **kwargs)
         inputs = self._signature.bind(args, kwargs)
-        if self._graphs is not None and is_plain(inputs):
+        plain = is_plain(inputs)
+        if plain and (self._stateful or self._written):
+            self._check_written(inputs)
+        if self._graphs is not None and plain:
             self._direct = not kwargs and len(args) == len(inputs) and all(map(operator.is_, args, inputs))
             return self._graphs(inputs)
         return self._signature.unflatten(self.graph_module(*inputs))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model: `forward`, with hooks where there are any; a CUDA graph that fits is replayed at once."""
-        if self._direct and not kwargs and not has_hooks(self):
+        if self._direct and not kwargs and not has_hooks(self) and not (self._stateful and self._replaced_states()):
             result = self._graphs.replay_last(args)  # type: ignore[union-attr]
             if result is not None:
                 return result
         return super().__call__(*args, **kwargs)
+
+    def _check_written(self, inputs: Sequence[Any]) -> None:
+        """Whether what a call writes to can be written to.
+
+        Raises:
+            StateError: a state cannot be used.
+            InputError: an input that the model writes to shares its memory with another one.
+        """
+        if self._stateful:
+            self._replaced_states()
+        if self._written:
+            names = [argument.name for argument in self._signature.arguments if not argument.is_constant]
+            check_written(inputs, names, self._written)
+
+    def _replaced_states(self) -> bool:
+        """Check the states; whether one is another tensor than in the call before, so that graphs of it are dropped."""
+        replaced = self.states.ready(self._device)
+        if replaced and self._graphs is not None:
+            self._graphs.clear()
+        return replaced
+
+    @property
+    def _device(self) -> str | None:
+        """The kind of device that the inputs are on, where it is one."""
+        kinds = {argument.device for argument in self._signature.arguments if argument.device is not None}
+        return kinds.pop() if len(kinds) == 1 else None
 
     @property
     def cuda_graphs(self) -> GraphCache | None:
@@ -161,8 +204,23 @@ class CompiledModule(nn.Module):
 
 
 def _runs_ops(graph_module: fx.GraphModule) -> bool:
-    """Whether PyTorch computes something on tensors between the engines."""
-    return any(isinstance(node.target, OpOverload | HigherOrderOperator) for node in graph_module.graph.nodes)
+    """Whether PyTorch computes something on tensors between the engines; copies compute nothing."""
+    return any(
+        isinstance(node.target, OpOverload | HigherOrderOperator) and node.target is not _COPY
+        for node in graph_module.graph.nodes
+    )
+
+
+def _named_as_in_model(module: CompiledModule, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    for name, buffer in module.states.buffers.items():
+        if (held := f"{prefix}graph_module.{buffer}") in state_dict:
+            state_dict[prefix + name] = state_dict.pop(held)
+
+
+def _named_as_here(module: CompiledModule, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, buffer in module.states.buffers.items():
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}graph_module.{buffer}"] = state_dict.pop(prefix + name)
 
 
 class DeferredModule(nn.Module):

@@ -355,16 +355,23 @@ class TensorSpec(Node):
         """Whether it is a view of fewer elements."""
         return False
 
+    @property
+    def written(self) -> bool:
+        """Whether the graph writes its result to it."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class OperandSpec(TensorSpec):
-    """A test input that models have in another form: ``parameter f32[8]``, ``expanded f32[2, 8]``.
+    """A test input that models have in another form: ``parameter f32[8]``, ``expanded f32[2, 8]``, ``written f32[8]``.
 
-    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements.
+    A ``parameter`` is ``const`` as well. What is ``expanded`` is expanded along its first dim of several elements. What
+    is ``written`` gets the value that the pattern gives.
     """
 
     parameter: bool = False  # type: ignore[misc]
     expanded: bool = False  # type: ignore[misc]
+    written: bool = False  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

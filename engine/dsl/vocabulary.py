@@ -37,6 +37,7 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
     "values": (1, 1),
     "item": (1, 1),
     "unused": (1, 1),
+    "overwritten": (1, 1),
     "len": (1, 1),
     "range": (1, 3),
     "zip": (1, None),

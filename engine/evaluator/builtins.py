@@ -277,6 +277,11 @@ def _unused(context: BuiltinContext, value: object) -> bool:
     return isinstance(tensor, Captured) and bool(context.mirror.unused(tensor.value))
 
 
+def _overwritten(context: BuiltinContext, value: object) -> bool:
+    tensor = _tensor(value, "overwritten")
+    return isinstance(tensor, Captured) and bool(context.mirror.overwritten(tensor.value))
+
+
 def _values(context: BuiltinContext, value: object) -> list[Any]:
     return list(elements(context, value).reshape(-1).tolist())
 
@@ -362,6 +367,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "is_code": _is_code,
     "item": _item,
     "unused": _unused,
+    "overwritten": _overwritten,
     "len": lambda c, xs: len(xs),
     "range": _range,
     "zip": lambda c, *xs: list(zip(*xs, strict=False)),

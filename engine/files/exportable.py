@@ -56,7 +56,9 @@ def exportable(module: CompiledModule, *, checks: bool = True) -> fx.GraphModule
         done[node] = graph.node_copy(node, done.__getitem__)
     for node, argument in zip(_placeholders(graph), live_arguments(module), strict=True):
         node.type = torch.Tensor if argument.shape is not None else int
-    return fx.GraphModule(root, graph, class_name="ExportedEngines")
+    made = fx.GraphModule(root, graph, class_name="ExportedEngines")
+    made._non_persistent_buffers_set.update(source._non_persistent_buffers_set)
+    return made
 
 
 def _engine(graph: fx.Graph, held: TorchTensorRTModule, name: str, inputs: list[fx.Node], checks: bool) -> fx.Node:

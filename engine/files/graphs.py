@@ -41,6 +41,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"builtins.{name}": getattr(builtins, name) for name in ("abs", "max", "min", "round")},
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC if hasattr(torch, name)},
 }
+# What states and inputs that a model writes to become: the only op of a graph that writes.
+_WRITE = torch.ops.aten.copy_.default
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 # Of names that begin with an underscore only those that torch.export gives to tensors.
 _PRIVATE = re.compile(r"_(lifted|tensor|param|buffer|constant)\w*")
@@ -106,6 +108,8 @@ class GraphWriter:
         if node.op in ("placeholder", "output"):
             return node.name if node.op == "placeholder" else target
         if node.op == "call_function":
+            if target is _WRITE:
+                return "write"
             if isinstance(target, OpOverload | HigherOrderOperator) and not known_ops.is_listed(target):
                 self.unlisted[str(target)] = None
             return write_function(target)
@@ -224,7 +228,7 @@ class _Reader:
         self.engines = engines
         self.allowed = allowed
 
-    def read(self, data: Any) -> fx.GraphModule:
+    def read(self, data: Any, *, inside: bool = False) -> fx.GraphModule:
         root = nn.Module()
         graph = fx.Graph()
         nodes: dict[str, fx.Node] = {}
@@ -242,6 +246,8 @@ class _Reader:
             args = tuple(read_value(value, special) for value in _listed(item["args"]))
             kwargs = {_identifier(key): read_value(value, special) for key, value in item["kwargs"].items()}
             _check_call(op, target, args, kwargs, graphs)
+            if target is _WRITE:
+                _check_write(args, kwargs, inside)
             # Inputs are given by position.  By another name one could hide something that the code of the graph uses.
             node = graph.create_node(op, name if op == "placeholder" else target, args, kwargs, name)
             if node.name != name:  # it would hide something that the code of the graph uses
@@ -268,7 +274,7 @@ class _Reader:
         if op in ("placeholder", "output"):
             return _identifier(target)
         if op == "call_function":
-            return read_function(target, self.allowed)
+            return _WRITE if target == "write" else read_function(target, self.allowed)
         name = target["as"]
         if not isinstance(name, str) or not _is_free(name):
             raise FileError(f"{str(name)[:40]!r} is not a name for something that a graph holds")
@@ -278,7 +284,7 @@ class _Reader:
         elif "tensor" in target and op == "get_attr":
             held = self.tensors[_number(target["tensor"])]
         elif "graph" in target and op == "get_attr":
-            held = self.read(target["graph"])
+            held = self.read(target["graph"], inside=True)
         else:
             raise FileError(f"the graph has a {op} of something unknown")
         if names.setdefault(name, held) is not held:
@@ -303,6 +309,13 @@ def _check_call(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, A
     fx.node.map_arg(rest, found.append)
     if not graphs.isdisjoint(found):
         raise FileError("the graph passes a graph to an op that does not run graphs")
+
+
+def _check_write(args: tuple[Any, ...], kwargs: dict[str, Any], inside: bool) -> None:
+    """Refuse writes to anything but an input or a tensor of the file, by the outermost graph."""
+    place = args[0] if len(args) == 2 and not kwargs and not inside else None
+    if not isinstance(place, fx.Node) or place.op not in ("placeholder", "get_attr"):
+        raise FileError("the graph writes to something that is neither an input nor a tensor of the file")
 
 
 def _listed(value: Any) -> list[Any]:

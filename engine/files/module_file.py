@@ -85,6 +85,7 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
                 "engines": engines,
                 "programs": len(programs),
                 "tensors": list(map(_describe, tensors)),
+                **({"states": _states(module)} if module.states else {}),
             }
         )
 
@@ -104,6 +105,27 @@ def _program(held: TorchTensorRTModule, tensors: list[torch.Tensor]) -> dict[str
         return numbers[id(tensor)]
 
     return write_program(held.program, number)  # type: ignore[arg-type]
+
+
+def _states(module: CompiledModule) -> list[list[Any]]:
+    """Of each state its name in the model, the tensor of the graph that it is, and whether state dicts have it."""
+    hidden = module.graph_module._non_persistent_buffers_set
+    return [[name, buffer, buffer not in hidden] for name, buffer in module.states.buffers.items()]
+
+
+def _read_states(manifest: Mapping[str, Any], graph: fx.GraphModule) -> dict[str, str]:
+    found: dict[str, str] = {}
+    # Files of earlier versions have none.
+    for entry in _list_of(manifest, "states", list) if "states" in manifest else ():
+        if [type(item) for item in entry] != [str, str, bool]:
+            raise FileError("a state of the file is damaged")
+        name, buffer, persistent = entry
+        if buffer not in graph._buffers or buffer in found.values() or name in found:
+            raise FileError(f"the state {name[:40]!r} is none of the tensors of the graph, or there are two of it")
+        found[name] = buffer
+        if not persistent:
+            graph._non_persistent_buffers_set.add(buffer)
+    return found
 
 
 def _describe(tensor: torch.Tensor) -> dict[str, Any]:
@@ -157,7 +179,7 @@ def read_module(
         # The last of all: only this can import or register something.
         signature = read_signature(reader.read_json(_SIGNATURE))
         _check_together(graph, signature)
-        module = CompiledModule.restored(graph, signature, report)
+        module = CompiledModule(graph, signature, report, _read_states(manifest, graph))
     module.weight_plan = plan
     for held in engines.values() if device is not None else ():
         held.to(device)

@@ -77,6 +77,8 @@ class Mirror:
         # The graphs inside its ops that rules ran, by name.
         self.inner: dict[str, Mirror] = {}
         self.placeholders: tuple[fx.Node, ...] = ()
+        # Inputs that the graph's caller writes new values to, and these values, which the graph returns.
+        self.written: dict[fx.Node, int] = {}
         self._records: dict[fx.Node, _Record] = {}
         self._constants = Constants(self)
         self._size_nodes = SizeNodes(self)
@@ -225,6 +227,15 @@ class Mirror:
     def unused(self, value: Value) -> bool:
         """Whether nothing uses a value."""
         return next(self.each_user(*value), None) is None
+
+    def overwritten(self, value: Value) -> bool:
+        """Whether a value is a dense input whose only reader gives its new value, and the graph returns that once."""
+        position = self.written.get(value.node)
+        if position is None or len(value.node.users) != 1 or not self.fake(value).is_contiguous():
+            return False
+        outputs: Any = self.graph.output_node().args[0]
+        (reader,) = value.node.users
+        return reader is outputs[position] and sum(output is reader for output in outputs) == 1
 
     # ------------------------------------------------------------ constants
 

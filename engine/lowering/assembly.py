@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sympy
 import torch
 from torch import fx, nn
 
+from engine.capture.state import State
+from engine.graph.aliases import aliases_of
 from engine.graph.mirror import Mirror, Value
 from engine.lowering.explicit_dtypes import make_dtypes_explicit
 from engine.lowering.snapshot import ModelMemory
@@ -23,6 +26,8 @@ def assemble(
     scalars: Mapping[str, Sequence[sympy.Expr]],
     submodules: Mapping[str, nn.Module] | None = None,
     memory: ModelMemory | None = None,
+    states: Sequence[State] = (),
+    written: Sequence[str] = (),
 ) -> fx.GraphModule:
     """Build the graph module that runs the segments in order.
 
@@ -31,21 +36,34 @@ def assemble(
         scalars: segment name -> sizes that its network takes as extra inputs.
         submodules: target of a ``get_attr`` node -> graph that a higher-order op runs.
         memory: of the model, which the module shares with it in nothing.
+        states: of the model, which become buffers of the module, :func:`state_buffer`.
+        written: placeholders whose new values are the last outputs; the module copies these to them when all else has
+            run, so that a call that fails leaves them as they were.
 
     Returns:
         A module that takes the user's tensors in order and returns the flat tuple of outputs.
     """
     assembler = _Assembler(mirror, submodules or {}, memory or ModelMemory(()))
+    held = {state.placeholder: state for state in states}
     for node in mirror.graph.nodes:
-        if node.op == "placeholder":
+        if node.op == "placeholder" and node.name not in held:
             assembler.copy(node)
+    for node in mirror.graph.nodes:
+        if node.op == "placeholder" and node.name in held:
+            assembler.state(node, held[node.name])
     for segment in partition.segments:
         if segment.backend == "tensorrt":
             assembler.engine(segment, modules[segment.name], scalars.get(segment.name, ()))
         else:
             for node in segment.nodes:
                 assembler.copy(node)
-    return assembler.finish()
+    return assembler.finish(written)
+
+
+def state_buffer(name: str) -> str:
+    """The buffer of an assembled module that is a state of the model, by its name there."""
+    # No two names give the same: a single underscore comes from an underscore alone.
+    return "state_" + name.replace("_", "__").replace(".", "_")
 
 
 class _Assembler:
@@ -58,6 +76,19 @@ class _Assembler:
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.outputs: dict[Value, fx.Node] = {}
         self.buffers: dict[str, str] = {}
+        self.hidden: set[str] = set()
+
+    def state(self, node: fx.Node, state: State) -> None:
+        """Make a buffer of an input that is kept from call to call."""
+        name = state_buffer(state.name)
+        # A tensor of its own, to be written to in any mode.
+        with torch.inference_mode(False), torch.no_grad():
+            own = state.tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        self.root.register_buffer(name, own)
+        if not state.persistent:
+            self.hidden.add(name)
+        self.nodes[node] = self.graph.get_attr(name)
+        self.nodes[node].meta.update(node.meta)
 
     def engine(self, segment: Segment, module: nn.Module, scalars: Sequence[sympy.Expr]) -> None:
         self.root.add_module(segment.name, module)
@@ -148,8 +179,10 @@ class _Assembler:
 
     def result(self, node: fx.Node) -> fx.Node:
         """A node whose value the caller gets and may write to; constants are returned as copies."""
-        if node.op != "get_attr":
-            return node
+        return self.copied(node) if node.op == "get_attr" else node
+
+    def copied(self, node: fx.Node) -> fx.Node:
+        """A copy of a node's value."""
         copied = self.graph.call_function(torch.ops.aten.clone.default, (node,))
         copied.meta.update(node.meta)
         copied.meta.pop("constant", None)
@@ -161,22 +194,48 @@ class _Assembler:
         for name, tensor in zip(names, self.memory.copies([self.root.get_buffer(n) for n in names]), strict=True):
             self.root.register_buffer(name, tensor, persistent=True)
 
-    def finish(self) -> fx.GraphModule:
-        results = []
-        for output in self.mirror.graph.output_node().args[0]:  # type: ignore[union-attr]
+    def write(self, places: Sequence[fx.Node], results: list[Any], values: Sequence[fx.Node]) -> None:
+        """Copy new values to the places that are written to, after what still reads their old ones."""
+        reading = aliases_of(self.graph.nodes, places)
+        # Where an engine writes in place, its output is the place itself.
+        made = [value for value in values if isinstance(value, fx.Node)]
+        behind = aliases_of(self.graph.nodes, made) - set(made)
+        kept: dict[fx.Node, fx.Node] = {}
+
+        def apart(value: Any, places: set[fx.Node]) -> Any:
+            if not isinstance(value, fx.Node) or value not in places:
+                return value
+            if value not in kept:
+                kept[value] = self.copied(value)
+            return kept[value]
+
+        results[:] = [apart(result, reading | behind) for result in results]
+        for place, value in zip(places, [apart(value, reading) for value in values], strict=True):
+            self.graph.call_function(torch.ops.aten.copy_.default, (place, value)).meta.update(place.meta)
+
+    def finish(self, written: Sequence[str] = ()) -> fx.GraphModule:
+        results: list[Any] = []
+        outputs: Any = self.mirror.graph.output_node().args[0]
+        values = [self.value(self.mirror.value(output)) for output in outputs[len(outputs) - len(written) :]]
+        for output in outputs[: len(outputs) - len(written)]:
             if not isinstance(output, fx.Node):
                 results.append(output)
             elif self.mirror.is_size(output):
                 results.append(self.copy(output))
             else:
                 results.append(self.result(self.value(self.mirror.value(output))))
+        if written:
+            inputs = {node.name: node for node in self.mirror.placeholders}
+            self.write([self.nodes[inputs[name]] for name in written], results, values)
         self.own_buffers()
         self.graph.output(tuple(results))
         make_dtypes_explicit(self.graph, self.mirror)
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph, class_name="CompiledGraph")
         module.requires_grad_(False)
+        # Not kept by fx.GraphModule.
+        module._non_persistent_buffers_set.update(self.hidden)
         return module
 
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "state_buffer"]

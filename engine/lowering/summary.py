@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from torch import fx
 
+from engine.capture import Captured
+from engine.evaluator.plan import LayerCall
+from engine.graph.mirror import Mirror
 from engine.graph.provenance import model_line
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
@@ -15,6 +19,9 @@ from engine.partitioner.tiling import computes
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.decisions import Decisions, Placement
 from engine.settings import CompilationSettings
+
+# Names that a note spells out.
+_MOST_NAMES = 8
 
 
 def summarize(
@@ -70,6 +77,63 @@ def _placements(subgraphs: Subgraphs, partition: Partition) -> dict[fx.Node, Pla
     return found | roots
 
 
+def kept_notes(captured: Captured, mirror: Mirror, partition: Partition) -> list[str]:
+    """What a model keeps from call to call and what of its inputs it writes to, and what that costs."""
+    notes: list[str] = []
+    layers = {
+        tile.node: {call.layer.name for call in tile.plan.calls if isinstance(call, LayerCall)}
+        for segment in partition.engines
+        for tile in segment.tiles
+    }
+    outputs: Any = mirror.graph.output_node().args[0]
+    values = outputs[len(outputs) - len(captured.written) :]
+    there = {
+        name
+        for name, value in zip(captured.written, values, strict=True)
+        if "trt.kv_cache_update" in layers.get(value, ())
+    }
+    states = {state.placeholder: state for state in captured.states}
+    written = [states[name] for name in captured.written if name in states]
+    if written:
+        copied = [state for state in written if state.placeholder not in there]
+        size = sum(state.tensor.nbytes for state in copied)
+        notes.append(
+            f"the module keeps {_counted(len(written), 'state')} ({_listed([state.name for state in written])})"
+            + _how(len(written), len(copied), f", {_bytes(size)} in all,")
+        )
+    inputs = {a.name: a.placeholder for a in captured.arguments if a.placeholder in captured.written}
+    if inputs:
+        copies = sum(placeholder not in there for placeholder in inputs.values())
+        notes.append(
+            f"the model writes to {_counted(len(inputs), 'input')} ({_listed(list(inputs))})"
+            + _how(len(inputs), copies, "")
+        )
+    updates = {"_native_batch_norm_legit_functional", "_batch_norm_with_update_functional"}
+    if written and any(getattr(node.target, "_opname", "") in updates for node in captured.graph.nodes):
+        notes.append(
+            "batch normalisation is in training mode: it uses the statistics of each batch, and keeps new ones; call "
+            "model.eval() before compiling for inference"
+        )
+    return notes
+
+
+def _how(count: int, copied: int, size: str) -> str:
+    there = f"; {count - copied} of them where they lie, new rows alone" if copied < count else ""
+    return there + (f"; new values{size} are copied there when the engines have run" if copied else "")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}s" if count > 1 else f"one {what}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (", .." if len(names) > _MOST_NAMES else "")
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 // 10 else f"{size} bytes"
+
+
 def not_covered(report: Report) -> str:
     """The message where a model may not be covered in part: each node outside, and why."""
     count = len(report.fallbacks)
@@ -84,4 +148,4 @@ def not_covered(report: Report) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["not_covered", "summarize"]
+__all__ = ["kept_notes", "not_covered", "summarize"]

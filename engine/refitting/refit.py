@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,8 +73,8 @@ def refit(
     plan = compiled.weight_plan
     if plan is None:
         raise RefitError(f"the model {compiled.report.model} {_IMMUTABLE}")
-    given, unexpected = _named(weights, plan)
-    sources = _Sources(plan, given, unexpected, strict, compiled.report.model)
+    given, unexpected = _named(weights, plan, compiled.states)
+    sources = _Sources(plan, given, unexpected, strict, compiled)
     fresh = _refitted(compiled, plan, sources)
     if verify_output:
         _verify(fresh, weights, tuple(args), dict(kwargs or {}))
@@ -86,7 +87,9 @@ def refit(
 # ------------------------------------------------------------------------------------ the new weights
 
 
-def _named(weights: Any, plan: WeightPlan) -> tuple[dict[str, torch.Tensor], list[str]]:
+def _named(
+    weights: Any, plan: WeightPlan, states: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The given tensors by name, and the names that the model does not have."""
     if isinstance(weights, nn.Module):
         given: dict[str, Any] = dict(weights.named_parameters(remove_duplicate=False))
@@ -103,7 +106,7 @@ def _named(weights: Any, plan: WeightPlan) -> tuple[dict[str, torch.Tensor], lis
         given, state = dict(weights), list(weights)
     else:
         raise RefitError(f"weights are a state dict, a model or an exported program, not a {type(weights).__name__}")
-    known = {*plan.state, *plan.sources, *plan.tied}
+    known = {*plan.state, *plan.sources, *plan.tied, *states}
     return {name: given[name] for name in given if name in known}, [name for name in state if name not in known]
 
 
@@ -117,14 +120,21 @@ class _Sources:
     """The constants of the model after the refit, checked; those that are not given and not kept are missing."""
 
     def __init__(
-        self, plan: WeightPlan, given: dict[str, torch.Tensor], unexpected: list[str], strict: bool, model: str
+        self,
+        plan: WeightPlan,
+        given: dict[str, torch.Tensor],
+        unexpected: list[str],
+        strict: bool,
+        compiled: CompiledModule,
     ) -> None:
-        self._model = model
+        self._model = model = compiled.report.model
         self._plan = plan
+        self._states = {name: Spec(tuple(state.shape), state.dtype) for name, state in compiled.states.items()}
         self._aliases: dict[str, list[str]] = {}
         for alias, name in plan.tied.items():
             self._aliases.setdefault(name, []).append(alias)
         missing = [name for name in plan.sources if name in plan.state and not self._given(name, given)]
+        missing += [name for name in compiled.states if name in plan.state and name not in given]
         problems = _listed("missing keys", missing) + _listed("unexpected keys", unexpected) if strict else []
         if missing and unexpected and strict:
             problems += _prefix(missing, unexpected)
@@ -134,6 +144,7 @@ class _Sources:
             problems += self._untied(name, given)
         if problems:
             raise RefitError(f"the weights do not fit the compiled {model}:" + "".join(f"\n  {p}" for p in problems))
+        self.states = {name: given[name].detach() for name in self._states if name in given}
         self.values = {name: found[0] for name in plan.sources if (found := self._given(name, given))}
         self.given = frozenset(self.values)
         device = next((tensor.device for tensor in self.values.values()), torch.device("cpu"))
@@ -153,7 +164,11 @@ class _Sources:
         if tensor.layout is not torch.strided:
             return [f"{name} has the layout {tensor.layout}: pass a dense tensor (tensor.to_dense())"]
         found = Spec(tuple(tensor.shape), tensor.dtype)
-        wanted = self._plan.state.get(name) or self._plan.sources.get(self._plan.tied.get(name, name))
+        wanted = (
+            self._states.get(name)
+            or self._plan.state.get(name)
+            or self._plan.sources.get(self._plan.tied.get(name, name))
+        )
         if wanted is None or found == wanted:
             return []
         if name not in self._plan.state and found == (wanted.shape, _WIDE.get(wanted.dtype)):
@@ -246,6 +261,8 @@ def _refitted(compiled: CompiledModule, plan: WeightPlan, sources: _Sources) -> 
             fresh.graph_module.add_module(name, _refitted_engine(module, weights[name]))
     for name, value in buffers.items():
         setattr(fresh.graph_module, name, value)
+    for name, value in sources.states.items():
+        fresh.states[name].copy_(value)
     return fresh
 
 
@@ -294,8 +311,12 @@ def _refitted_engine(module: Any, weights: dict[str, torch.Tensor]) -> nn.Module
 def _move(fresh: CompiledModule, old: CompiledModule) -> None:
     for name, module in fresh.graph_module.named_children():
         old.graph_module.add_module(name, module)
+    for name, value in fresh.states.items():
+        old.states[name].copy_(value)
+    states = set(old.states.buffers.values())
     for name, value in fresh.graph_module.named_buffers(recurse=False):
-        setattr(old.graph_module, name, value)
+        if name not in states:
+            setattr(old.graph_module, name, value)
     if old.cuda_graphs is not None:
         # Those that were recorded run the engines of before.
         old.set_cuda_graphs(True, old.cuda_graphs.size)
@@ -313,9 +334,16 @@ def _verify(fresh: CompiledModule, weights: Any, args: tuple[Any, ...], kwargs: 
     def moved(value: Any) -> Any:
         return value.to(device) if isinstance(value, torch.Tensor) and device is not None else value
 
-    with torch.no_grad():
-        wanted = pytree.tree_leaves(model(*pytree.tree_map(moved, args), **pytree.tree_map(moved, kwargs)))
-    got = pytree.tree_leaves(fresh(*args, **kwargs))
+    def again() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))  # type: ignore[no-any-return]
+
+    # What the two write to their arguments and states in this call is not to stay.
+    with torch.no_grad(), _put_back([*model.buffers(), *fresh.states.values()]):
+        given, named = again()
+        wanted = pytree.tree_leaves(model(*pytree.tree_map(moved, given), **pytree.tree_map(moved, named)))
+        wanted = pytree.tree_map_only(torch.Tensor, torch.clone, wanted)
+        given, named = again()
+        got = pytree.tree_leaves(fresh(*given, **named))
     problems = [f"output {index}: {_difference(*pair)}" for index, pair in enumerate(zip(wanted, got, strict=True))]
     problems = [problem for problem in problems if not problem.endswith(": ")]
     if problems:
@@ -323,6 +351,16 @@ def _verify(fresh: CompiledModule, weights: Any, args: tuple[Any, ...], kwargs: 
             f"the refitted {fresh.report.model} does not return what the model returns:"
             + "".join(f"\n  {problem}" for problem in problems)
         )
+
+
+@contextmanager
+def _put_back(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    kept = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, kept, strict=True):
+            tensor.copy_(value)
 
 
 def _difference(want: Any, have: Any) -> str:

@@ -121,7 +121,7 @@ def weight_plan(
     frozen = list({constant.recipe.key: constant for constant in frozen}.values())
     recipes += [*constants.values(), *(constant.recipe for constant in frozen)]
     used = dict.fromkeys(name for how in recipes for name in how.sources)
-    state = {name: Spec(*spec) for name, spec in captured.state.items()}
+    state = {name: Spec(*spec) for name, spec in captured.state_dict.items()}
     return WeightPlan(
         state=state,
         sources={name: Spec(tuple(mirror.constants[name].shape), mirror.constants[name].dtype) for name in used},

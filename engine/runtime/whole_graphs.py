@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import fx, nn
 
 from engine.runtime.cuda_graphs.cache import GraphCache
@@ -43,6 +44,7 @@ def graphs_of_module(
         size=size or max(sizes, default=16),
         static_outputs=any(engine.options.use_pre_allocated_outputs for engine in engines),
         written=lambda: _written(graph_module),
+        kept=lambda: _states(graph_module),
         engines=lambda: [loaded for engine in engines for loaded in engine.loaded_engines()],
         finish=finish,
     )
@@ -55,10 +57,26 @@ def follow_settings(module: nn.Module) -> None:
         module.set_cuda_graphs(True)  # type: ignore[operator]
 
 
-def _written(graph_module: fx.GraphModule) -> set[int]:
-    """Positions of the inputs of a graph module that an engine of it writes to."""
+def copied_inputs(graph_module: fx.GraphModule) -> tuple[int, ...]:
+    """Positions of the inputs that a graph module copies new values to, in order."""
     inputs = {node: i for i, node in enumerate(n for n in graph_module.graph.nodes if n.op == "placeholder")}
-    found: set[int] = set()
+    return tuple(sorted(inputs[place] for place in _places(graph_module) if place in inputs))
+
+
+def _states(graph_module: fx.GraphModule) -> list[torch.Tensor]:
+    """The tensors of a graph module that it copies new values to."""
+    return [graph_module.get_buffer(str(place.target)) for place in _places(graph_module) if place.op == "get_attr"]
+
+
+def _places(graph_module: fx.GraphModule) -> list[fx.Node]:
+    copies = [node for node in graph_module.graph.nodes if node.target is torch.ops.aten.copy_.default]
+    return [place for node in copies if isinstance(place := node.args[0], fx.Node)]
+
+
+def _written(graph_module: fx.GraphModule) -> set[int]:
+    """Positions of the inputs of a graph module that it, or an engine of it, writes to."""
+    inputs = {node: i for i, node in enumerate(n for n in graph_module.graph.nodes if n.op == "placeholder")}
+    found = set(copied_inputs(graph_module))
     for node in graph_module.graph.nodes:
         engine = graph_module.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(engine, TorchTensorRTModule):
@@ -66,4 +84,4 @@ def _written(graph_module: fx.GraphModule) -> set[int]:
     return found
 
 
-__all__ = ["Graphed", "engines_of", "follow_settings", "graphs_of_module"]
+__all__ = ["Graphed", "copied_inputs", "engines_of", "follow_settings", "graphs_of_module"]

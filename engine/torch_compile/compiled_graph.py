@@ -38,6 +38,7 @@ class Build:
     """What one build made, and the calls that it is right for.
 
     Attributes:
+        graph: what was built.
         compiled: the engines.
         has_constants: some arguments are constants of ``compiled``, which checks them.
         weights, counted, versions: the constants of the engines, positions among them of those whose writes PyTorch
@@ -47,6 +48,7 @@ class Build:
         ranges: symbol of ``sizes`` -> what it may be.
     """
 
+    graph: FunctionalGraph
     compiled: CompiledModule
     has_constants: bool
     weights: tuple[torch.Tensor, ...]
@@ -81,12 +83,13 @@ class Build:
 class CompiledGraph:
     """One graph of Dynamo as engines; called with the list of all its arguments, weights among them.
 
-    Dynamo guards everything but two things, which are looked at in every call:
+    Dynamo guards everything but these, which are looked at in every call:
 
     - a size without an upper bound: engines are built for up to about twice the size that was seen, and built again
       for more when a larger one comes;
     - the weights, which are constants of the engines: a parameter that was replaced or changed in place (a step of
-      an optimizer, ``load_state_dict``) leads to a new build.
+      an optimizer, ``load_state_dict``) leads to a new build;
+    - buffers that are replaced again and again, by models that assign their state: they become inputs.
 
     Args:
         graph: the functional graph; its weights are replaced when they change.
@@ -115,8 +118,7 @@ class CompiledGraph:
         self._fallback = fallback
         self._lock = threading.RLock()
         self._refused: set[Any] = set()
-        self._take = _taker(graph.arguments)
-        self._take_weights = _taker(tuple(graph.weights))
+        self._replaced: set[int] = set()
         self.report: Report
         self._current = self._build({})
 
@@ -124,25 +126,38 @@ class CompiledGraph:
 
     def __call__(self, arguments: list[Any]) -> Sequence[Any]:
         """Run the graph; the list is emptied, as AOTAutograd expects."""
-        inputs = self._take(arguments)
-        weights = self._take_weights(arguments)
-        arguments.clear()
         current = self._current
-        if current.has(weights) and current.outside(inputs) is None:
-            outputs = current.run(*inputs)
-        else:
-            outputs = self._other(inputs, weights)(*inputs)
-        if self._graph.views is None:
-            return outputs
-        views = self._graph.views(*inputs)
-        return [out if view is None else view for out, view in zip(outputs, views, strict=True)]
+        graph = current.graph
+        inputs = graph.inputs_of(arguments)
+        run: Callable[..., Sequence[Any]] = current.run
+        if not current.has(graph.weights_of(arguments)) or current.outside(inputs) is not None:
+            run, graph = self._other(arguments)
+            inputs = graph.inputs_of(arguments)
+        arguments.clear()
+        # Views first, as they may be of something that is computed from what the graph writes to.
+        views = None if graph.views is None else graph.views(*inputs)
+        outputs = run(*inputs)
+        if views is not None:
+            outputs = [out if view is None else view for out, view in zip(outputs, views, strict=True)]
+        # What was written to is returned as its own new value, which AOTAutograd then has nothing to copy of.
+        return [*(inputs[position] for position in graph.written), *outputs] if graph.written else outputs
 
-    def _other(self, inputs: Sequence[Any], weights: Sequence[torch.Tensor]) -> Callable[..., Sequence[Any]]:
-        """What runs a call that the current build is not right for."""
+    def _in_pytorch(self, *inputs: Any) -> Sequence[Any]:
+        outputs = self._graph.module(*inputs)
+        count = len(outputs) - len(self._graph.written)
+        for position, value in zip(self._graph.written, outputs[count:], strict=True):
+            inputs[position].copy_(value)
+        return outputs[:count]  # type: ignore[no-any-return]
+
+    def _other(self, arguments: list[Any]) -> tuple[Callable[..., Sequence[Any]], FunctionalGraph]:
+        """What runs a call that the current build is not right for, and the graph that says how it is called."""
         with self._lock:
-            if not self._current.has(weights):
+            if self._assigned(self._graph.weights_of(arguments)):
+                self._rebuild(self._current.ranges, ("inputs", *self._graph.weights), "buffers are assigned in calls")
+            inputs, weights = self._graph.inputs_of(arguments), self._graph.weights_of(arguments)
+            if self._current.graph is not self._graph or not self._current.has(weights):
                 self._set_weights(weights)
-                if not self._refit():
+                if self._current.graph is not self._graph or not self._refit():
                     self._rebuild(
                         self._current.ranges,
                         ("weights", *map(id, weights), *_versions(weights, _counted(weights))),
@@ -156,8 +171,22 @@ class CompiledGraph:
                 why = f"{name} is {size}" if dim is None else f"dim {dim} of {name} is {size}"
                 self._rebuild(ranges, ("sizes", position, dim, ranges is None), why)
             current = self._current
-            fits = current.has(weights) and current.outside(inputs) is None
-            return current.run if fits else self._graph.module
+            fits = current.graph is self._graph and current.has(weights) and current.outside(inputs) is None
+            return current.run if fits else self._in_pytorch, self._graph
+
+    def _assigned(self, weights: Sequence[torch.Tensor]) -> bool:
+        """Make inputs of buffers that were replaced by other tensors for the second time; whether there are such."""
+        replaced = {
+            position
+            for (position, known), now in zip(self._graph.weights.items(), weights, strict=True)
+            if now is not known and not isinstance(now, torch.nn.Parameter)
+        }
+        again = replaced & self._replaced
+        self._replaced |= replaced
+        if again and self._graph.with_inputs is not None:
+            graph = self._graph.with_inputs(sorted(again))
+            graph.run, self._graph = self._graph.run, graph
+        return bool(again)
 
     # -------------------------------------------------------------------------------- building
 
@@ -230,8 +259,14 @@ class CompiledGraph:
         with observed("compile", CompileEvent, self._name) as event, apart(), _disable_current_modes():
             if event is not None:
                 event.report = report
+            placeholders = [node.name for node in self._graph.module.graph.nodes if node.op == "placeholder"]
             captured = capture(
-                self._graph.module, settings=self._settings, timings=report.timings, guarded=True, values=True
+                self._graph.module,
+                settings=self._settings,
+                timings=report.timings,
+                guarded=True,
+                values=True,
+                written=[placeholders[position] for position in self._graph.written],
             )
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)
@@ -240,6 +275,7 @@ class CompiledGraph:
             compiled = compilation.build(self._runtime)
         sizes = _sizes(captured)
         return Build(
+            graph=self._graph,
             compiled=compiled,
             has_constants=any(argument.is_constant for argument in captured.arguments),
             weights=weights,
@@ -253,12 +289,6 @@ class CompiledGraph:
             ),
             ranges=dict(captured.ranges),
         )
-
-
-def _taker(positions: tuple[int, ...]) -> Callable[[list[Any]], Sequence[Any]]:
-    if len(positions) > 1:
-        return operator.itemgetter(*positions)
-    return lambda arguments: tuple(arguments[position] for position in positions)
 
 
 def _counted(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:

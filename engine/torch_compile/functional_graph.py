@@ -7,10 +7,12 @@ restores outputs that are views of them, so what is compiled is free of effects.
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,14 +29,17 @@ class FunctionalGraph:
     """A graph of Dynamo as functional ATen ops.
 
     Attributes:
-        module: takes what is left of the graph's arguments without the weights, returns a flat tuple.
-        views: returns the outputs that are views of inputs, None for the others; None where there is no such output.
+        module: takes what is left of the graph's arguments without the weights, returns a flat tuple: the results, then
+            the new values of the arguments that are written to.
+        views: returns the results that are views of inputs, None for the others; None where there is no such result.
             They are computed by PyTorch, because a view that an engine makes is a copy.
         arguments: positions of the arguments that ``module`` and ``views`` take.
         names: of these arguments, as the model has them: ``x``, ``dim 0 of x``.
+        written: positions among these arguments of those that are written to.
         weights: position -> parameter or buffer that is a constant of ``module``.
         entry: the function that Dynamo is to call; it calls ``run`` of this object with the list of arguments.
         run: what computes the graph; to be set.
+        with_inputs: gives a graph for the same function whose weights at some positions are arguments of ``module``.
         is_training: the graph draws random numbers or writes to the model's own buffers.
     """
 
@@ -42,10 +47,28 @@ class FunctionalGraph:
     views: fx.GraphModule | None
     arguments: tuple[int, ...]
     names: tuple[str, ...]
+    written: tuple[int, ...]
     weights: dict[int, torch.Tensor]
     is_training: bool
     entry: Callable[..., Any]
     run: Callable[[list[Any]], Sequence[Any]] | None = None
+    with_inputs: Callable[[Iterable[int]], FunctionalGraph] | None = None
+
+    @cached_property
+    def inputs_of(self) -> Callable[[list[Any]], Sequence[Any]]:
+        """Takes the arguments of ``module`` from all arguments."""
+        return _taker(self.arguments)
+
+    @cached_property
+    def weights_of(self) -> Callable[[list[Any]], Sequence[torch.Tensor]]:
+        """Takes the weights from all arguments."""
+        return _taker(tuple(self.weights))
+
+
+def _taker(positions: tuple[int, ...]) -> Callable[[list[Any]], Sequence[Any]]:
+    if len(positions) > 1:
+        return operator.itemgetter(*positions)
+    return lambda arguments: tuple(arguments[position] for position in positions)
 
 
 def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> FunctionalGraph:
@@ -86,8 +109,13 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
         entry = aot_autograd(fw_compiler=refuse, bw_compiler=refuse, inference_compiler=take)(module, list(inputs))
     # Not inside AOTAutograd, whose modes would turn weights into fake ones.
     names = [*parameters, *(_source(node) for node in module.graph.nodes if node.op == "placeholder")]
-    made.append(_functional(*traced[0], flat, own, names, entry))
-    return made[0]
+
+    def make(inputs: Iterable[int] = ()) -> FunctionalGraph:
+        own.difference_update(inputs)
+        made[:] = [replace(_functional(*traced[0], flat, own, names, entry), with_inputs=make)]
+        return made[0]
+
+    return make()
 
 
 def _is_weight(module: fx.GraphModule, index: int, value: Any) -> bool:
@@ -130,25 +158,27 @@ def _functional(
     written = {index for index, info in enumerate(metadata.input_info) if info.mutates_data}
     weights = {index: flat[index] for index in sorted(own - written)}
     training = bool(own & written) or any(map(_is_random, graph.graph.nodes))
-    offset = len(metadata.mutated_inp_runtime_indices)
-    aliases = {
-        offset + index
-        for index, info in enumerate(metadata.output_info)
-        if info.output_type.name not in ("non_alias", "is_input")
-    }
-    results = list(_output(graph.graph).args[0])  # type: ignore[arg-type]
+    places = list(metadata.mutated_inp_runtime_indices)
+    kinds = {index: info.output_type.name for index, info in enumerate(metadata.output_info)}
+    aliases = {index for index, kind in kinds.items() if kind not in ("non_alias", "is_input")}
+    outputs = list(_output(graph.graph).args[0])  # type: ignore[arg-type]
+    values, results = outputs[: len(places)], outputs[len(places) :]
     # What is a view of something that the graph makes comes with that something as one more output.
-    aliases |= set(range(offset + len(metadata.output_info), len(results))) if aliases else set()
+    aliases |= set(range(len(kinds), len(results))) if aliases else set()
+    # AOTAutograd returns inputs themselves.
+    absent = aliases | {index for index, kind in kinds.items() if kind == "is_input"}
     views = None
     if aliases:
         views = _part(graph, [result if index in aliases else None for index, result in enumerate(results)], weights)
-    module = _part(graph, [None if index in aliases else result for index, result in enumerate(results)], weights)
+    computed = [None if index in absent else result for index, result in enumerate(results)]
+    module = _part(graph, [*computed, *values], weights)
     arguments = tuple(index for index in range(len(flat)) if index not in weights)
     return FunctionalGraph(
         module=module,
         views=views,
         arguments=arguments,
         names=tuple(names[index] for index in arguments),
+        written=tuple(map(arguments.index, places)),
         weights=weights,
         is_training=training,
         entry=entry,

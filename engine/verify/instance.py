@@ -236,6 +236,7 @@ class _Synthesis:
             assumed = ", ".join(str(guard.expr) for guard in self.shape_env.guards)
             raise Inapplicable(f"PyTorch takes such sizes only where {assumed}")
         mirror = Mirror(self.graph, self.constants, self.mode, self.shape_env)
+        mirror.written = {node: 0 for node, spec in self.specs.items() if spec.written}
         return Instance(self.rule, mirror, roots, tuple(outputs), self.specs, self.symbols, self.ranges, self.operands)
 
     # ------------------------------------------------------------ what the test line says

@@ -29,7 +29,8 @@ def _spec(spec: tree.TensorSpec | tree.ListSpec | tree.Expr) -> str:
     dims = ", ".join(map(_dim, spec.dims))
     below = "" if spec.below is None else f" < {spec.below}"
     kind = "parameter " if spec.parameter else "const " if spec.const else ""
-    return f"{kind}{'expanded ' if spec.expanded else ''}{spec.dtype}[{dims}]{below}"
+    form = "expanded " if spec.expanded else "written " if spec.written else ""
+    return f"{kind}{form}{spec.dtype}[{dims}]{below}"
 
 
 def _dim(dim: tree.Dim) -> str:

@@ -167,3 +167,53 @@ def test_the_fake_kernel_needs_shapes(library):
 
     with pytest.raises(EngineError, match="does not say which shapes its outputs have"):
         torch.export.export(Model(), (torch.ones(2, 3),))
+
+
+class KeepsState(torch.nn.Module):
+    """All of it stays in PyTorch, so that it runs in any process."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(3))
+        self.register_buffer("last", torch.ones(2, 3), persistent=False)
+
+    def forward(self, x, seen):
+        before = self.last.clone()
+        self.total.add_(torch.special.erfcx(x).sum(0))
+        self.last.copy_(torch.special.erfcx(x))
+        seen.add_(torch.special.erfcx(seen))
+        return torch.special.erfcx(self.total) + before
+
+
+def runs_like(found, model):
+    mine, its = torch.zeros(4), torch.zeros(4)
+    for x in torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0)):
+        torch.testing.assert_close(found(x, mine), (model(x, its),))
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("format", ["torchscript", "exported_program"])
+def test_states_go_through_files(format, library, tmp_path):
+    compiled = engine.compile(KeepsState(), (torch.rand(2, 3), torch.zeros(4)), runtime="interpreter")
+    engine.save(compiled, tmp_path / "x", format=format)
+    loaded = torch.jit.load(tmp_path / "x") if format == "torchscript" else torch.export.load(tmp_path / "x").module()
+    runs_like(loaded, KeepsState())
+    assert not compiled.states["total"].any()
+
+
+def test_engines_with_states_are_exported(library):
+    class Counts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("total", torch.zeros(3))
+
+        def forward(self, x):
+            self.total.add_(x.sum(0))
+            return x * self.total
+
+    compiled = engine.compile(Counts(), (torch.rand(2, 3),), runtime="interpreter", min_block_size=1)
+    inputs, shapes = example_inputs(compiled, "cpu")
+    program = torch.export.export(exportable(compiled), inputs, dynamic_shapes=shapes)
+    assert len(engines_of(program.graph)) == 1
+    functional = program.run_decompositions({})
+    assert list(functional.graph_signature.buffers_to_mutate.values()) == ["state_total"]

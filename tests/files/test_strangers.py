@@ -116,6 +116,58 @@ def test_graphs_are_for_the_ops_that_run_them(nodes, match):
         read_graph(graph(held, *nodes), {}, {0: nn.Identity()})
 
 
+def test_graphs_write_to_inputs_and_to_what_the_file_holds():
+    held = node("c", "get_attr", {"tensor": 0, "as": "state"})
+    half = node("h", "call_function", "torch.ops.aten.mul.Tensor", {"node": "x"}, 0.5)
+    view = node("v", "call_function", "torch.ops.aten.select.int", {"node": "x"}, 0, 0)
+
+    def write(*arguments, **named):
+        return node("w", "call_function", "write", *arguments, **named)
+
+    tensor, x = torch.ones(3), torch.ones(3)
+    read_graph(graph(held, half, write({"node": "c"}, {"node": "h"})), {0: tensor}, {})(x)
+    assert torch.equal(tensor, torch.full((3,), 0.5))
+    read_graph(graph(half, write({"node": "x"}, {"node": "h"})), {}, {})(x)
+    assert torch.equal(x, torch.full((3,), 0.5))
+    inner = node("g", "get_attr", {"graph": graph(half, write({"node": "x"}, {"node": "h"})), "as": "body"})
+    for nodes in (
+        [view, write({"node": "v"}, 1.0)],
+        [half, write({"node": "h"}, {"node": "x"})],
+        [half, write({"node": "x"}, {"node": "h"}, True)],
+        [half, write({"node": "x"}, src={"node": "h"})],
+        [write(1.0, {"node": "x"})],
+        [inner],
+    ):
+        with pytest.raises(FileError, match="writes to something"):
+            read_graph(graph(*nodes), {}, {})
+    for name in ("torch.ops.aten.copy_.default", "torch.ops.aten.add_.Tensor"):
+        with pytest.raises(FileError, match="writes to its arguments"):
+            read_graph(graph(node("w", "call_function", name, {"node": "x"}, {"node": "x"})), {}, {})
+
+
+@pytest.mark.parametrize(
+    "states",
+    [{}, [1], [["a", "nothing", True]], [["a", "state_hidden", 1]], [["a", "state_hidden", True, 0]],
+     [["a", "state_hidden", True], ["b", "state_hidden", True]], [["a", "graph", True]]],
+)  # fmt: skip
+def test_damaged_states(states, tmp_path):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("hidden", torch.zeros(3))
+
+        def forward(self, x):
+            self.hidden.add_(torch.special.erfcx(x))
+            return self.hidden * 1
+
+    engine.save(engine.compile(Counts(), (torch.ones(3),), runtime="interpreter"), tmp_path / "x.pt2")
+    assert list(engine.load(tmp_path / "x.pt2").states) == ["hidden"]
+    manifest, _ = members(tmp_path / "x.pt2")
+    assert manifest["states"] == [["hidden", "state_hidden", True]]
+    with pytest.raises(FileError):
+        engine.load(rewrite(tmp_path / "x.pt2", tmp_path / "y.pt2", states=states))
+
+
 def test_no_op_that_files_may_call_does_more_than_compute():
     """Of all ops in this process, those of PyTorch's own namespaces for other purposes included."""
     import torch._higher_order_ops  # registers those that take graphs

@@ -44,12 +44,23 @@ def difference(
     """
     values = {symbol: _usual(allowed) for symbol, allowed in captured.ranges.items()} | dict(sizes)
     inputs = [_sized(argument, leaf, values) for argument, leaf in zip(captured.arguments, leaves, strict=True)]
-    args, kwargs = pytree.tree_unflatten(inputs, captured.in_spec)
-    # What the model writes to its buffers goes to copies.
+    named = zip(captured.arguments, inputs, strict=True)
+    # What the model writes to its inputs and buffers goes to copies.
+    copies = [leaf.clone() if argument.placeholder in captured.written else leaf for argument, leaf in named]
+    args, kwargs = pytree.tree_unflatten(copies, captured.in_spec)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     live = [value for argument, value in zip(captured.arguments, inputs, strict=True) if not argument.is_constant]
     devices = sorted({leaf.device.index for leaf in inputs if isinstance(leaf, torch.Tensor) and leaf.is_cuda})
+    found: list[Any] = []
+    failure = None
     with unchanged(model, values=True), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        # The graph first: it writes to nothing, and the model may to its inputs and to what it holds.
+        try:
+            torch.manual_seed(0)
+            with apart():
+                found = captured.run(live)
+        except Exception as error:
+            failure = Difference(f"the captured graph raises {type(error).__name__}: {_first_line(error)}")
         try:
             torch.manual_seed(0)
             wanted = pytree.tree_leaves(torch.func.functional_call(model, buffers, args, kwargs))
@@ -57,12 +68,8 @@ def difference(
             raise
         except Exception as error:
             return Difference(f"the model raises {type(error).__name__}: {_first_line(error)}", refused=True)
-        try:
-            torch.manual_seed(0)
-            with apart():
-                found = captured.module()(*live)
-        except Exception as error:
-            return Difference(f"the captured graph raises {type(error).__name__}: {_first_line(error)}")
+    if failure is not None:
+        return failure
     if len(wanted) != len(found):
         return Difference(f"the model has {len(wanted)} results instead of {len(found)}")
     texts = (_apart(index, want, have) for index, (want, have) in enumerate(zip(wanted, found, strict=True)))

@@ -17,15 +17,17 @@ from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fix
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from engine.capture.diagnosis import capture_error
+from engine.capture.diagnosis import capture_error, essence
 from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.sizes.layouts import layouts_by_hint
+from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
+from engine.capture.tracing.written_tensors import with_written_buffers
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
 
@@ -45,7 +47,6 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[
         if not _strict_may_help(error):
             raise capture_error(type(model).__name__, error, branches=branches) from error
         try:
-            # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
             program = _export_refined(model, examples, notes, branches, strict=True)
         except Exception as strict_error:
             raise capture_error(type(model).__name__, error, strict_error) from error
@@ -132,13 +133,15 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
         reads,
     ):
         try:
-            program = torch.export.export(
-                model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
-            )
+            with assignments() as assigned:
+                program = torch.export.export(
+                    model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
+                )
         except Exception:
             # Of a program that was made they say nothing more than its sizes do.
             branches.extend(fixes)
             raise
+    check_assignments(assigned, program, strict=strict)
     return decomposed(program)
 
 
@@ -163,7 +166,10 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
     Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
     takes and returns (key-value caches, say) may itself make tensors, which tracing would then take for
     constants that nobody knows.
+
+    Raises ``CaptureError`` where the model writes to tensors that share their memory.
     """
+    program = with_written_buffers(program)
     call = program.module_call_graph[0].signature
     assert call is not None
     specs, names, inputs = (call.in_spec, call.out_spec), call.forward_arg_names, program.example_inputs
@@ -185,6 +191,21 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
     (result.in_spec, result.out_spec), result.forward_arg_names = specs, names
     made.example_inputs = inputs
     return made
+
+
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """A program that somebody brings, :func:`decomposed`; raises ``CaptureError`` where PyTorch does not do it."""
+    try:
+        return decomposed(program)
+    except (CaptureError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise CaptureError(
+            f"PyTorch could not make the exported program functional (run_decompositions): {type(error).__name__}: "
+            f"{essence(text)}\n  try: export it in another mode (torch.export.export(.., strict=True)), with what it "
+            "writes to registered as buffers (register_buffer), each under one name"
+        ) from error
 
 
 def _flat(spec: pytree.TreeSpec) -> pytree.TreeSpec:
@@ -234,4 +255,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["decomposed", "export"]
+__all__ = ["decomposed", "export", "functional"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
-    **dict.fromkeys(("is_const", "is_code", "is_full", "is_known", "is_tensor", "unused"), "bool"),
+    **dict.fromkeys(("is_const", "is_code", "is_full", "is_known", "is_tensor", "unused", "overwritten"), "bool"),
     **dict.fromkeys(("all", "any", "bool"), "bool"),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),
     **dict.fromkeys(("present", "prefix_sums", "broadcast", "run", "conditional"), "list"),

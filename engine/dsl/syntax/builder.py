@@ -142,15 +142,24 @@ class Builder(ExpressionBuilder):
             return tree.Literal(span, self.whole(branch.children[0]))
         if branch.data == "list_spec":
             return tree.ListSpec(span, tuple(self._spec(item) for item in branch.children if item is not None))
-        modifier, expanded, dtype, shape, below = branch.children
+        modifier, form, dtype, shape, below = branch.children
         if modifier == "static":
             self.report("a test input is `const` or not, never `static`", modifier)
         dims, least = self.dims(shape), None if below is None else self.whole(below)
         spec = tree.TensorSpec(span, str(dtype), dims, modifier is not None, least)
-        if modifier != "parameter" and expanded is None:
+        if modifier != "parameter" and form is None:
             return spec
+        if modifier is not None and form == "written":
+            self.report("what is `written` is an input, and no constant", form)
         return tree.OperandSpec(
-            span, spec.dtype, dims, spec.const, least, parameter=modifier == "parameter", expanded=expanded is not None
+            span,
+            spec.dtype,
+            dims,
+            spec.const,
+            least,
+            parameter=modifier == "parameter",
+            expanded=form == "expanded",
+            written=form == "written",
         )
 
     def _macro(self, branch: Branch) -> tree.Macro:

@@ -19,6 +19,7 @@ from engine.graph.arguments import is_symbolic, map_values
 from engine.graph.recurrence import is_recurrent, whole_recurrence
 from engine.graph.symbolic.layout_frames import writes_no_size
 from engine.graph.symbolic.other_sizes import holds_elsewhere
+from engine.graph.symbolic.trials import unlogged
 
 
 def infer(
@@ -43,7 +44,7 @@ def infer(
     needed: list[sympy.Basic] = []
     try:
         # Composite ops written in C++ ask symbolic sizes for their values; PyTorch's Python versions do not.
-        with whole, _nothing_assumed(shape_env, needed), enable_python_dispatcher(), mode, torch.no_grad():
+        with unlogged(), whole, _nothing_assumed(shape_env, needed), enable_python_dispatcher(), mode, torch.no_grad():
             result = op(*positional, **keywords)
     except Exception as error:
         raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error

@@ -50,6 +50,7 @@ class GraphCache:
         size: most graphs to keep; the one that was used least recently is dropped.
         static_outputs: results lie in the graph's memory, which the next call overwrites.
         written: tells, after a run, the positions of the inputs that are written to: they are never copied.
+        kept: gives the tensors that calls change besides these; warming up leaves them as they were.
         engines: the loaded engines that run.  One with ``take_captured`` and ``release_captured`` is asked for what
             it gave to a graph that was recorded, and told when the graph is gone.
         finish: makes the result of a call from its outputs.
@@ -63,6 +64,7 @@ class GraphCache:
         size: int = 16,
         static_outputs: bool = False,
         written: Callable[[], Iterable[int]] = tuple,
+        kept: Callable[[], Iterable[torch.Tensor]] = tuple,
         engines: Callable[[], Iterable[Any]] = tuple,
         finish: Callable[[Sequence[Any]], Any] = list,
     ) -> None:
@@ -73,6 +75,7 @@ class GraphCache:
         self._run = run
         self._finish = finish
         self._find_written = written
+        self._find_kept = kept
         self._engines = engines
         self._written: frozenset[int] = frozenset()
         self._graphs: OrderedDict[Hashable, RecordedCall] = OrderedDict()
@@ -239,7 +242,7 @@ class GraphCache:
                     static[position] = _buffer(value) if position in buffered else value.detach()
             side.wait_stream(current)
             try:
-                with torch.cuda.stream(side):
+                with torch.cuda.stream(side), _put_back([*self._find_kept(), *self._written_now(static)]):
                     for _ in range(_WARM_UPS):
                         self._run(static)
             finally:
@@ -265,6 +268,10 @@ class GraphCache:
             ):
                 recorded.result = result
         return recorded
+
+    def _written_now(self, static: Sequence[Any]) -> list[torch.Tensor]:
+        values = (static[position] for position in self._find_written())
+        return [value for value in values if isinstance(value, torch.Tensor)]
 
     def _capture(
         self, static: list[Any], side: torch.cuda.Stream, device: int
@@ -328,6 +335,17 @@ def _recording() -> Iterator[None]:
         yield
     finally:
         _THREAD.recording = False
+
+
+@contextlib.contextmanager
+def _put_back(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Give tensors the values back that they have now, on the current stream."""
+    before = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
 
 
 class _NotRecordedError(Exception):

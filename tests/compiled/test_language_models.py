@@ -1,0 +1,154 @@
+"""Decoders of transformers with caches: their exports, `generate`, and one engine for prompt and answer."""
+
+import pytest
+import torch
+
+import engine
+import engine.torch_compile.backend
+from examples.generate import compiled as compiled_decoder
+from examples.generate import stream
+from tests.zoo.request import declare_torchvision_operators
+
+declare_torchvision_operators()
+
+import transformers  # noqa: E402
+from transformers.integrations import executorch  # noqa: E402
+
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
+}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 64, "bos_token_id": 1}
+GEMMA = {**SIZES, "head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+T5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "eos_token_id": None}
+MODELS = {
+    "Llama": ("LlamaForCausalLM", "LlamaConfig", SIZES),
+    "Qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**SIZES, "head_dim": 8}),
+    "Gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA),
+    "Mistral": ("MistralForCausalLM", "MistralConfig", {**SIZES, "head_dim": 8, "sliding_window": 8}),
+    "Phi": ("PhiForCausalLM", "PhiConfig", SIZES),
+    "GPT2": ("GPT2LMHeadModel", "GPT2Config", {**GPT2, "eos_token_id": None}),
+    "T5": ("T5ForConditionalGeneration", "T5Config", {**T5, "decoder_start_token_id": 0}),
+}
+SLOW = pytest.mark.slow
+
+
+def made(name):
+    torch.manual_seed(0)
+    model, config, sizes = MODELS[name]
+    found = getattr(transformers, model)(getattr(transformers, config)(**sizes)).eval()
+    found.generation_config.cache_implementation = None
+    return found
+
+
+def prompt(batch=1, length=6):
+    return torch.randint(3, 64, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    torch._dynamo.reset()
+    with torch.no_grad():
+        yield
+
+
+# ------------------------------------------------------------------------------------ exports with static caches
+
+
+def exported(kind, model, call, strict):
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.cache_config = {"batch_size": 1, "max_cache_len": 16, "device": "cpu"}
+    if kind == "convert":
+        return executorch.convert_and_export_with_cache(model, strict=strict)
+    if kind == "decoder":
+        return executorch.TorchExportableModuleForDecoderOnlyLM(model).export(**call, strict=strict)
+    return executorch.TorchExportableModuleWithStaticCache(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "strict"),
+    [
+        ("Llama", "convert", False),
+        pytest.param("Gemma3", "decoder", True, marks=SLOW),
+        *(
+            pytest.param(name, kind, strict, marks=SLOW)
+            for name in ("Llama", "Qwen3", "Gemma3", "Mistral", "Phi", "GPT2")
+            for kind, strict in (("convert", True), ("decoder", False), ("module", None))
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_static_caches_are_kept(name, kind, strict):
+    model, tokens = made(name), prompt(1, 12)
+    calls = [{"input_ids": tokens[:, i : i + 1], "cache_position": torch.tensor([i])} for i in range(12)]
+    expected = model(tokens, use_cache=False).logits[0]
+    compiled = engine.compile(exported(kind, model, calls[0], strict), (), calls[0], runtime="interpreter")
+    assert compiled.report.coverage == 1
+    assert len(compiled.report.segments) == 1
+    assert len(compiled.states) == 6
+    for _ in range(2):  # a second sequence begins at position 0 again
+        for call, wanted in zip(calls, expected, strict=True):
+            torch.testing.assert_close(compiled(**call)[0, -1], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_one_engine_reads_the_prompt_and_writes_the_answer():
+    model = made("Llama")
+    wanted = model.generate(prompt(), max_new_tokens=8, do_sample=False)
+    module = compiled_decoder(model, 1, 20)
+    assert len(module.report.segments) == 1
+    for given in (prompt(), prompt(), prompt(1, 5)):
+        expected = model.generate(given, max_new_tokens=8, do_sample=False) if given.shape[1] == 5 else wanted
+        found = torch.cat([given, *stream(module, given, 8)], 1)
+        assert found.tolist() == expected.tolist()
+    with pytest.raises(engine.EngineError, match="input_ids"):
+        module(input_ids=prompt(1, 21), cache_position=torch.arange(21))
+    uniforms = torch.rand(4, 1, generator=torch.Generator().manual_seed(0))
+    drawn = [list(map(int, stream(module, prompt(), 4, uniforms))) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+
+
+# ------------------------------------------------------------------------------------ generate
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "options"),
+    [
+        ("Llama", 2, {"cache_implementation": "static"}),
+        pytest.param("GPT2", 2, {"cache_implementation": "static", "num_beams": 3}, marks=SLOW),
+        pytest.param("Qwen3", 2, {"cache_implementation": "static", "do_sample": True}, marks=SLOW),
+        pytest.param("Gemma3", 3, {"cache_implementation": "static"}, marks=SLOW),  # its window fills up, then turns
+        pytest.param("Mistral", 3, {"cache_implementation": "static"}, marks=SLOW),
+        pytest.param("T5", 2, {"cache_implementation": "static"}, marks=SLOW),
+        pytest.param("Llama", 3, {}, marks=SLOW),
+        pytest.param("GPT2", 3, {}, marks=SLOW),
+    ],
+)
+def test_generate_gives_eagers_tokens(name, most, options, capfd):
+    model = made(name)
+
+    def generate():
+        torch.manual_seed(3)
+        return model.generate(prompt(), max_new_tokens=10, **{"do_sample": False, **options})
+
+    wanted, reports = generate(), []
+    capfd.readouterr()
+    with engine.observe(after_compile=lambda event: reports.append(event.report)):
+        model.forward = torch.compile(model.forward, backend="engine", options={"runtime": "interpreter"})
+        assert torch.equal(generate(), wanted)
+        count = len(reports)
+        assert torch.equal(generate(), wanted)
+    assert 0 < count <= most
+    assert len(reports) == count, "a second call made engines"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_generate_with_its_own_compile_config():
+    model = made("Llama")
+    options = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": "static"}
+    wanted, reports = model.generate(prompt(), **options), []
+    config = transformers.CompileConfig(backend="engine", mode=None, options={"runtime": "interpreter"})
+    config._compile_all_devices = True  # transformers compiles on GPUs only
+    with engine.observe(after_compile=lambda event: reports.append(event.report)):
+        assert torch.equal(model.generate(prompt(), **options, compile_config=config), wanted)
+    assert [len(report.segments) for report in reports] == [1]  # the prompt is read in eager PyTorch
