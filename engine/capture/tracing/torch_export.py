@@ -31,6 +31,9 @@ from engine.graph.recurrence import whole_recurrence
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
+# What torch.export says where it cannot prove a guard.  The second is an error of its own, in PyTorch 2.13: it makes a
+# suggestion of the guard, and takes the sizes at which `-n % 4` begins to be a range of `n`.
+_NOT_PROVEN = ("Constraints violated", "Cannot create Dim with inconsistent")
 
 
 def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
@@ -82,7 +85,7 @@ def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
     Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
     model works.  With hints it leaves the guards to us.  None where that would change nothing.
     """
-    if not any("Constraints violated" in str(each) for each in (error, error.__context__)):
+    if not any(sign in str(each) for each in (error, error.__context__) for sign in _NOT_PROVEN):
         return None
     # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
     leaves = pytree.tree_leaves(dynamic_shapes)
