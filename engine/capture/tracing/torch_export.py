@@ -23,6 +23,7 @@ from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.sizes.layouts import layouts_by_hint
+from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
@@ -60,6 +61,17 @@ def _export_refined(
     model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
 ) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
+    assumed: dict[str, None] = {}
+    # Strict mode reads Python code itself, and makes ops of assertions, which no engine has.
+    with nullcontext() if strict else assumed_assertions(assumed):
+        program = _export_as_refined(model, examples, notes, branches, strict=strict)
+    notes.extend(f"the compiled model does not check what the model asserts of values at {line}" for line in assumed)
+    return program
+
+
+def _export_as_refined(
+    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
+) -> ExportedProgram:
     for _ in range(_MOST_REFINEMENTS):
         try:
             return _export_once(model, examples, branches, strict=strict)
