@@ -13,7 +13,7 @@ import engine
 from engine.capture import capture
 from engine.errors import CaptureError
 from tests.capture import asserting
-from tests.capture.asserting import asserted, caught, chosen, comparisons, known, looped, numbers, raised, ranges, sized
+from tests.capture.asserting import asserted, caught, comparisons, known, looped, numbers, raised, ranges, sized
 from tests.comparison import assert_agrees
 
 LINES = {asserted: 1, raised: 2, ranges: 3, numbers: 2, comparisons: 2}
@@ -53,7 +53,7 @@ def test_assertions_that_are_known_are_decided() -> None:
         capture(Function(known), (torch.randn(2),))
 
 
-@pytest.mark.parametrize("function", [chosen, looped, caught])
+@pytest.mark.parametrize("function", [looped, caught])
 def test_other_questions_about_values_are_errors(function: Any) -> None:
     with pytest.raises(CaptureError, match=f"in {function.__name__}: .*x"):
         capture(Function(function), (torch.randn(2),))

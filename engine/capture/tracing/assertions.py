@@ -29,7 +29,7 @@ _MOST_INSTRUCTIONS = 200
 
 
 @contextmanager
-def assumed_assertions(assumed: dict[str, None]) -> Iterator[None]:
+def assumed_assertions(assumed: dict[str, None], asked: Callable[[FrameType], None]) -> Iterator[None]:
     """Let ``assert condition`` on values, and ``if condition: raise ...``, hold while a model is traced.
 
     A graph decides nothing by values, so the compiled model does not check them.  Other questions about values are what
@@ -38,6 +38,7 @@ def assumed_assertions(assumed: dict[str, None]) -> Iterator[None]:
 
     Args:
         assumed: gets the model's lines of what was taken to hold, ``file:line in name: code``.
+        asked: called with the frame of every other question about a tensor; may raise.
     """
     thread = threading.get_ident()
 
@@ -53,27 +54,28 @@ def assumed_assertions(assumed: dict[str, None]) -> Iterator[None]:
         return answer
 
     def truth(tensor: torch.Tensor) -> bool:
-        if threading.get_ident() == thread and _is_unknown(tensor):
+        if threading.get_ident() == thread and is_unknown(tensor):
             answer = holds(sys._getframe(1))
             if answer is not None:
                 return answer
+            asked(sys._getframe(1))
         return _bool(tensor)
 
     number_truth = torch.SymBool.__bool__
 
-    def truth_of_number(asked: torch.SymBool) -> bool:
-        expression = getattr(asked.node, "_expr", None)
+    def truth_of_number(number: torch.SymBool) -> bool:
+        expression = getattr(number.node, "_expr", None)
         if expression is not None and threading.get_ident() == thread and free_unbacked_symbols(expression):
             answer = holds(sys._getframe(1))
             if answer is not None:
                 # Where the number is a size later, what the model promised of it is known.
-                torch._check(asked if answer else torch.sym_not(asked))
+                torch._check(number if answer else torch.sym_not(number))
                 return answer
-        return number_truth(asked)
+        return number_truth(number)
 
     def compared(known: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:
         def compare(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == thread and (_is_unknown(a) or _is_unknown(b)):
+            if threading.get_ident() == thread and (is_unknown(a) or is_unknown(b)):
                 return traced(a, b, *args, **kwargs)
             return known(a, b, *args, **kwargs)
 
@@ -103,7 +105,7 @@ def assumed_assertions(assumed: dict[str, None]) -> Iterator[None]:
 _bool: Callable[[torch.Tensor], bool] = torch._C.TensorBase.__bool__  # type: ignore[attr-defined]
 
 
-def _is_unknown(tensor: Any) -> bool:
+def is_unknown(tensor: Any) -> bool:
     """Whether a tensor is traced and its values are not known."""
     if isinstance(tensor, FunctionalTensor):
         tensor = torch._from_functional_tensor(tensor.elem)
@@ -154,4 +156,4 @@ def _raises(instructions: list[dis.Instruction], places: dict[int, int], index: 
     return False
 
 
-__all__ = ["assumed_assertions"]
+__all__ = ["assumed_assertions", "is_unknown"]

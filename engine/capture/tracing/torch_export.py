@@ -27,6 +27,7 @@ from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
+from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
 
@@ -61,11 +62,21 @@ def _export_refined(
     model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
 ) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
+    if strict:
+        # It reads Python code itself, and makes ops of assertions, which no engine has.
+        return _export_as_refined(model, examples, notes, branches, strict=True)
     assumed: dict[str, None] = {}
-    # Strict mode reads Python code itself, and makes ops of assertions, which no engine has.
-    with nullcontext() if strict else assumed_assertions(assumed):
-        program = _export_as_refined(model, examples, notes, branches, strict=strict)
+    with ValueBranches() as written, assumed_assertions(assumed, written.asked):
+        while True:
+            try:
+                program = _export_as_refined(model, examples, notes, branches, strict=False)
+                break
+            except WrittenAnew:
+                continue
     notes.extend(f"the compiled model does not check what the model asserts of values at {line}" for line in assumed)
+    notes.extend(
+        f"both sides of a branch on values are computed, and one is chosen, at {line}" for line in written.lines
+    )
     return program
 
 
