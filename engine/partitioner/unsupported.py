@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+SIZED_BY_DATA = "the size of its result depends on data"
 # By PyTorch's own tags.
 _TAGS = {
     torch.Tag.nondeterministic_seeded: "draws from PyTorch's generator",
-    torch.Tag.dynamic_output_shape: "the size of its result depends on data",
+    torch.Tag.dynamic_output_shape: SIZED_BY_DATA,
     torch.Tag.data_dependent_output: "gives a Python number, which is PyTorch's to hold",
 }
 
@@ -21,4 +22,4 @@ def staying(op: object) -> str | None:
     return next((reason for tag, reason in _TAGS.items() if tag in op.tags), None)
 
 
-__all__ = ["staying"]
+__all__ = ["SIZED_BY_DATA", "staying"]
