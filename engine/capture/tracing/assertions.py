@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, uninteresting_files
 
 from engine.capture.sizes.branches import described_line
 
@@ -41,6 +41,8 @@ def assumed_assertions(assumed: dict[str, None], asked: Callable[[FrameType], No
         asked: called with the frame of every other question about a tensor; may raise.
     """
     thread = threading.get_ident()
+    # A ``ShapeEnv`` notes who asks, which is never this file.
+    uninteresting_files().add(__file__)
 
     def holds(frame: FrameType) -> bool | None:
         """The answer with which the code of a frame does not raise; None where that is not what it asks for."""
