@@ -24,7 +24,7 @@ def _frames(x):
 
 
 def _filled(x):
-    start = torch.zeros(x.shape[0], 8, dtype=torch.complex64)
+    start = x.new_zeros(x.shape[0], 8, dtype=torch.complex64)
     start[:, 2:5] = x[:, 2:5]
     return (
         start.real,
