@@ -169,7 +169,7 @@ def _is_sized_by_data(mirror: Mirror, node: fx.Node) -> bool:
 
 
 def _symbols_of_data(value: object) -> set[sympy.Symbol]:
-    return free_unbacked_symbols(value) if isinstance(value, torch.Tensor | torch.SymInt) else set()
+    return set(free_unbacked_symbols(value)) if isinstance(value, torch.Tensor | torch.SymInt) else set()
 
 
 def _with_nature(reason: str, mirror: Mirror, node: fx.Node) -> str:

@@ -418,6 +418,14 @@ def test_branches_on_data_are_refused_with_the_line():
     assert "TORCH_LOGS" not in text
 
 
+def test_a_scripted_module_is_named():
+    model = nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(3, 3)))
+    with pytest.raises(
+        CaptureError, match=r"'1' of Sequential is a module of TorchScript \(Linear\).* use the Python module"
+    ):
+        capture(model.eval(), (torch.randn(2, 3),))
+
+
 def test_errors_of_the_model_are_quoted():
     class Model(nn.Module):
         def forward(self, x):

@@ -47,6 +47,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[
     except CaptureError:
         raise
     except Exception as error:
+        _refuse_scripted(model, error)
         if not _strict_may_help(error):
             raise capture_error(type(model).__name__, error, branches=branches) from error
         try:
@@ -56,6 +57,17 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[
             raise capture_error(type(model).__name__, error, strict_error) from error
         notes.append("exported in strict mode, because the other mode failed")
         return program, branches, notes
+
+
+def _refuse_scripted(model: nn.Module, error: Exception) -> None:
+    """Raises ``CaptureError`` where a module is TorchScript, whose code torch.export does not follow."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"{name!r} of {type(model).__name__}" if name else type(model).__name__
+            raise CaptureError(
+                f"{what} is a module of TorchScript ({module.original_name}), whose code torch.export could not follow: "
+                "use the Python module that torch.jit.script or torch.jit.trace was given"
+            ) from error
 
 
 def _export_refined(
