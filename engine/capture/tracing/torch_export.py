@@ -65,7 +65,7 @@ def _refuse_scripted(model: nn.Module, error: Exception) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             what = f"{name!r} of {type(model).__name__}" if name else type(model).__name__
             raise CaptureError(
-                f"{what} is a module of TorchScript ({module.original_name}), whose code torch.export could not follow: "
+                f"{what} is a module of TorchScript ({module.original_name}), whose code torch.export cannot follow: "
                 "use the Python module that torch.jit.script or torch.jit.trace was given"
             ) from error
 
