@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +49,7 @@ def build(built: BuiltNetwork) -> bytes:
     plan = built.builder.build_serialized_network(built.network, config)
     if plan is None:
         text = _messages(built)
-        named = tuple(name for name in built.layer_names if _mentions(text, name))
+        named = layers_at_fault(text, built.layer_names)
         where = "\n  layers named: " + ", ".join(named) if named else ""
         raise EngineRefused(f"{built.name}: TensorRT could not build the engine\n{text}{where}", named)
     return bytes(plan)
@@ -58,8 +59,21 @@ def _messages(built: BuiltNetwork) -> str:
     return quote(built.logger.messages) or "TensorRT gave no reason"
 
 
+def layers_at_fault(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The layers that a message of TensorRT is about, in the order of ``names``.
+
+    Where it writes an operation out (``a_output : f32[2] = resize(b_output), ..., name=a``), that is the layer of the
+    operation and not those of its operands; elsewhere every layer that it mentions.
+    """
+    # A tensor without a name is called after its layer, and an operation after layer and kind.
+    written = {name for name in names if re.search(re.escape(name) + r"(?:_output(?:_\d+)?)? : \w+\[", text)}
+    for found in re.finditer(r"\bname=(\S+)", text):
+        begins = [name for name in names if re.match(re.escape(name) + r"(?![\w#]*[/#])", found[1])]
+        written.update(sorted(begins, key=len)[-1:])
+    return tuple(name for name in names if (name in written if written else _mentions(text, name)))
+
+
 def _mentions(text: str, name: str) -> bool:
-    # A tensor without a name is called after its layer.
     return re.search(re.escape(name) + r"(?:_output(?:_\d+)?)?(?![\w#])", text) is not None
 
 
@@ -161,4 +175,4 @@ def compute_capabilities(settings: Any) -> tuple[str, ...]:
     return (f"SM{major}{minor}", "SM80 and later") if settings.hardware_compatible else (f"SM{major}{minor}",)
 
 
-__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "for_this_gpu"]
+__all__ = ["EngineRefused", "build", "builder_config", "compute_capabilities", "for_this_gpu", "layers_at_fault"]

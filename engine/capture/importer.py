@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from engine.capture.complex_numbers import make_complex_numbers_tensors
 from engine.capture.memory import overlap
 from engine.capture.state import State
 from engine.capture.strided import lay_out_strided
@@ -319,6 +320,7 @@ def _output(graph: fx.Graph) -> fx.Node:
 def _finished(imported: Imported) -> Imported:
     graph = imported.graph
     _check_functional(graph)
+    make_complex_numbers_tensors(graph, imported.constants, imported.environment()[0])
     _put_in_form(graph)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     imported.constants = {name: tensor for name, tensor in imported.constants.items() if name in used}

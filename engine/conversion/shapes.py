@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy import functions as symbolic
 
 from engine.conversion.scope import NetworkScope, Rejected
+from engine.conversion.written_sizes import WrittenSizes
 from engine.sizes import Int, floordiv, is_known, is_real, maximum, mod, mul, normal, sub, without_ite
 from engine.tensorrt import load
 
@@ -105,6 +106,7 @@ class ShapeTensors:
         self._pieces: dict[sympy.Basic, Any] = {}
         self._vectors: dict[tuple[Int, ...], Any] = {}
         self._scalars: dict[tuple[Int, torch.dtype], Any] = {}
+        self._written = WrittenSizes()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -181,13 +183,16 @@ class ShapeTensors:
             return self._scope.numbers([int(size)], torch.int64)
         made = self._pieces.get(size)
         if made is None:
-            made = self._pieces[size] = self._make(without_ite(size))
+            made = self._pieces[size] = self._make(size)
         return made
 
     def _make(self, size: sympy.Basic) -> Any:
         leaf = self._leaves.get(size)  # type: ignore[call-overload]
         if leaf is not None:
             return self._dim(*leaf, f"sizes/{size}")
+        written = self._written.of(without_ite(size))
+        if written != size:
+            return self.piece(written)
         if is_real(size):
             return self._real(size)
         if isinstance(size, _ROUNDINGS) and isinstance(size.args[0], symbolic.IntTrueDiv):

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import sympy
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from engine.dsl.rule import Rule
 from engine.dtypes import representable
@@ -20,7 +22,7 @@ from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
-from engine.partitioner.unsupported import unsupported_reason
+from engine.partitioner.unsupported import SIZED_BY_DATA, unsupported_reason
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT rejected it, or the engine did not load.
 Rejections = Mapping[tuple[str, str], str]
@@ -158,7 +160,8 @@ def _best(
             )
             continue
         return Tile(node, match.rule, plan, match.nodes), None
-    return None, rejected or next(iter([*guards_held, *guards_failed]), None)
+    failed = next(iter([*guards_held, *guards_failed]), None)
+    return None, rejected or (failed and _with_nature(failed, mirror, node))
 
 
 def _is_number(mirror: Mirror, value: Value) -> bool:
@@ -175,6 +178,23 @@ def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtyp
     return None
 
 
+def _is_sized_by_data(mirror: Mirror, node: fx.Node) -> bool:
+    """Whether an output has a size that no operand has: it is read from data (``x[mask]``)."""
+    known: set[sympy.Symbol] = set()
+    for operand in node.all_input_nodes:
+        known |= _symbols_of_data(operand.meta.get("val"))
+    return any(_symbols_of_data(mirror.fake(value)) - known for value in mirror.outputs(node))
+
+
+def _symbols_of_data(value: object) -> set[sympy.Symbol]:
+    return set(free_unbacked_symbols(value)) if isinstance(value, torch.Tensor | torch.SymInt) else set()
+
+
+def _with_nature(reason: str, mirror: Mirror, node: fx.Node) -> str:
+    """Why a rule does not take a node, and first that no rule could where that is so."""
+    return f"{SIZED_BY_DATA}; {reason}" if _is_sized_by_data(mirror, node) else reason
+
+
 def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequence[tuple[Rule, str]] = ()) -> str:
     """Why no rule takes a node: the rule that came nearest and the test that failed."""
     op = context.mirror.op(node)
@@ -182,7 +202,7 @@ def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequenc
     if misses:
         best = max(misses, key=lambda miss: miss.passed)
         why = str(best).removeprefix(f"{best.rule.id} at {node.name}: ")
-        return f"nearest rule {best.rule.id} ({best.rule.where}): {why}"
+        return _with_nature(f"nearest rule {best.rule.id} ({best.rule.where}): {why}", context.mirror, node)
     for rule, reason in inactive:
         if rule.kind == "convert" and any(root.op == op for root in rule.roots):
             return f"{rule.id} ({rule.where}) is inactive here: {reason}"

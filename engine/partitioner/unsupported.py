@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+SIZED_BY_DATA = "the size of its result depends on data"
 # By PyTorch's own tags.
 _TAGS = {
     torch.Tag.nondeterministic_seeded: "it draws random numbers from PyTorch's generator",
-    torch.Tag.dynamic_output_shape: "the size of its result depends on data",
+    torch.Tag.dynamic_output_shape: SIZED_BY_DATA,
     torch.Tag.data_dependent_output: "it returns a Python number, and engines return only tensors",
 }
 
@@ -21,4 +22,4 @@ def unsupported_reason(op: object) -> str | None:
     return next((reason for tag, reason in _TAGS.items() if tag in op.tags), None)
 
 
-__all__ = ["unsupported_reason"]
+__all__ = ["SIZED_BY_DATA", "unsupported_reason"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import engine
 from engine.builder import build, builder_config, compute_capabilities, for_this_gpu
-from engine.builder.builder import EngineRefused
+from engine.builder.builder import EngineRefused, layers_at_fault
 from engine.errors import SettingsError
 from engine.logger import capturing_logger
 from engine.settings import CompilationSettings
@@ -106,3 +106,35 @@ def test_the_same_network_gives_the_same_bytes() -> None:
         return build(emit(lambda x: torch.relu(x), (torch.zeros(2, 3),), "trt.activation(x, type=RELU)"))
 
     assert plan() == plan()
+
+
+NAMES = ("convolution.plain/conv/convolution", "resize.nearest/up/resize", "resize.nearest/up/resize#2", "elu/elu/act")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "Error during shape inference of resize.nearest/up/resize_output : f32[1, a] = "
+            "resize(convolution.plain/conv/convolution_output), shape=(1, a), mode=nearest",
+            ["resize.nearest/up/resize"],
+        ),
+        (
+            "Error during shape inference of output0 : f32[2]{0} = elu(convolution.plain/conv/convolution_output, "
+            "elu/elu/act_alpha), name=elu/elu/act_elu",
+            ["elu/elu/act"],
+        ),
+        (
+            "resize.nearest/up/resize#2_output : f32[2] = resize(resize.nearest/up/resize_output), "
+            "name=resize.nearest/up/resize#2",
+            ["resize.nearest/up/resize#2"],
+        ),
+        (
+            "no implementation for node {ForeignNode[convolution.plain/conv/convolution...elu/elu/act]}",
+            ["convolution.plain/conv/convolution", "elu/elu/act"],
+        ),
+        ("CHECK(false) failed", []),
+    ],
+)
+def test_operands_of_what_fails_are_not_at_fault(text: str, named: list[str]) -> None:
+    assert list(layers_at_fault(text, NAMES)) == named

@@ -403,18 +403,26 @@ def test_what_is_written_to_is_a_result_more():
 def test_branches_on_data_are_refused_with_the_line():
     class Model(nn.Module):
         def forward(self, x):
-            if x.sum() > 0:
-                return x
-            return x + 1
+            while x.sum() > 0:
+                x = x - 1
+            return x
 
     with pytest.raises(CaptureError) as caught:
         capture(Model(), (torch.randn(2),))
     text = str(caught.value)
     assert "could not take Model" in text
     assert f"{__file__}:" in text
-    assert "if x.sum() > 0" in text
+    assert "while x.sum() > 0" in text
     assert "torch.cond" in text
     assert "TORCH_LOGS" not in text
+
+
+def test_a_scripted_module_is_named():
+    model = nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(3, 3)))
+    with pytest.raises(
+        CaptureError, match=r"'1' of Sequential is a module of TorchScript \(Linear\).* use the Python module"
+    ):
+        capture(model.eval(), (torch.randn(2, 3),))
 
 
 def test_errors_of_the_model_are_quoted():

@@ -259,3 +259,40 @@ def test_several_profiles():
     for batch, first, second in ((1, 2, 1), (1, 4, 2), (1, 3, 2), (2, 6, 2), (4, 8, 4), (8, 8, 8), (5, 7, 3)):
         sizes = ((batch, first, 3), (batch, second, 3), (batch, first + second, 3))
         assert_agrees(compiled, model, *map(torch.randn, sizes))
+
+
+class PaddedToMultiples(nn.Module):
+    """Pads to a multiple of 4 on both sides, goes down once and up again, and cuts the padding off."""
+
+    def __init__(self, padding, mode, by_size):
+        super().__init__()
+        self.inside, self.outside = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1)
+        self.padding, self.mode, self.by_size = padding, mode, by_size
+
+    def forward(self, x):
+        rows, columns = x.shape[-2:]
+        more, right = self.padding(rows, 4), self.padding(columns, 4)
+        wide = self.inside(nn.functional.pad(x, (0, right, more // 2, more - more // 2)))
+        small = nn.functional.max_pool2d(wide, 2)
+        how = {"size": wide.shape[-2:]} if self.by_size else {"scale_factor": 2.0}
+        large = nn.functional.interpolate(small, mode=self.mode, **how)
+        top = more // 2
+        return self.outside(torch.cat([wide, large], 1))[..., top : top + rows, :columns]
+
+
+@pytest.mark.parametrize(
+    ("padding", "mode", "by_size", "dtype"),
+    [
+        (lambda n, m: -n % m, "nearest", False, torch.float32),
+        (lambda n, m: (m - n % m) % m, "bilinear", True, torch.float32),
+        (lambda n, m: math.ceil(n / m) * m - n, "nearest-exact", True, torch.float16),
+    ],
+)
+def test_padding_to_a_multiple_before_resizing(padding, mode, by_size, dtype):
+    model = PaddedToMultiples(padding, mode, by_size).eval().to(dtype)
+    dims = {2: Dim("rows", min=5, max=40), 3: Dim("columns", min=5, max=40)}
+    compiled = engine.compile(model, [torch.randn(1, 2, 22, 33, dtype=dtype)], dynamic_shapes=(dims,))
+    assert compiled.report.coverage == 1.0
+    for size in ((5, 40), (40, 5), (21, 38), (16, 7)):
+        x = torch.randn(1, 2, *size, dtype=dtype)
+        assert_agrees(compiled, model, x, tolerance=1e-4 if dtype is torch.float32 else 1e-2)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch.export import Dim
+from torch.utils._sympy import functions as symbolic
 
 from engine.builder import build
 from engine.conversion import BuiltNetwork, emit_network
+from engine.conversion.written_sizes import WrittenSizes
 from engine.errors import ConversionError
 from engine.graph.mirror import Value
+from engine.graph.symbolic.size_functions import function_of
 from engine.settings import CompilationSettings
 from engine.sizes import floordiv, maximum, minimum, mod
 from tests.conversion.plans import plan_tile
@@ -149,3 +154,45 @@ def test_what_must_be_known_says_so() -> None:
 
 def test_symbolic_arithmetic_agrees_with_these_tests() -> None:
     assert (floordiv(-7, 2), mod(-7, 2), minimum(1, 2), maximum(1, 2)) == (-4, 1, 1, 2)
+
+
+X, Y, STEP = (sympy.Symbol(name, integer=True, positive=True) for name in ("x", "y", "step"))
+PADDED = symbolic.FloorDiv(X + 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [
+        (X + symbolic.PythonMod(-X, 4), 4 * PADDED),
+        (X + symbolic.PythonMod(4 - symbolic.PythonMod(X, 4), 4), 4 * PADDED),
+        (2 * symbolic.FloorDiv(X + symbolic.PythonMod(-X, 4), 2), 4 * PADDED),
+        (4 * symbolic.CeilToInt(symbolic.IntTrueDiv(X, 4)), 4 * PADDED),
+        (-4 * symbolic.FloorDiv(-X, 4), 4 * PADDED),
+        (X - symbolic.PythonMod(X, 8), 8 * symbolic.FloorDiv(X, 8)),
+        (X + Y + symbolic.PythonMod(-X - Y, 4), 4 * symbolic.FloorDiv(X + Y + 3, 4)),
+        (X + symbolic.PythonMod(-X, STEP), -STEP * symbolic.FloorDiv(-X, STEP)),
+        (symbolic.PythonMod(3 * X + 8 * Y + symbolic.PythonMod(X, 8) + 1, 4), 1),
+        (symbolic.FloorDiv(3 - X - Y, 4), -symbolic.FloorDiv(X + Y, 4)),
+        (symbolic.TruncToInt(2.0 * symbolic.ToFloat(X + symbolic.PythonMod(-X, 4))), 8 * PADDED),
+        (symbolic.TruncToInt(1.5 * symbolic.ToFloat(X)), symbolic.FloorDiv(3 * X, 2)),
+        (symbolic.FloorToInt(-0.75 * symbolic.ToFloat(X)), -symbolic.FloorDiv(3 * X + 3, 4)),
+        (
+            sympy.Piecewise((X + symbolic.PythonMod(-X, 4), X > 5), (X, True)),
+            sympy.Piecewise((4 * PADDED, X > 5), (X, True)),
+        ),
+        # What stays: 0.3 * n is rounded, and two different remainders cancel nothing.
+        (symbolic.TruncToInt(0.3 * symbolic.ToFloat(X)), None),
+        (X - 2 * symbolic.PythonMod(-X, 4), None),
+        (X + symbolic.PythonMod(-Y, 4), None),
+    ],
+    ids=str,
+)
+def test_sizes_have_one_form_for_one_value(size: sympy.Expr, written: sympy.Expr | None) -> None:
+    forms = WrittenSizes()
+    found = forms.of(size)
+    assert found == (size if written is None else written)
+    assert forms.of(found) == found
+    before, after = function_of(size), function_of(found)
+    for x, y, step in itertools.product((1, 2, 3, 7, 8, 37, 64), (1, 4, 9), (1, 3, 8)):
+        sizes = {X: x, Y: y, STEP: step}
+        assert before(sizes) == after(sizes), sizes

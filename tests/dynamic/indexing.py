@@ -26,6 +26,9 @@ CASES = {
     "scatter_value": case("scatter.value", lambda x, i: x.scatter(1, i, 3.0), "b t", "i4:b 1"),
     "index_put": case("index_put.default", lambda x, v: x.index_put((ROWS[:3],), v), "4 t", "3 t"),
     "index_put_by_mask": case("index_put.default", lambda x, m: A.index_put(x, [m], torch.tensor(2.0)), "b t", "m:b t"),
+    "index_put_by_mask_of_rows": case(
+        "index_put.default", lambda x, m: A.index_put(x, [None, m], torch.tensor(2.0)), "b t 4", "m:t"
+    ),
     "index_add": case("index_add.default", lambda x, s: x.index_add(1, ROWS, s), "b t 2", "b 4 2"),
     "index_copy": case("index_copy.default", lambda x, s: x.index_copy(1, ROWS[:3], s), "b t 2", "b 3 2"),
     "masked_scatter": case("masked_scatter.default", lambda x, m, s: x.masked_scatter(m, s), "b t", "m:b t", "b t"),

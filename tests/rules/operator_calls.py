@@ -481,6 +481,8 @@ ROWS: dict[str, list[Arguments]] = {
         call(x(4, 5), [places(4, 3), places(5, 3)], x(), True),
         call(x(4, 5), [mask(4, 5)], x()),
         call(x(4, 5), [mask(4, 5)], x(1)),
+        call(x(4, 5), [None, mask(5)], x(4, 1)),
+        call(x(4, 5, 3), [None, mask(5)], x(), True),
     ],
     "index_add.default": [call(x(4, 5), 0, places(4, 6), x(6, 5)), call(x(4, 5), 1, places(5, 2), x(4, 2), alpha=2)],
     "index_copy.default": [call(x(4, 5), 0, torch.tensor([2, 0]), x(2, 5))],

@@ -98,3 +98,39 @@ def test_tracing_recurrence_whole_leaves_pytorch_as_it_was():
     with whole_recurrence():
         assert dict(op.py_kernels) != before[0]
     assert (dict(op.py_kernels), torch._decomp.decomposition_table[op]) == before
+
+
+class Stacked(nn.Module):
+    """Recurrent layers with two activations behind each."""
+
+    def __init__(self, kind, between):
+        super().__init__()
+        self.layers = nn.ModuleList(kind(8, 8) for _ in range(2))
+        self.between = between
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = nn.functional.elu(self.between(nn.functional.elu(layer(x)[0], 0.5)))
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "between", "dtype"),
+    [
+        (nn.LSTM, nn.Identity(), torch.float32),
+        (nn.GRU, nn.Linear(8, 8), torch.float32),
+        (nn.LSTM, nn.CELU(0.7), torch.float16),
+    ],
+    ids=["lstm", "gru", "half"],
+)
+def test_two_elus_behind_a_loop(kind, between, dtype):
+    """TensorRT-RTX 1.6.1 builds no engine with two ELU layers there."""
+    model = Stacked(kind, between).eval().to(dtype)
+    compiled = engine.compile(
+        model, (torch.randn(9, 1, 8, dtype=dtype),), dynamic_shapes=({0: Dim("t", min=2, max=20)},)
+    )
+    assert compiled.report.coverage == 1.0
+    assert len(compiled.report.segments) == 1
+    for steps in (2, 7, 20):
+        x = torch.randn(steps, 1, 8, dtype=dtype)
+        assert_agrees(compiled, model, x, tolerance=1e-4 if dtype is torch.float32 else 1e-2)

@@ -23,16 +23,21 @@ from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.sizes.layouts import layouts_by_hint
+from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
+from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
 from engine.capture.tracing.written_tensors import with_written_buffers
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
+# What torch.export says where it cannot prove a guard.  The second is an error of its own, in PyTorch 2.13: it makes a
+# suggestion of the guard, and takes the sizes at which `-n % 4` begins to be a range of `n`.
+_NOT_PROVEN = ("Constraints violated", "Cannot create Dim with inconsistent")
 
 
 def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
@@ -44,6 +49,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[
     except CaptureError:
         raise
     except Exception as error:
+        _refuse_scripted(model, error)
         if not _strict_may_help(error):
             raise capture_error(type(model).__name__, error, branches=branches) from error
         try:
@@ -54,10 +60,42 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[
         return program, branches, notes
 
 
+def _refuse_scripted(model: nn.Module, error: Exception) -> None:
+    """Raises ``CaptureError`` where a module is TorchScript, whose code torch.export does not follow."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"{name!r} of {type(model).__name__}" if name else type(model).__name__
+            raise CaptureError(
+                f"{what} is a module of TorchScript ({module.original_name}), whose code torch.export cannot follow: "
+                "use the Python module that torch.jit.script or torch.jit.trace was given"
+            ) from error
+
+
 def _export_refined(
     model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
 ) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
+    if strict:
+        # It reads Python code itself, and makes ops of assertions, which no engine has.
+        return _export_as_refined(model, examples, notes, branches, strict=True)
+    assumed: dict[str, None] = {}
+    with ValueBranches() as written, assumed_assertions(assumed, written.asked):
+        while True:
+            try:
+                program = _export_as_refined(model, examples, notes, branches, strict=False)
+                break
+            except WrittenAnew:
+                continue
+    notes.extend(f"the compiled model does not check what the model asserts of values at {line}" for line in assumed)
+    notes.extend(
+        f"both sides of a branch on values are computed, and one is chosen, at {line}" for line in written.lines
+    )
+    return program
+
+
+def _export_as_refined(
+    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
+) -> ExportedProgram:
     for _ in range(_MOST_REFINEMENTS):
         try:
             return _export_once(model, examples, branches, strict=strict)
@@ -83,7 +121,7 @@ def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
     Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
     model works.  With hints it leaves the guards to us.  None where that would change nothing.
     """
-    if not any("Constraints violated" in str(each) for each in (error, error.__context__)):
+    if not any(sign in str(each) for each in (error, error.__context__) for sign in _NOT_PROVEN):
         return None
     # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
     leaves = pytree.tree_leaves(dynamic_shapes)
