@@ -19,6 +19,7 @@ import sympy
 import torch
 from torch import fx
 from torch.fx.experimental.sym_node import SymNode
+from torch.fx.experimental.symbolic_shapes import uninteresting_files
 
 from engine.graph.provenance import model_line
 from engine.sizes import normal
@@ -98,6 +99,8 @@ def observed_branches(branches: list[Branch]) -> Iterator[None]:
 
     kept = {(kind, name): vars(kind)[name] for kind, name in _NUMBERS if name in vars(kind)}
     with _LOCK:
+        # A ``ShapeEnv`` notes who asks, which is never this file.
+        uninteresting_files().add(__file__)
         for (kind, name), number in kept.items():
             setattr(kind, name, observe_number(number))
         torch.SymBool.__bool__ = observe  # type: ignore[method-assign]

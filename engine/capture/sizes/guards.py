@@ -22,9 +22,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.capture.inputs import Range
 from engine.capture.sizes.branches import Branch, described_line
-from engine.capture.sizes.branches import __file__ as branches_file
 from engine.capture.sizes.predicates import Function, function_of, text_of
-from engine.graph.symbolic.layout_frames import is_of_layout
+from engine.graph.symbolic.layouts import asker, is_of_layout
 from engine.sizes import Sizes as Bounds
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collec
         frame = getattr(getattr(noted, "sloc", None), "framework_loc", None)
         place = _model_line(frame)
         relation = replaced(noted.expr, shape_env)
-        waives = place is None and (is_of_layout(frame) or excludes_small(relation))
+        waives = place is None and (is_of_layout(*asker(noted)) or excludes_small(relation))
         _add(waived if waives else found, Guard(relation, place or "", asked=place is not None), symbols)
     return Found(list(found.values()), [guard for relation, guard in waived.items() if relation not in found])
 
@@ -162,8 +161,7 @@ def excludes_small(relation: sympy.Basic) -> bool:
 def _model_line(frame: Any) -> str | None:
     """The line of a guard of the ``ShapeEnv`` where it is no line of PyTorch."""
     file = getattr(frame, "filename", None)
-    # Truth values go through the observer of branches, which knows better who asks.
-    if file is None or str(file).startswith(_TORCH) or file == branches_file:
+    if file is None or str(file).startswith(_TORCH):
         return None
     return described_line(str(file), frame.lineno, frame.name)
 

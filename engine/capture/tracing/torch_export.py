@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,12 +23,12 @@ from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
-from engine.capture.sizes.layouts import layouts_by_hint
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
+from engine.graph.symbolic.layouts import layouts_by_hint
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
@@ -82,7 +83,7 @@ def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
     Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
     model works.  With hints it leaves the guards to us.  None where that would change nothing.
     """
-    if not any("Constraints violated" in str(each) for each in (error, error.__context__)):
+    if not any(_is_of_solver(each) for each in (error, error.__context__)):
         return None
     # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
     leaves = pytree.tree_leaves(dynamic_shapes)
@@ -100,6 +101,14 @@ def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
     loosened = pytree.tree_map(loose, dynamic_shapes)
     changed = any(a is not b for a, b in zip(leaves, pytree.tree_leaves(loosened), strict=True))
     return loosened if changed else None
+
+
+def _is_of_solver(error: BaseException | None) -> bool:
+    """Whether torch.export has traced the model, and failed over the relations of its dims."""
+    if "Constraints violated" in str(error):
+        return True
+    frames = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    return any(frame.f_code.co_name == "produce_guards_and_solve_constraints" for frame, _ in frames)
 
 
 def _try_loosened(

@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
 from engine.graph.recurrence import is_recurrent, whole_recurrence
-from engine.graph.symbolic.layout_frames import writes_no_size
+from engine.graph.symbolic.layouts import asker, layouts_by_hint, writes_no_size
 from engine.graph.symbolic.other_sizes import holds_elsewhere
 
 
@@ -72,14 +72,15 @@ def _nothing_assumed(shape_env: ShapeEnv | None, needed: list[sympy.Basic]) -> I
     ranges, axioms = dict(shape_env.var_to_range), dict(shape_env.axioms)
     divisible = set(shape_env.divisible)
     try:
-        yield
+        with layouts_by_hint(shape_env):
+            yield
     finally:
         assumed = [s for s in ranges if s in shape_env.replacements and s not in replacements]
         equalities = ", ".join(f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed)
         needed += [
             guard.expr
             for guard in shape_env.guards[guards:]
-            if isinstance(guard.expr, sympy.Eq) and not writes_no_size(getattr(guard.sloc, "framework_loc", None))
+            if isinstance(guard.expr, sympy.Eq) and not writes_no_size(*asker(guard))
         ]
         if assumed or len(shape_env.guards) > guards:
             del shape_env.guards[guards:]
