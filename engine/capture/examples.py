@@ -41,6 +41,11 @@ class Examples:
     dynamic_shapes: Any
     wishes: dict[tuple[int, int], Wish] = field(default_factory=dict)
 
+    @property
+    def least_size(self) -> int:
+        """The smallest size that calls may have in dims that tracing takes to be 2 or more."""
+        return 0 if any(wish.min == 0 for wish in self.wishes.values()) else 1
+
 
 def prepare(
     model: nn.Module | None, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any = None

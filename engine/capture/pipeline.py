@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -21,13 +21,13 @@ from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_inputs
 from engine.capture.signature import Argument
-from engine.capture.sizes.branches import Branch, small_sizes
+from engine.capture.sizes.branches import small_sizes
 from engine.capture.sizes.guards import Found, Sizes, find_guards, settle, written_guards
 from engine.capture.sizes.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.tracing.torch_export import decomposed, export
+from engine.capture.tracing.torch_export import Seen, decomposed, export
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.pytorch_modes import apart
@@ -113,10 +113,11 @@ def _capture(
     model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings, guarded: bool
 ) -> Captured:
     if isinstance(model, ExportedProgram):
+        seen = Seen()
         with timings.phase("export"):
-            program = decomposed(model)
+            program = decomposed(model, 1, seen.proven)
         with timings.phase("import"), collector_held_back():
-            return _captured_program(program, None, _class_name(model), timings, original=model)
+            return _captured_program(program, None, _class_name(model), timings, seen, original=model)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
@@ -129,9 +130,9 @@ def _capture(
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
-        program, branches, notes = export(model, examples)
+        program, seen = export(model, examples)
     with timings.phase("import"), collector_held_back():
-        return _captured_program(program, examples, type(model).__name__, timings, model, branches, notes)
+        return _captured_program(program, examples, type(model).__name__, timings, seen, model)
 
 
 # ------------------------------------------------------------------------------------ results
@@ -142,14 +143,13 @@ def _captured_program(
     examples: Examples | None,
     name: str,
     timings: Timings,
+    seen: Seen,
     model: nn.Module | None = None,
-    branches: Sequence[Branch] = (),
-    notes: Sequence[str] = (),
     original: ExportedProgram | None = None,
 ) -> Captured:
     with apart():
         imported = import_program(program)
-    notes = list(notes)
+    notes = list(seen.notes)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
@@ -159,7 +159,7 @@ def _captured_program(
     mode, shape_env = imported.environment()
     leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
     symbols = find_symbols(arguments)
-    found = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
+    found = find_guards(shape_env, [*seen.branches, *small_sizes(imported.graph)], symbols)
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
         found.guards.extend(written_guards(original, arguments, symbols, notes))
@@ -181,7 +181,7 @@ def _captured_program(
         submodules=imported.submodules,
     )
     _settle_guards(captured, found, model, leaves, wishes, notes, timings)
-    _believe_only_what_is_checked(captured)
+    _believe_only_what_is_checked(captured, seen.proven)
     captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
     captured.notes = tuple(notes)
     return captured
@@ -230,9 +230,10 @@ def _settle_guards(
     captured.guards = tuple(settled.guards)
 
 
-def _believe_only_what_is_checked(captured: Captured) -> None:
+def _believe_only_what_is_checked(captured: Captured, proven: Iterable[sympy.Basic] = ()) -> None:
     kept = {guard.relation for guard in captured.guards}
-    captured.facts = believe_only(captured.shape_env, kept, find_symbols(captured.arguments), captured.ranges)
+    symbols = find_symbols(captured.arguments)
+    captured.facts = believe_only(captured.shape_env, kept, symbols, captured.ranges, proven)
 
 
 def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:

@@ -7,9 +7,11 @@ import sys
 import traceback
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import reset_code
@@ -23,6 +25,8 @@ from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
+from engine.capture.sizes.named_dims import equal_by_name
+from engine.capture.sizes.proofs import answers_for_all_sizes
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
@@ -34,47 +38,59 @@ from engine.graph.symbolic.layouts import layouts_by_hint
 _MOST_REFINEMENTS = 4
 
 
-def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
+@dataclass
+class Seen:
+    """What was seen while a model was exported.
+
+    Attributes:
+        branches: what the model asked of sizes.
+        proven: equalities of sizes that hold for every size of the ranges, and are no guards.
+        notes: what was decided for the user.
+    """
+
+    branches: list[Branch] = field(default_factory=list)
+    proven: dict[sympy.Basic, None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
-    notes: list[str] = []
-    branches: list[Branch] = []
+    seen = Seen()
     try:
-        return _export_refined(model, examples, notes, branches, strict=False), branches, notes
+        return _export_refined(model, examples, seen, strict=False), seen
     except CaptureError:
         raise
     except Exception as error:
         if not _strict_may_help(error):
-            raise capture_error(type(model).__name__, error, branches=branches) from error
+            raise capture_error(type(model).__name__, error, branches=seen.branches) from error
         try:
             # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
-            program = _export_refined(model, examples, notes, branches, strict=True)
+            program = _export_refined(model, examples, seen, strict=True)
         except Exception as strict_error:
             raise capture_error(type(model).__name__, error, strict_error) from error
-        notes.append("exported in strict mode, because the other mode failed")
-        return program, branches, notes
+        seen.notes.append("exported in strict mode, because the other mode failed")
+        return program, seen
 
 
-def _export_refined(
-    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
-) -> ExportedProgram:
+def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
     for _ in range(_MOST_REFINEMENTS):
         try:
-            return _export_once(model, examples, branches, strict=strict)
+            return _export_once(model, examples, seen, strict=strict)
         except Exception as error:
             if register_from_error(error):
                 continue
             refined, found = _refined(str(error), examples.dynamic_shapes)
             if not strict and (refined is None or any(fix.startswith("_") for fix in found)):
                 loosened = _loosened(examples.dynamic_shapes, error)
-                program = None if loosened is None else _try_loosened(model, examples, branches, loosened)
+                program = None if loosened is None else _try_loosened(model, examples, seen, loosened)
                 if program is not None:
                     return program
             if refined is None:
                 raise
-            notes.extend(f"the model needs {fix}" for fix in found)
+            seen.notes.extend(f"the model needs {fix}" for fix in found)
             examples.dynamic_shapes = refined
-    return _export_once(model, examples, branches, strict=strict)
+    return _export_once(model, examples, seen, strict=strict)
 
 
 def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
@@ -111,22 +127,21 @@ def _is_of_solver(error: BaseException | None) -> bool:
     return any(frame.f_code.co_name == "produce_guards_and_solve_constraints" for frame, _ in frames)
 
 
-def _try_loosened(
-    model: nn.Module, examples: Examples, branches: list[Branch], dynamic_shapes: Any
-) -> ExportedProgram | None:
+def _try_loosened(model: nn.Module, examples: Examples, seen: Seen, dynamic_shapes: Any) -> ExportedProgram | None:
     """The program with other dynamic shapes; None where that does not help."""
-    asked, found = examples.dynamic_shapes, list(branches)
+    asked, found = examples.dynamic_shapes, list(seen.branches)
     examples.dynamic_shapes = dynamic_shapes
     try:
-        return _export_once(model, examples, branches, strict=False)
+        return _export_once(model, examples, seen, strict=False)
     except Exception:
-        examples.dynamic_shapes, branches[:] = asked, found
+        examples.dynamic_shapes, seen.branches[:] = asked, found
         return None
 
 
-def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *, strict: bool) -> ExportedProgram:
-    """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
-    branches.clear()
+def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
+    """Export and decompose; ``seen`` gets what the model asks of sizes, also where the export fails."""
+    seen.branches.clear()
+    seen.proven.clear()
     _forget_control_flow()
     fixes: list[Branch] = []
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
@@ -135,8 +150,10 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
         unchanged(model),
         torch.no_grad(),
         whole_recurrence(),
+        equal_by_name(),
+        answers_for_all_sizes(examples.least_size, seen.proven),
         layouts_by_hint(),
-        observed_branches(branches),
+        observed_branches(seen.branches),
         observed_fixes(fixes),
         reads,
     ):
@@ -146,9 +163,9 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
             )
         except Exception:
             # Of a program that was made they say nothing more than its sizes do.
-            branches.extend(fixes)
+            seen.branches.extend(fixes)
             raise
-    return decomposed(program)
+    return decomposed(program, examples.least_size, seen.proven)
 
 
 def _forget_control_flow() -> None:
@@ -166,7 +183,7 @@ def _forget_control_flow() -> None:
                 reset_code(code)
 
 
-def decomposed(program: ExportedProgram) -> ExportedProgram:
+def decomposed(program: ExportedProgram, least_size: int, proven: dict[sympy.Basic, None]) -> ExportedProgram:
     """The program made functional, with an empty table: composites stay whole.
 
     Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
@@ -184,7 +201,13 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
         specs_of_inputs = program.graph_signature.input_specs
         call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
-        with torch.no_grad(), whole_recurrence(), layouts_by_hint(), remembered_composites():
+        with (
+            torch.no_grad(),
+            whole_recurrence(),
+            answers_for_all_sizes(least_size, proven),
+            layouts_by_hint(),
+            remembered_composites(),
+        ):
             made = program.run_decompositions({})
     finally:
         (call.in_spec, call.out_spec), call.forward_arg_names = specs, names
@@ -243,4 +266,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["decomposed", "export"]
+__all__ = ["Seen", "decomposed", "export"]
