@@ -64,7 +64,7 @@ _DEFAULT_ADVICE = (
 
 # With the separator: the folders of torchvision and torchaudio begin with the name of PyTorch's.
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
-_HERE = os.path.join(os.path.dirname(__file__), "")
+_HERE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 # Such as copy.py; packages are installed in a folder of it.
 _STDLIB = tuple(str(path) for path in Path(sysconfig.get_path("stdlib")).glob("*.py"))
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')

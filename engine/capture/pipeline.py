@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -21,9 +21,10 @@ from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_inputs
 from engine.capture.signature import Argument
+from engine.capture.sizes.asked_sizes import program_ranges
 from engine.capture.sizes.branches import small_sizes
-from engine.capture.sizes.guards import Found, Sizes, find_guards, settle, written_guards
-from engine.capture.sizes.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
+from engine.capture.sizes.guards import Found, Guard, Settled, Sizes, find_guards, replaced, settle, written_guards
+from engine.capture.sizes.ranges import asked_from_zero, find_profiles, find_ranges, find_symbols, narrow_ranges
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
@@ -115,7 +116,7 @@ def _capture(
     if isinstance(model, ExportedProgram):
         seen = Seen()
         with timings.phase("export"):
-            program = decomposed(model, 1, seen.proven)
+            program = decomposed(model, program_ranges(model), seen)
         with timings.phase("import"), collector_held_back():
             return _captured_program(program, None, _class_name(model), timings, seen, original=model)
     if not isinstance(model, nn.Module):
@@ -163,6 +164,7 @@ def _captured_program(
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
         found.guards.extend(written_guards(original, arguments, symbols, notes))
+    found.guards.extend(Guard(replaced(relation, shape_env)) for relation in seen.unless_empty)
     ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
     captured = Captured(
         graph=imported.graph,
@@ -219,6 +221,8 @@ def _settle_guards(
     can_try = model is not None and leaves is not None
     real = real_guards(found.waived, found.guards, captured.ranges, trial) if can_try else []
     settled = settle([*found.guards, *real], captured.ranges, trial if can_try else None)
+    if can_try:
+        _try_empty(captured, settled, wishes, leaves, trial)
     narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
     # What the model itself decides comes first, and says most.
     missed = sorted(settled.missed, key=lambda guard: not guard.asked)
@@ -228,6 +232,29 @@ def _settle_guards(
     if len(missed) > _MOST_NOTES:
         notes.append(f"{len(missed) - _MOST_NOTES} more conditions on the sizes of calls are checked")
     captured.guards = tuple(settled.guards)
+
+
+def _try_empty(
+    captured: Captured,
+    settled: Settled,
+    wishes: Mapping[tuple[int, int], Wish],
+    leaves: list[Any] | None,
+    trial: Callable[[Sizes], Difference | None],
+) -> None:
+    """Leave out sizes of 0 where the graph is not the model: to PyTorch the symbol of a size is a positive number.
+
+    A named ``Dim`` begins at 0 without anybody asking for that; where the model takes no empty input it begins at 1.
+    """
+    asked = asked_from_zero(captured.arguments, leaves, wishes)
+    for symbol, allowed in captured.ranges.items():
+        if allowed.min > 0 or allowed.max < 1 or settled.narrowed.get(symbol, (0,))[0] > 0:
+            continue
+        found = trial({symbol: 0})
+        if found is not None and not found.refused:
+            guard = Guard(sympy.Gt(symbol, 0, evaluate=False), asked=True, found=found.text)
+            settled.narrow(symbol, 1, allowed.max, guard)
+        elif found is not None and symbol not in asked:
+            captured.ranges[symbol] = allowed._replace(min=1, opt=max(allowed.opt, 1))
 
 
 def _believe_only_what_is_checked(captured: Captured, proven: Iterable[sympy.Basic] = ()) -> None:

@@ -20,8 +20,9 @@ from engine.capture.sizes.branches import Branch, described_line
 
 __all__ = ["observed_fixes"]
 
-_OURS = (os.path.join(os.path.dirname(torch.__file__), ""), os.path.join(os.path.dirname(__file__), ""))
-_CALLER = os.path.join(os.path.dirname(__file__), "exporting.py")
+_ENGINE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "")
+_OURS = (os.path.join(os.path.dirname(torch.__file__), ""), _ENGINE)
+_CALLER = os.path.join(_ENGINE, "capture", "tracing", "torch_export.py")
 _LOCK = threading.RLock()
 
 

@@ -10,45 +10,51 @@ from typing import Any
 import sympy
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
 from torch.utils._sympy.functions import Mod
-from torch.utils._sympy.symbol import SymT, symbol_is_type
 
-from engine.capture.inputs import unbounded
+from engine.capture.sizes.asked_sizes import Ranges
 from engine.graph.symbolic.all_sizes import holds_for_all
 
 _LOCK = threading.RLock()
 
 
 @contextmanager
-def answers_for_all_sizes(least: int, proven: dict[sympy.Basic, None]) -> Iterator[None]:
+def answers_for_all_sizes(
+    ranges: Ranges, proven: dict[sympy.Basic, None], unless_empty: dict[sympy.Basic, None]
+) -> Iterator[None]:
     """Answer what holds for all sizes without a guard on it.
 
     PyTorch's solver knows little of quotients and remainders: it takes minutes over ``(3 * b - 1) // b == 2``, or
     gives up and fixes the size.  All sizes of a range are few enough to be tried.
 
     Args:
-        least: the smallest size that was asked for of any dim: where a range begins at 2 or less, it begins there.
+        ranges: the smallest and the largest size of symbols; of others nothing is found.  Tracing may add to it.
         proven: gets the equalities that were found to hold.
+        unless_empty: gets the relations that were found to hold but where a size is 0, which has to be tried.
     """
     evaluate = ShapeEnv.evaluate_expr
     kept: dict[tuple[int, Any, int], bool] = {}
-    ranges: dict[tuple[int, Any], tuple[int, int] | None] = {}
+
+    def proves(relation: sympy.Basic) -> bool:
+        symbols = relation.free_symbols
+        from_one = {symbol: (max(low, 1), high) for symbol, (low, high) in ranges.items() if symbol in symbols and high}
+        if len(from_one) < len(symbols) or not holds_for_all(relation, from_one):
+            return False
+        if any(ranges[symbol][0] < 1 for symbol in symbols) and not holds_for_all(relation, ranges):  # type: ignore[index]
+            unless_empty[relation] = None
+        elif isinstance(relation, sympy.Eq):
+            proven[relation] = None
+        return True
 
     def answer(asked: ShapeEnv, question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
         if not isinstance(hint, int) or not isinstance(question, sympy.Basic) or not question.free_symbols:
             return evaluate(asked, question, hint, *others, **options)
         key = id(asked), question, hint
         if key not in kept:
-            for symbol in question.free_symbols:
-                # As they were before any question narrowed them.
-                ranges.setdefault((id(asked), symbol), _range(asked, symbol, least))
-            spans = {symbol: ranges[id(asked), symbol] for symbol in question.free_symbols}
             relation = _relation(question, hint)
-            kept[key] = bool(spans) and None not in spans.values() and holds_for_all(relation, spans)  # type: ignore[arg-type]
-            if kept[key] and isinstance(relation, sympy.Eq):
-                proven[relation] = None
-                if relation.has(Mod):
-                    # What divides is written as an exact quotient from now on.
-                    asked._maybe_guard_rel(relation)
+            kept[key] = question.free_symbols <= ranges.keys() and proves(relation)
+            if kept[key] and isinstance(relation, sympy.Eq) and relation.has(Mod):
+                # What divides is written as an exact quotient from now on.
+                asked._maybe_guard_rel(relation)
         return sympy.sympify(hint) if kept[key] else evaluate(asked, question, hint, *others, **options)
 
     with _LOCK:
@@ -66,20 +72,6 @@ def _relation(question: Any, hint: int) -> Any:
     if isinstance(hint, bool):
         return question if hint else ~question
     return sympy.Eq(question, hint)
-
-
-def _range(shape_env: ShapeEnv, symbol: Any, least: int) -> tuple[int, int] | None:
-    """The sizes that a symbol may have; None where that is not known."""
-    known = shape_env.var_to_range.get(symbol)
-    hints = getattr(shape_env, "backed_var_to_val", None) or getattr(shape_env, "var_to_val", {})
-    if known is None or symbol not in hints or not known.lower.is_Integer:
-        return None
-    low = int(known.lower)
-    if symbol_is_type(symbol, SymT.SIZE):
-        low = least if low <= 2 else low
-        high = int(known.upper) if known.upper.is_Integer and known.upper < 1 << 31 else unbounded(int(hints[symbol]))
-        return low, max(low, high)
-    return (low, int(known.upper)) if known.upper.is_Integer and known.upper < 1 << 31 else None
 
 
 __all__ = ["answers_for_all_sizes"]

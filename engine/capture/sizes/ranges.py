@@ -34,7 +34,8 @@ def find_ranges(
     """The range of every symbol of the inputs, from torch.export's constraints and the user's wishes.
 
     torch.export lets a size be 0 or 1 wherever its lower bound is 2 (its way to say "not specialised"),
-    so such a bound means 1, unless the user gave one.  Where several inputs share a symbol their
+    so such a bound means 1, unless the user gave one.  A named ``Dim`` begins at 0 unless it says otherwise, and keeps
+    that lower bound.  Where several inputs share a symbol their
     ranges are intersected.  A dim without an upper bound gets ``unbounded`` of its example.
 
     Raises ``CaptureError`` where the model fixes or narrows a dim for which the user gave a range.
@@ -47,7 +48,8 @@ def find_ranges(
         opt = _opt(symbol, arguments, leaves, wanted, shape_env)
         if wanted:
             low, high = _intersected(symbol, low, high, wanted, guards, arguments)
-        low = 1 if low <= 2 and all(wish.min is None for _, wish in wanted) else low
+        if low <= 2 and all(wish.min is None for _, wish in wanted):
+            low = 0 if symbol in constraints and low == 0 else 1
         if high is None:
             high = max(unbounded(opt), low)
             where = _first_place(symbol, arguments)
@@ -126,6 +128,14 @@ def find_symbols(arguments: Sequence[Argument]) -> list[sympy.Symbol]:
             if isinstance(size, sympy.Expr):
                 found.update(dict.fromkeys(sorted(size.free_symbols, key=str)))
     return list(found)
+
+
+def asked_from_zero(
+    arguments: Sequence[Argument], leaves: Sequence[Any] | None, wishes: Mapping[tuple[int, int], Wish]
+) -> set[sympy.Symbol]:
+    """The symbols of dims for which a smallest size of 0 was given."""
+    asked = _wishes_by_argument(arguments, leaves, wishes)
+    return {size for _, size, wish in asked if isinstance(size, sympy.Symbol) and wish.min == 0}
 
 
 def _wishes_by_argument(

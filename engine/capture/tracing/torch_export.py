@@ -23,9 +23,9 @@ from torch.utils import _pytree as pytree
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
+from engine.capture.sizes.asked_sizes import Ranges, asked_sizes
 from engine.capture.sizes.branches import Branch, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
-from engine.capture.sizes.named_dims import equal_by_name
 from engine.capture.sizes.proofs import answers_for_all_sizes
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
@@ -45,11 +45,13 @@ class Seen:
     Attributes:
         branches: what the model asked of sizes.
         proven: equalities of sizes that hold for every size of the ranges, and are no guards.
+        unless_empty: relations that hold for every size of the ranges but 0.
         notes: what was decided for the user.
     """
 
     branches: list[Branch] = field(default_factory=list)
     proven: dict[sympy.Basic, None] = field(default_factory=dict)
+    unless_empty: dict[sympy.Basic, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -142,16 +144,18 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
     """Export and decompose; ``seen`` gets what the model asks of sizes, also where the export fails."""
     seen.branches.clear()
     seen.proven.clear()
+    seen.unless_empty.clear()
     _forget_control_flow()
     fixes: list[Branch] = []
+    ranges: Ranges = {}
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
     reads = nullcontext() if strict else traced_reads()
     with (
         unchanged(model),
         torch.no_grad(),
         whole_recurrence(),
-        equal_by_name(),
-        answers_for_all_sizes(examples.least_size, seen.proven),
+        asked_sizes(examples, ranges),
+        answers_for_all_sizes(ranges, seen.proven, seen.unless_empty),
         layouts_by_hint(),
         observed_branches(seen.branches),
         observed_fixes(fixes),
@@ -165,7 +169,7 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
             # Of a program that was made they say nothing more than its sizes do.
             seen.branches.extend(fixes)
             raise
-    return decomposed(program, examples.least_size, seen.proven)
+    return decomposed(program, ranges, seen)
 
 
 def _forget_control_flow() -> None:
@@ -183,7 +187,7 @@ def _forget_control_flow() -> None:
                 reset_code(code)
 
 
-def decomposed(program: ExportedProgram, least_size: int, proven: dict[sympy.Basic, None]) -> ExportedProgram:
+def decomposed(program: ExportedProgram, ranges: Ranges, seen: Seen) -> ExportedProgram:
     """The program made functional, with an empty table: composites stay whole.
 
     Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
@@ -204,7 +208,7 @@ def decomposed(program: ExportedProgram, least_size: int, proven: dict[sympy.Bas
         with (
             torch.no_grad(),
             whole_recurrence(),
-            answers_for_all_sizes(least_size, proven),
+            answers_for_all_sizes(ranges, seen.proven, seen.unless_empty),
             layouts_by_hint(),
             remembered_composites(),
         ):
