@@ -31,6 +31,7 @@ from engine.capture.substitution import substitute, substitutes
 from engine.capture.tracing.torch_export import Seen, decomposed, export
 from engine.capture.values import check_values
 from engine.errors import CaptureError
+from engine.graph.symbolic.implied import implied_equalities
 from engine.pytorch_modes import apart
 from engine.report import Timings
 from engine.settings import CompilationSettings
@@ -150,6 +151,7 @@ def _captured_program(
 ) -> Captured:
     with apart():
         imported = import_program(program)
+    _equate_what_has_to_be(imported)
     notes = list(seen.notes)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
@@ -187,6 +189,15 @@ def _captured_program(
     captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
     captured.notes = tuple(notes)
     return captured
+
+
+def _equate_what_has_to_be(imported: Imported) -> None:
+    """Note the equalities that composite operators need: the ``ShapeEnv`` writes sizes by them from then on."""
+    _, shape_env = imported.environment()
+    for relation, _ in implied_equalities(imported.graph, shape_env):
+        relation = replaced(relation, shape_env)
+        if relation.free_symbols:
+            shape_env.evaluate_expr(relation, True)
 
 
 def _settle_guards(
@@ -270,6 +281,8 @@ def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
     result = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
     out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
+    if not guarded:
+        _equate_what_has_to_be(imported)
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []

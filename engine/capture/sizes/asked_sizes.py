@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.examples import Examples, Wish
 from engine.capture.inputs import unbounded
+from engine.sizes import normal
 
 Ranges: TypeAlias = "dict[sympy.Symbol, tuple[int, int]]"
 
@@ -66,7 +67,7 @@ def program_ranges(program: ExportedProgram) -> Ranges:
     for node in program.graph.nodes:
         value = node.meta.get("val") if node.op == "placeholder" else None
         for size in value.shape if isinstance(value, torch.Tensor) else ():
-            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
+            symbol = normal(size)
             bounds = program.range_constraints.get(symbol)  # type: ignore[arg-type]
             if (
                 isinstance(symbol, sympy.Symbol)
@@ -88,7 +89,7 @@ def _ranges(examples: Examples, fake: Any) -> Ranges:
         if not isinstance(leaf, torch.Tensor) or not isinstance(value, torch.Tensor):
             continue
         for dim, size in enumerate(value.shape):
-            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
+            symbol = normal(size)
             wish = examples.wishes.get((id(leaf), dim))
             if isinstance(symbol, sympy.Symbol) and wish is not None:
                 found[symbol] = _common(found.get(symbol), _asked(wish))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Sizes: TypeAlias = "Mapping[sympy.Symbol, int]"
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+_ENGINE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "")
 # Operators ask whether sizes differ to leave out special cases; what has to be equal has to be so of small sizes too.
 _WAIVED = (sympy.Ne, sympy.Lt, sympy.Gt, sympy.Le, sympy.Ge)
 # Sizes of one symbol, and combinations of several, that are looked at one by one.
@@ -159,9 +160,9 @@ def excludes_small(relation: sympy.Basic) -> bool:
 
 
 def _model_line(frame: Any) -> str | None:
-    """The line of a guard of the ``ShapeEnv`` where it is no line of PyTorch."""
+    """The line of a guard of the ``ShapeEnv`` where it is no line of PyTorch or of this package."""
     file = getattr(frame, "filename", None)
-    if file is None or str(file).startswith(_TORCH):
+    if file is None or str(file).startswith((_TORCH, _ENGINE)):
         return None
     return described_line(str(file), frame.lineno, frame.name)
 

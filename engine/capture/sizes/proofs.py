@@ -60,7 +60,7 @@ def answers_for_all_sizes(
     with _LOCK:
         # A ``ShapeEnv`` notes who asks, which is never this file.
         uninteresting_files().add(__file__)
-        ShapeEnv.evaluate_expr = answer  # type: ignore[method-assign]
+        ShapeEnv.evaluate_expr = answer  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

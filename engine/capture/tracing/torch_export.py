@@ -31,6 +31,7 @@ from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.unchanged import unchanged
 from engine.errors import CaptureError
+from engine.graph.pytorch_logs import quiet_pytorch
 from engine.graph.recurrence import whole_recurrence
 from engine.graph.symbolic.layouts import layouts_by_hint
 
@@ -151,6 +152,7 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
     reads = nullcontext() if strict else traced_reads()
     with (
+        quiet_pytorch(),
         unchanged(model),
         torch.no_grad(),
         whole_recurrence(),
@@ -206,6 +208,7 @@ def decomposed(program: ExportedProgram, ranges: Ranges, seen: Seen) -> Exported
         call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
         with (
+            quiet_pytorch(),
             torch.no_grad(),
             whole_recurrence(),
             answers_for_all_sizes(ranges, seen.proven, seen.unless_empty),

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
+from engine.graph.pytorch_logs import quiet_pytorch
 from engine.graph.recurrence import is_recurrent, whole_recurrence
 from engine.graph.symbolic.layouts import asker, layouts_by_hint, writes_no_size
 from engine.graph.symbolic.other_sizes import holds_elsewhere
@@ -43,7 +44,14 @@ def infer(
     needed: list[sympy.Basic] = []
     try:
         # Composite ops written in C++ ask symbolic sizes for their values; PyTorch's Python versions do not.
-        with whole, _nothing_assumed(shape_env, needed), enable_python_dispatcher(), mode, torch.no_grad():
+        with (
+            quiet_pytorch(),
+            whole,
+            _nothing_assumed(shape_env, needed),
+            enable_python_dispatcher(),
+            mode,
+            torch.no_grad(),
+        ):
             result = op(*positional, **keywords)
     except Exception as error:
         raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error
