@@ -24,7 +24,14 @@ from engine.capture.signature import Argument
 from engine.capture.sizes.asked_sizes import program_ranges
 from engine.capture.sizes.branches import small_sizes
 from engine.capture.sizes.guards import Found, Guard, Settled, Sizes, find_guards, replaced, settle, written_guards
-from engine.capture.sizes.ranges import asked_from_zero, find_profiles, find_ranges, find_symbols, narrow_ranges
+from engine.capture.sizes.ranges import (
+    asked_from_zero,
+    find_profiles,
+    find_ranges,
+    find_symbols,
+    narrow_ranges,
+    refuse_what_holds_nowhere,
+)
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
@@ -115,9 +122,9 @@ def _capture(
     model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings, guarded: bool
 ) -> Captured:
     if isinstance(model, ExportedProgram):
-        seen = Seen()
+        seen = Seen(ranges=program_ranges(model))
         with timings.phase("export"):
-            program = decomposed(model, program_ranges(model), seen)
+            program = decomposed(model, seen)
         with timings.phase("import"), collector_held_back():
             return _captured_program(program, None, _class_name(model), timings, seen, original=model)
     if not isinstance(model, nn.Module):
@@ -235,6 +242,7 @@ def _settle_guards(
     if can_try:
         _try_empty(captured, settled, wishes, leaves, trial)
     narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
+    refuse_what_holds_nowhere(settled.missed, captured.ranges, captured.arguments, leaves, wishes)
     # What the model itself decides comes first, and says most.
     missed = sorted(settled.missed, key=lambda guard: not guard.asked)
     for guard in missed[:_MOST_NOTES]:

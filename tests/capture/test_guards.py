@@ -250,7 +250,6 @@ def test_a_model_of_one_size_says_where():
         lambda x: sum(x[place] * place for place in range(x.shape[0])),  # an int is asked for
         lambda x: torch.stack([row.sum() for row in x]),  # in C++
         lambda x: x + x.new_zeros(4, 1),  # by an operator that compares
-        lambda x: x.reshape(int(x.shape[0]), -1, 2),
     ],
 )
 def test_a_model_that_fixes_the_size_of_its_batch_says_where(fixing):

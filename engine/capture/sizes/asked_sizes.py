@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 import sympy
 import torch
+from torch import nn
 from torch.export import ExportedProgram, _trace
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
 from torch.utils import _pytree as pytree
 
-from engine.capture.examples import Examples, Wish
+from engine.capture.examples import Examples, Wish, combined
 from engine.capture.inputs import unbounded
 from engine.sizes import normal
 
@@ -59,6 +60,34 @@ def asked_sizes(examples: Examples, ranges: Ranges) -> Iterator[None]:
             yield
         finally:
             _trace.make_fake_inputs = make  # type: ignore[attr-defined]
+
+
+@contextmanager
+def asked_sizes_by_source(model: nn.Module, examples: Examples, ranges: Ranges) -> Iterator[None]:
+    """The same for strict mode, which makes symbols as it comes to them: those of tensors that are arguments."""
+    create = ShapeEnv.create_symbol
+    asked = {
+        f"L[{name!r}].size()[{dim}]": _asked(examples.wishes[id(value), dim])
+        for name, value in combined(model, examples.args, examples.kwargs).items()
+        if isinstance(value, torch.Tensor)
+        for dim in range(value.dim())
+        if (id(value), dim) in examples.wishes
+    }
+
+    def noted(shape_env: ShapeEnv, value: Any, source: Any, *others: Any, **options: Any) -> Any:
+        symbol = create(shape_env, value, source, *others, **options)
+        name = source.name() if callable(source.name) else source.name
+        if isinstance(symbol, sympy.Symbol) and name in asked:
+            ranges[symbol] = _common(ranges.get(symbol), asked[name])
+        return symbol
+
+    with _LOCK:
+        uninteresting_files().add(__file__)
+        ShapeEnv.create_symbol = noted  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            ShapeEnv.create_symbol = create  # type: ignore[method-assign]
 
 
 def program_ranges(program: ExportedProgram) -> Ranges:
@@ -128,4 +157,4 @@ def _unify(shape_env: ShapeEnv, promised: Any, ranges: Ranges) -> None:
             shape_env.evaluate_expr(relation, True)
 
 
-__all__ = ["Ranges", "asked_sizes", "program_ranges"]
+__all__ = ["Ranges", "asked_sizes", "asked_sizes_by_source", "program_ranges"]

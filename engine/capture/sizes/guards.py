@@ -49,12 +49,14 @@ class Guard:
         source: the model line that it comes from, ``file:line``; empty where that is not known.
         asked: whether the model's own code decides by it; otherwise an operator of PyTorch does.
         found: what comes out differently where it does not hold; empty where that is not known.
+        fixes: whether the model makes a Python number of a size there, which the relation says.
     """
 
     relation: sympy.Basic
     source: str = ""
     asked: bool = False
     found: str = ""
+    fixes: bool = False
 
     @cached_property
     def symbols(self) -> tuple[sympy.Symbol, ...]:
@@ -124,8 +126,8 @@ def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collec
     """
     found: dict[sympy.Basic, Guard] = {}
     waived: dict[sympy.Basic, Guard] = {}
-    for relation, source, certain in branches:
-        _add(found, Guard(replaced(relation, shape_env), source, asked=True, found=certain), symbols)
+    for relation, source, certain, fixes in branches:
+        _add(found, Guard(replaced(relation, shape_env), source, asked=True, found=certain, fixes=fixes), symbols)
     for noted in shape_env.guards:
         frame = getattr(getattr(noted, "sloc", None), "framework_loc", None)
         place = _model_line(frame)

@@ -23,16 +23,18 @@ from torch.utils import _pytree as pytree
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
-from engine.capture.sizes.asked_sizes import Ranges, asked_sizes
-from engine.capture.sizes.branches import Branch, observed_branches
+from engine.capture.sizes.asked_sizes import Ranges, asked_sizes, asked_sizes_by_source
+from engine.capture.sizes.branches import Branch, observed_answers, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.sizes.proofs import answers_for_all_sizes
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
+from engine.capture.tracing.size_arguments import sizes_as_arguments
 from engine.capture.tracing.unchanged import unchanged
 from engine.errors import CaptureError
 from engine.graph.pytorch_logs import quiet_pytorch
 from engine.graph.recurrence import whole_recurrence
+from engine.graph.symbolic.all_sizes import holds_for_all
 from engine.graph.symbolic.layouts import layouts_by_hint
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
@@ -44,12 +46,14 @@ class Seen:
     """What was seen while a model was exported.
 
     Attributes:
+        ranges: the sizes that were asked for.
         branches: what the model asked of sizes.
         proven: equalities of sizes that hold for every size of the ranges, and are no guards.
         unless_empty: relations that hold for every size of the ranges but 0.
         notes: what was decided for the user.
     """
 
+    ranges: Ranges = field(default_factory=dict)
     branches: list[Branch] = field(default_factory=list)
     proven: dict[sympy.Basic, None] = field(default_factory=dict)
     unless_empty: dict[sympy.Basic, None] = field(default_factory=dict)
@@ -59,20 +63,48 @@ class Seen:
 def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
     seen = Seen()
+    asked = examples.dynamic_shapes
     try:
-        return _export_refined(model, examples, seen, strict=False), seen
+        program = _export_refined(model, examples, seen, strict=False)
     except CaptureError:
         raise
     except Exception as error:
-        if not _strict_may_help(error):
+        if not _strict_may_help(error, seen):
             raise capture_error(type(model).__name__, error, branches=seen.branches) from error
-        try:
-            # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
-            program = _export_refined(model, examples, seen, strict=True)
-        except Exception as strict_error:
-            raise capture_error(type(model).__name__, error, strict_error) from error
-        seen.notes.append("exported in strict mode, because the other mode failed")
-        return program, seen
+        # Mutated caches are lifted twice in non-strict mode and then fail to decompose.
+        found, strict_error = _export_strictly(model, examples, asked)
+        if found is None or _is_fixed(found[1]):
+            raise capture_error(type(model).__name__, error, strict_error, seen.branches) from error
+        return found
+    if _is_fixed(seen):
+        refined = examples.dynamic_shapes
+        found, _ = _export_strictly(model, examples, asked)
+        if found is not None and not _is_fixed(found[1]):
+            return found
+        examples.dynamic_shapes = refined
+    return program, seen
+
+
+def _export_strictly(
+    model: nn.Module, examples: Examples, dynamic_shapes: Any
+) -> tuple[tuple[ExportedProgram, Seen] | None, Exception | None]:
+    """What strict mode makes of a model; it reads Python code, and knows that ``int(n)`` of a size is a size."""
+    seen = Seen()
+    examples.dynamic_shapes = dynamic_shapes
+    try:
+        program = _export_refined(model, examples, seen, strict=True)
+    except Exception as error:
+        return None, error
+    seen.notes.append("exported in strict mode, because the other mode failed")
+    return (program, seen), None
+
+
+def _is_fixed(seen: Seen) -> bool:
+    """Whether the model makes Python numbers of sizes, which are others for other sizes that were asked for."""
+    numbers = (branch.relation for branch in seen.branches if branch.fixes)
+    return any(
+        relation.free_symbols <= seen.ranges.keys() and not holds_for_all(relation, seen.ranges) for relation in numbers
+    )
 
 
 def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
@@ -84,9 +116,9 @@ def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict:
             if register_from_error(error):
                 continue
             refined, found = _refined(str(error), examples.dynamic_shapes)
-            if not strict and (refined is None or any(fix.startswith("_") for fix in found)):
+            if refined is None or any(fix.startswith("_") for fix in found):
                 loosened = _loosened(examples.dynamic_shapes, error)
-                program = None if loosened is None else _try_loosened(model, examples, seen, loosened)
+                program = None if loosened is None else _try_loosened(model, examples, seen, loosened, strict=strict)
                 if program is not None:
                     return program
             if refined is None:
@@ -130,12 +162,14 @@ def _is_of_solver(error: BaseException | None) -> bool:
     return any(frame.f_code.co_name == "produce_guards_and_solve_constraints" for frame, _ in frames)
 
 
-def _try_loosened(model: nn.Module, examples: Examples, seen: Seen, dynamic_shapes: Any) -> ExportedProgram | None:
+def _try_loosened(
+    model: nn.Module, examples: Examples, seen: Seen, dynamic_shapes: Any, *, strict: bool
+) -> ExportedProgram | None:
     """The program with other dynamic shapes; None where that does not help."""
     asked, found = examples.dynamic_shapes, list(seen.branches)
     examples.dynamic_shapes = dynamic_shapes
     try:
-        return _export_once(model, examples, seen, strict=False)
+        return _export_once(model, examples, seen, strict=strict)
     except Exception:
         examples.dynamic_shapes, seen.branches[:] = asked, found
         return None
@@ -147,21 +181,25 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
     seen.proven.clear()
     seen.unless_empty.clear()
     _forget_control_flow()
+    seen.ranges.clear()
     fixes: list[Branch] = []
-    ranges: Ranges = {}
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
     reads = nullcontext() if strict else traced_reads()
+    arguments = sizes_as_arguments()
+    asked = asked_sizes_by_source(model, examples, seen.ranges) if strict else asked_sizes(examples, seen.ranges)
+    questions = observed_answers(seen.branches) if strict else observed_branches(seen.branches)
     with (
         quiet_pytorch(),
         unchanged(model),
         torch.no_grad(),
         whole_recurrence(),
-        asked_sizes(examples, ranges),
-        answers_for_all_sizes(ranges, seen.proven, seen.unless_empty),
+        asked,
+        answers_for_all_sizes(seen.ranges, seen.proven, seen.unless_empty),
         layouts_by_hint(),
-        observed_branches(seen.branches),
+        questions,
         observed_fixes(fixes),
         reads,
+        arguments,
     ):
         try:
             program = torch.export.export(
@@ -171,7 +209,7 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
             # Of a program that was made they say nothing more than its sizes do.
             seen.branches.extend(fixes)
             raise
-    return decomposed(program, ranges, seen)
+    return decomposed(program, seen)
 
 
 def _forget_control_flow() -> None:
@@ -189,7 +227,7 @@ def _forget_control_flow() -> None:
                 reset_code(code)
 
 
-def decomposed(program: ExportedProgram, ranges: Ranges, seen: Seen) -> ExportedProgram:
+def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
     """The program made functional, with an empty table: composites stay whole.
 
     Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
@@ -211,7 +249,7 @@ def decomposed(program: ExportedProgram, ranges: Ranges, seen: Seen) -> Exported
             quiet_pytorch(),
             torch.no_grad(),
             whole_recurrence(),
-            answers_for_all_sizes(ranges, seen.proven, seen.unless_empty),
+            answers_for_all_sizes(seen.ranges, seen.proven, seen.unless_empty),
             layouts_by_hint(),
             remembered_composites(),
         ):
@@ -236,9 +274,11 @@ def _is_plain(spec: pytree.TreeSpec) -> bool:
     return spec.type in (None, tuple, list, dict) and all(map(_is_plain, children))
 
 
-def _strict_may_help(error: Exception) -> bool:
+def _strict_may_help(error: Exception, seen: Seen) -> bool:
     text = f"{type(error).__name__} {error}"
-    return not any(sign in text for sign in ("Constraints violated", "data-dependent", "conflicts between user"))
+    if any(sign in text for sign in ("Constraints violated", "conflicts between user")):
+        return any(branch.fixes for branch in seen.branches)
+    return "data-dependent" not in text
 
 
 def _refined(message: str, dynamic_shapes: Any) -> tuple[Any, list[str]]:

@@ -45,6 +45,30 @@ def holds_for_all(relation: sympy.Basic, ranges: Ranges) -> bool:
     return Bounds(None, dict(zip(symbols, spans, strict=True))).decide(relation) is True  # type: ignore[arg-type]
 
 
+def share_of_sizes(relation: sympy.Basic, ranges: Ranges) -> dict[sympy.Symbol, float]:
+    """For each symbol, of which share of its sizes a relation holds, whatever those of the others are.
+
+    Empty where there are too many combinations to look at, or the relation is not computed here.
+    """
+    symbols: list[Any] = sorted(relation.free_symbols, key=str)
+    spans = [ranges[symbol] for symbol in symbols]
+    if math.prod(high - low + 1 for low, high in spans) > _MOST:
+        return {}
+    meshes = np.meshgrid(*(np.arange(low, high + 1) for low, high in spans), indexing="ij", sparse=True)
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            holds = np.broadcast_to(
+                _computed(relation, dict(zip(symbols, meshes, strict=True))), [high - low + 1 for low, high in spans]
+            )
+    except (_UnknownError, ArithmeticError):
+        return {}
+    axes = range(len(symbols))
+    return {
+        symbol: float(np.mean(np.any(holds, axis=tuple(other for other in axes if other != axis))))
+        for axis, symbol in enumerate(symbols)
+    }
+
+
 def _all(relation: sympy.Basic, symbols: list[Any], sizes: list[Any]) -> bool:
     """Whether a relation holds for every combination of sizes."""
     meshes = np.meshgrid(*sizes, indexing="ij", sparse=True) if sizes else []
@@ -172,4 +196,4 @@ _FUNCTIONS: dict[type, Callable[..., Any]] = {
 }
 
 
-__all__ = ["holds_for_all"]
+__all__ = ["holds_for_all", "share_of_sizes"]
