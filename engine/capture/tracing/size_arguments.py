@@ -13,9 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.symbolic_shapes import uninteresting_files
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["sizes_as_arguments"]
+
+
+_SIZES = (torch.SymInt, torch.SymFloat)
 
 
 class _SizesStay(TorchFunctionMode):
@@ -23,6 +27,8 @@ class _SizesStay(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The result of ``func``."""
+        if func is torch._shape_as_tensor and _has_size(args[0].shape):
+            return tensor(args[0].shape)
         written = _WRITTEN.get(func)
         if written is not None and _has_size((args, kwargs)):
             found = written(*args, **(kwargs or {}))
@@ -39,17 +45,21 @@ def sizes_as_arguments() -> Iterator[None]:
     def sqrt(number: Any) -> Any:
         return torch._sym_sqrt(number) if isinstance(number, torch.SymInt | torch.SymFloat) else root(number)  # type: ignore[attr-defined]
 
+    # Who asks about sizes is never this file.
+    uninteresting_files().add(__file__)
     math.sqrt = sqrt  # type: ignore[assignment]
+    # Its arguments are looked at before a mode is asked.
+    F.scaled_dot_product_attention = _attention  # type: ignore[assignment]
     try:
         with _SizesStay():
             yield
     finally:
-        math.sqrt = root
+        math.sqrt, F.scaled_dot_product_attention = root, _whole_attention
 
 
 def _has_size(values: Any) -> bool:
     leaves = torch.utils._pytree.tree_leaves(values)
-    return any(isinstance(leaf, torch.SymInt | torch.SymFloat) and not leaf.node.is_constant() for leaf in leaves)
+    return any(isinstance(leaf, _SIZES) and not leaf.node.is_constant() for leaf in leaves)
 
 
 def linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Any:
@@ -149,6 +159,14 @@ def _cubic(distance: torch.Tensor, a: float = -0.75) -> torch.Tensor:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return torch.where(x <= 1, near, far)
+
+
+_whole_attention = F.scaled_dot_product_attention
+
+
+def _attention(*args: Any, is_causal: Any = False, **options: Any) -> torch.Tensor:
+    """Attention that is causal for some sizes: one way is traced, and calls are held against what it depends on."""
+    return _whole_attention(*args, is_causal=bool(is_causal), **options)
 
 
 _WRITTEN: dict[Any, Callable[..., Any]] = {
