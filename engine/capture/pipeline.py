@@ -39,6 +39,7 @@ from engine.capture.tracing.torch_export import Seen, decomposed, export
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.graph.symbolic.implied import implied_equalities
+from engine.graph.symbolic.proofs import Proofs, prove_for_calls
 from engine.pytorch_modes import apart
 from engine.report import Timings
 from engine.settings import CompilationSettings
@@ -122,7 +123,7 @@ def _capture(
     model: Any, args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, timings: Timings, guarded: bool
 ) -> Captured:
     if isinstance(model, ExportedProgram):
-        seen = Seen(ranges=program_ranges(model))
+        seen = Seen(Proofs(program_ranges(model)))
         with timings.phase("export"):
             program = decomposed(model, seen)
         with timings.phase("import"), collector_held_back():
@@ -173,7 +174,7 @@ def _captured_program(
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
         found.guards.extend(written_guards(original, arguments, symbols, notes))
-    found.guards.extend(Guard(replaced(relation, shape_env)) for relation in seen.unless_empty)
+    found.guards.extend(Guard(replaced(relation, shape_env)) for relation in seen.proofs.unless_empty)
     ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
     captured = Captured(
         graph=imported.graph,
@@ -192,7 +193,7 @@ def _captured_program(
         submodules=imported.submodules,
     )
     _settle_guards(captured, found, model, leaves, wishes, notes, timings)
-    _believe_only_what_is_checked(captured, seen.proven)
+    _believe_only_what_is_checked(captured, seen.proofs.proven)
     captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
     captured.notes = tuple(notes)
     return captured
@@ -280,6 +281,8 @@ def _believe_only_what_is_checked(captured: Captured, proven: Iterable[sympy.Bas
     kept = {guard.relation for guard in captured.guards}
     symbols = find_symbols(captured.arguments)
     captured.facts = believe_only(captured.shape_env, kept, symbols, captured.ranges, proven)
+    spans = {symbol: (allowed.min, allowed.max) for symbol, allowed in captured.ranges.items()}
+    prove_for_calls(captured.shape_env, spans)
 
 
 def _captured_graph(module: fx.GraphModule, guarded: bool) -> Captured:

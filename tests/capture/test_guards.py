@@ -15,11 +15,11 @@ import engine
 import engine.torch_compile.backend
 from engine.capture import capture
 from engine.capture.inputs import Range
-from engine.capture.sizes import branches, proofs
+from engine.capture.sizes import branches
 from engine.capture.sizes.guards import Guard, settle
 from engine.capture.sizes.predicates import function_of, text_of
 from engine.errors import CaptureError, InputError
-from engine.graph.symbolic import layouts
+from engine.graph.symbolic import layouts, proofs
 from tests.comparison import assert_agrees
 
 S, N = (sympy.Symbol(name, integer=True, positive=True) for name in "sn")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import sympy
 import torch
@@ -16,9 +16,8 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.examples import Examples, Wish, combined
 from engine.capture.inputs import unbounded
+from engine.graph.symbolic.proofs import Ranges
 from engine.sizes import normal
-
-Ranges: TypeAlias = "dict[sympy.Symbol, tuple[int, int]]"
 
 _LOCK = threading.RLock()
 # Larger bounds are torch.export's way of saying that there is none.
@@ -157,4 +156,4 @@ def _unify(shape_env: ShapeEnv, promised: Any, ranges: Ranges) -> None:
             shape_env.evaluate_expr(relation, True)
 
 
-__all__ = ["Ranges", "asked_sizes", "asked_sizes_by_source", "program_ranges"]
+__all__ = ["asked_sizes", "asked_sizes_by_source", "program_ranges"]

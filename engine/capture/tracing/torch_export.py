@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sympy
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import reset_code
@@ -23,10 +22,9 @@ from torch.utils import _pytree as pytree
 from engine.capture.diagnosis import capture_error
 from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
-from engine.capture.sizes.asked_sizes import Ranges, asked_sizes, asked_sizes_by_source
+from engine.capture.sizes.asked_sizes import asked_sizes, asked_sizes_by_source
 from engine.capture.sizes.branches import Branch, observed_answers, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
-from engine.capture.sizes.proofs import answers_for_all_sizes
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.size_arguments import sizes_as_arguments
@@ -36,6 +34,7 @@ from engine.graph.pytorch_logs import quiet_pytorch
 from engine.graph.recurrence import whole_recurrence
 from engine.graph.symbolic.all_sizes import holds_for_all
 from engine.graph.symbolic.layouts import layouts_by_hint
+from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
@@ -46,17 +45,13 @@ class Seen:
     """What was seen while a model was exported.
 
     Attributes:
-        ranges: the sizes that were asked for.
+        proofs: what holds for all sizes that were asked for, which is no guard.
         branches: what the model asked of sizes.
-        proven: equalities of sizes that hold for every size of the ranges, and are no guards.
-        unless_empty: relations that hold for every size of the ranges but 0.
         notes: what was decided for the user.
     """
 
-    ranges: Ranges = field(default_factory=dict)
+    proofs: Proofs = field(default_factory=lambda: Proofs({}))
     branches: list[Branch] = field(default_factory=list)
-    proven: dict[sympy.Basic, None] = field(default_factory=dict)
-    unless_empty: dict[sympy.Basic, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -103,7 +98,8 @@ def _is_fixed(seen: Seen) -> bool:
     """Whether the model makes Python numbers of sizes, which are others for other sizes that were asked for."""
     numbers = (branch.relation for branch in seen.branches if branch.fixes)
     return any(
-        relation.free_symbols <= seen.ranges.keys() and not holds_for_all(relation, seen.ranges) for relation in numbers
+        relation.free_symbols <= seen.proofs.ranges.keys() and not holds_for_all(relation, seen.proofs.ranges)
+        for relation in numbers
     )
 
 
@@ -178,15 +174,17 @@ def _try_loosened(
 def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
     """Export and decompose; ``seen`` gets what the model asks of sizes, also where the export fails."""
     seen.branches.clear()
-    seen.proven.clear()
-    seen.unless_empty.clear()
+    seen.proofs.clear()
     _forget_control_flow()
-    seen.ranges.clear()
     fixes: list[Branch] = []
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
     reads = nullcontext() if strict else traced_reads()
     arguments = sizes_as_arguments()
-    asked = asked_sizes_by_source(model, examples, seen.ranges) if strict else asked_sizes(examples, seen.ranges)
+    asked = (
+        asked_sizes_by_source(model, examples, seen.proofs.ranges)
+        if strict
+        else asked_sizes(examples, seen.proofs.ranges)
+    )
     questions = observed_answers(seen.branches) if strict else observed_branches(seen.branches)
     with (
         quiet_pytorch(),
@@ -194,8 +192,8 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
         torch.no_grad(),
         whole_recurrence(),
         asked,
-        answers_for_all_sizes(seen.ranges, seen.proven, seen.unless_empty),
         layouts_by_hint(),
+        answers_for_all_sizes(seen.proofs),
         questions,
         observed_fixes(fixes),
         reads,
@@ -249,8 +247,8 @@ def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
             quiet_pytorch(),
             torch.no_grad(),
             whole_recurrence(),
-            answers_for_all_sizes(seen.ranges, seen.proven, seen.unless_empty),
             layouts_by_hint(),
+            answers_for_all_sizes(seen.proofs),
             remembered_composites(),
         ):
             made = program.run_decompositions({})

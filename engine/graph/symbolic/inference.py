@@ -18,8 +18,9 @@ from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
 from engine.graph.pytorch_logs import quiet_pytorch
 from engine.graph.recurrence import is_recurrent, whole_recurrence
-from engine.graph.symbolic.layouts import asker, layouts_by_hint, writes_no_size
+from engine.graph.symbolic.layouts import asker, writes_no_size
 from engine.graph.symbolic.other_sizes import holds_elsewhere
+from engine.graph.symbolic.proofs import answers_of_calls
 
 
 def infer(
@@ -80,7 +81,7 @@ def _nothing_assumed(shape_env: ShapeEnv | None, needed: list[sympy.Basic]) -> I
     ranges, axioms = dict(shape_env.var_to_range), dict(shape_env.axioms)
     divisible = set(shape_env.divisible)
     try:
-        with layouts_by_hint(shape_env):
+        with answers_of_calls(shape_env):
             yield
     finally:
         assumed = [s for s in ranges if s in shape_env.replacements and s not in replacements]
