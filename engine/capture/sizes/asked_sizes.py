@@ -97,16 +97,10 @@ def program_ranges(program: ExportedProgram) -> Ranges:
         for size in value.shape if isinstance(value, torch.Tensor) else ():
             symbol = normal(size)
             bounds = program.range_constraints.get(symbol)  # type: ignore[arg-type]
-            if (
-                isinstance(symbol, sympy.Symbol)
-                and bounds is not None
-                and bounds.lower.is_Integer
-                and size.node.has_hint()
-            ):
+            if isinstance(symbol, sympy.Symbol) and bounds is not None and bounds.lower.is_Integer:
                 low = int(bounds.lower)
                 finite = bool(bounds.upper.is_Integer) and bounds.upper < _NO_BOUND
-                high = int(bounds.upper) if finite else unbounded(int(size.node.hint))
-                found[symbol] = (low if low == 0 or low > 2 else 1, max(low, high))
+                found[symbol] = (low if low == 0 or low > 2 else 1, int(bounds.upper) if finite else low + _FAR)
     return found
 
 

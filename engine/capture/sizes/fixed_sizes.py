@@ -57,7 +57,7 @@ def observed_fixes(fixes: list[Branch]) -> Iterator[None]:
         if value.is_Integer and symbol not in shape_env.replacements:
             source = _model_line(sys._getframe(1))
             if source is not None:
-                fixes.append(Branch(sympy.Eq(symbol, value, evaluate=False), source, fixes=True))
+                fixes.append(Branch(sympy.Eq(symbol, value, evaluate=False), source))
         replace(shape_env, symbol, value, message)
 
     with _LOCK:

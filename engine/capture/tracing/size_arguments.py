@@ -164,9 +164,13 @@ def _cubic(distance: torch.Tensor, a: float = -0.75) -> torch.Tensor:
 _whole_attention = F.scaled_dot_product_attention
 
 
-def _attention(*args: Any, is_causal: Any = False, **options: Any) -> torch.Tensor:
+def _attention(*args: Any, **options: Any) -> torch.Tensor:
     """Attention that is causal for some sizes: one way is traced, and calls are held against what it depends on."""
-    return _whole_attention(*args, is_causal=bool(is_causal), **options)
+
+    def settled(value: Any) -> Any:
+        return bool(value) if isinstance(value, torch.SymBool) else value
+
+    return _whole_attention(*map(settled, args), **{name: settled(value) for name, value in options.items()})
 
 
 _WRITTEN: dict[Any, Callable[..., Any]] = {
