@@ -120,3 +120,38 @@ def test_an_equality_of_several_sizes_that_holds_almost_nowhere():
     square = Call(lambda x: x @ x if x.shape[0] // 2 == x.shape[1] // 2 else x)
     captured = capture(square, [torch.randn(4, 4)], dynamic_shapes=[dims])
     assert captured.guards != () or len(captured.ranges) == 1
+
+
+@pytest.mark.parametrize("form", ["keyword", "positional", "branch"])
+def test_attention_that_is_causal_from_two_on(form):
+    """As in Whisper's decoder; one token attends to itself, whatever the mask."""
+
+    def attend(x):
+        causal = x.shape[2] > 1
+        if form == "positional":
+            return F.scaled_dot_product_attention(x, x, x, None, 0.0, causal)
+        return F.scaled_dot_product_attention(x, x, x, is_causal=causal if form == "keyword" else bool(causal))
+
+    captured = capture(Call(attend), [torch.randn(1, 2, 5, 8)], dynamic_shapes=[{2: Dim("t", min=1, max=16)}])
+    assert captured.guards == ()
+    for length in (1, 2, 16):
+        x = torch.randn(1, 2, length, 8)
+        torch.testing.assert_close(captured.module()(*captured.bind([x]))[0], attend(x))
+
+
+def test_causal_attention_to_more_than_there_are_queries():
+    memory = torch.randn(1, 2, 7, 8)
+    model = Call(lambda x: F.scaled_dot_product_attention(x, memory, memory, is_causal=x.shape[2] > 1))
+    with pytest.raises(CaptureError, match="holds for sizes from 2 to 16"):
+        capture(model, [torch.randn(1, 2, 5, 8)], dynamic_shapes=[{2: Dim("t", min=1, max=16)}])
+
+
+def test_the_shape_as_a_tensor():
+    def scaled(x):
+        height, width = torch._shape_as_tensor(x)[-2:]
+        return x / torch.stack([width, height]).prod()
+
+    captured = capture(Call(scaled), [torch.randn(5, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=16)}])
+    for rows in (1, 2, 16):
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(captured.module()(*captured.bind([x]))[0], scaled(x))
