@@ -29,6 +29,7 @@ from engine.graph.arguments import map_values, split
 from engine.graph.canonical import canonical_arguments
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
+from engine.graph.pytorch_logs import quiet_pytorch
 from engine.graph.recurrence import is_recurrent
 from engine.graph.subgraph import Subgraph
 from engine.observers import RewriteEvent, observed
@@ -222,6 +223,7 @@ def _run(
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(quiet_pytorch())
             if mirror.shape_env is not None:
                 stack.enter_context(enable_python_dispatcher())
                 stack.enter_context(without_new_guards(mirror.shape_env))
