@@ -14,6 +14,7 @@ import sympy
 import torch
 
 from engine.capture.sizes.branches import Branch
+from engine.capture.sizes.fixed_sizes import instead_of
 from engine.errors import CaptureError
 
 # Lines of torch.export's messages that help its developers more than the user.
@@ -64,7 +65,7 @@ _DEFAULT_ADVICE = (
 
 # With the separator: the folders of torchvision and torchaudio begin with the name of PyTorch's.
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
-_HERE = os.path.join(os.path.dirname(__file__), "")
+_HERE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 # Such as copy.py; packages are installed in a folder of it.
 _STDLIB = tuple(str(path) for path in Path(sysconfig.get_path("stdlib")).glob("*.py"))
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
@@ -88,7 +89,13 @@ def capture_error(
         message += "".join(f"\n  the model fixes a size at {source}" for source in list(fixing)[:_MOST_BRANCHES])
     if strict_error is not None and type(strict_error) is not type(error):
         message += f"\n  strict mode fails too: {essence(str(strict_error)).splitlines()[0]}"
-    return CaptureError(f"{message}\n  try: {advice(error)}")
+    return CaptureError(f"{message}\n  try: {_advice_on_sizes(text, branches) or advice(error)}")
+
+
+def _advice_on_sizes(text: str, branches: Sequence[Branch]) -> str:
+    """What to write instead of the lines that fix a size; empty where there are none."""
+    lines = [branch.source for branch in branches if branch.fixes and "specialized it to be a constant" in text]
+    return "; ".join(dict.fromkeys(map(instead_of, lines[:_MOST_BRANCHES])))
 
 
 def advice(error: BaseException) -> str:

@@ -17,16 +17,23 @@ from engine.capture.inputs import Input, Range
 from engine.errors import InputError
 from engine.graph.tensor_kinds import unfit
 
+# The largest size that a dynamic dim is traced for, where the user asked for less.
+_ROOM = 4
+
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user said of one dim: its bounds, where they were given, and the size to optimise for."""
+    """What the user said of one dim: its bounds, where they were given, and the size to optimise for.
+
+    A named ``Dim`` without a lower bound begins at 0, which nobody may have asked for.
+    """
 
     opt: int
     min: int | None = None
     max: int | None = None
     dynamic: bool = True  # False: torch.export may decide
     profiles: tuple[Range, ...] = ()
+    from_zero: bool = False
 
 
 @dataclass
@@ -145,9 +152,7 @@ def _spec(
         return None
 
     def dims(leaf: Any) -> Any:
-        found = {
-            dim: Dim.DYNAMIC(min=wish.min, max=wish.max) for (tensor, dim), wish in wishes.items() if tensor == id(leaf)
-        }
+        found = {dim: _hint(wish) for (tensor, dim), wish in wishes.items() if tensor == id(leaf)}
         return found or None
 
     marked = {tensor for tensor, _ in wishes}
@@ -169,19 +174,19 @@ def _widen(model: nn.Module, examples: Examples) -> None:
         spec = dict(zip(by_name, spec, strict=False))
     _walk(by_name, spec, found)
     # All dims of one root move together, or they would stop fitting one another.
-    small = {_root(d) for t, i, d in found if _is_named(d) and t.shape[i] == 1 and _root_allows(d)}
+    small = {_root(d) for t, i, d in found if _is_named(d) and t.shape[i] in (_value(d, 0), _value(d, 1))}
     shapes: dict[int, list[int]] = {}
     wishes: dict[int, dict[int, Wish]] = {}
     for tensor, dim, wanted in found:
         size = tensor.shape[dim]
         shape = shapes.setdefault(id(tensor), list(tensor.shape))
         if _is_named(wanted):
-            wish = Wish(size, _bound(wanted, "min"), _bound(wanted, "max"))
-            if _root(wanted) in small and size == _value(wanted, 1):
+            wish = Wish(size, _bound(wanted, "min"), _bound(wanted, "max"), from_zero=wanted.min == 0)
+            if _root(wanted) in small and size in (_value(wanted, 0), _value(wanted, 1)):
                 shape[dim] = _value(wanted, 2)
         else:
             wish = Wish(size, wanted.min, wanted.max, dynamic=wanted.type.name == "DYNAMIC")
-            if size == 1 and wish.dynamic and (wish.max is None or wish.max >= 2):
+            if size < 2 and wish.dynamic:
                 shape[dim] = max(2, wish.min or 0)
         wishes.setdefault(id(tensor), {})[dim] = wish
 
@@ -194,7 +199,27 @@ def _widen(model: nn.Module, examples: Examples) -> None:
         return tensor
 
     examples.args, examples.kwargs = pytree.tree_map(resized, (examples.args, examples.kwargs))
-    examples.dynamic_shapes = spec
+    examples.dynamic_shapes = _with_room(spec)
+
+
+def _hint(wish: Wish) -> Any:
+    return Dim.DYNAMIC(min=wish.min, max=None if wish.max is None else max(wish.max, _ROOM))
+
+
+def _with_room(spec: Any) -> Any:
+    """Dims that may have few sizes with room for more: tracing takes those up to 2 for one size."""
+    roots: dict[str, Any] = {}
+
+    def roomy(leaf: Any) -> Any:
+        if _is_hint(leaf) and leaf.type.name == "DYNAMIC" and leaf.max is not None and leaf.max < _ROOM:
+            return Dim.DYNAMIC(min=leaf.min, max=_ROOM)
+        if not _is_named(leaf) or getattr(leaf, "root", leaf).max >= _ROOM:
+            return leaf
+        root = getattr(leaf, "root", leaf)
+        wide = roots.setdefault(root.__name__, Dim(root.__name__, min=root.min, max=_ROOM))
+        return wide._derive(leaf.fn) if hasattr(leaf, "root") else wide
+
+    return pytree.tree_map(roomy, spec)
 
 
 def _walk(value: Any, spec: Any, found: list[tuple[torch.Tensor, int, Any]]) -> None:
@@ -231,10 +256,6 @@ def _root(wanted: Any) -> str:
     return str(getattr(wanted, "root", wanted).__name__)
 
 
-def _root_allows(wanted: Any) -> bool:
-    return bool(getattr(wanted, "root", wanted).max >= 2)
-
-
 def _value(wanted: Any, root: int) -> int:
     """The size of a dim when its root dim has size ``root``."""
     return int(wanted.fn(root)) if hasattr(wanted, "root") else root
@@ -253,7 +274,10 @@ def stretched(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     result = tensor.detach()
     for dim, size in enumerate(shape):
         have = result.shape[dim]
-        if have and have < size:
+        if not have and size:
+            # There is nothing to repeat; ones are valid indices of nearly everything.
+            result = result.new_ones([*result.shape[:dim], size, *result.shape[dim + 1 :]])
+        elif have < size:
             result = torch.cat([result] * -(-size // have), dim)
         result = result.narrow(dim, 0, size) if result.shape[dim] > size else result
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)

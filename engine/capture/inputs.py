@@ -119,10 +119,7 @@ class Input:
         Its shape is ``opt_shape``, but a dynamic dim never has size 1 (nor 0), where torch.export would
         take it for a constant.  Integers are ones: a valid index of nearly everything.
         """
-        shape = [
-            size if size >= 2 or dim not in self.dynamic_dims else min(2, self.max_shape[dim])
-            for dim, size in enumerate(self.opt_shape)
-        ]
+        shape = [size if size >= 2 or dim not in self.dynamic_dims else 2 for dim, size in enumerate(self.opt_shape)]
         if self.dtype.is_floating_point or self.dtype.is_complex:
             generator = torch.Generator().manual_seed(0)
             kind = torch.complex64 if self.dtype.is_complex else torch.float32

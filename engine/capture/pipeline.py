@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -21,15 +21,25 @@ from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_inputs
 from engine.capture.signature import Argument
-from engine.capture.sizes.branches import Branch, small_sizes
-from engine.capture.sizes.guards import Found, Sizes, find_guards, settle, written_guards
-from engine.capture.sizes.ranges import find_profiles, find_ranges, find_symbols, narrow_ranges
+from engine.capture.sizes.asked_sizes import program_ranges
+from engine.capture.sizes.branches import small_sizes
+from engine.capture.sizes.guards import Found, Guard, Settled, Sizes, find_guards, replaced, settle, written_guards
+from engine.capture.sizes.ranges import (
+    asked_from_zero,
+    find_profiles,
+    find_ranges,
+    find_symbols,
+    narrow_ranges,
+    refuse_what_holds_nowhere,
+)
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.tracing.torch_export import export, functional
+from engine.capture.tracing.torch_export import Seen, export, functional
 from engine.capture.values import check_values
 from engine.errors import CaptureError
+from engine.graph.symbolic.implied import implied_equalities
+from engine.graph.symbolic.proofs import Proofs, prove_for_calls
 from engine.pytorch_modes import apart
 from engine.report import Timings
 from engine.settings import CompilationSettings
@@ -122,10 +132,11 @@ def _capture(
     written: Sequence[str],
 ) -> Captured:
     if isinstance(model, ExportedProgram):
+        seen = Seen(Proofs(program_ranges(model)))
         with timings.phase("export"):
-            program = functional(model)
+            program = functional(model, seen)
         with timings.phase("import"), collector_held_back():
-            return _captured_program(program, None, _class_name(model), timings, original=model)
+            return _captured_program(program, None, _class_name(model), timings, seen, original=model)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
@@ -138,9 +149,9 @@ def _capture(
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
-        program, branches, notes = export(model, examples)
+        program, seen = export(model, examples)
     with timings.phase("import"), collector_held_back():
-        return _captured_program(program, examples, type(model).__name__, timings, model, branches, notes)
+        return _captured_program(program, examples, type(model).__name__, timings, seen, model)
 
 
 # ------------------------------------------------------------------------------------ results
@@ -151,14 +162,14 @@ def _captured_program(
     examples: Examples | None,
     name: str,
     timings: Timings,
+    seen: Seen,
     model: nn.Module | None = None,
-    branches: Sequence[Branch] = (),
-    notes: Sequence[str] = (),
     original: ExportedProgram | None = None,
 ) -> Captured:
     with apart():
         imported = import_program(program)
-    notes = list(notes)
+    _equate_what_has_to_be(imported)
+    notes = list(seen.notes)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
@@ -168,10 +179,11 @@ def _captured_program(
     mode, shape_env = imported.environment()
     leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
     symbols = find_symbols(arguments)
-    found = find_guards(shape_env, [*branches, *small_sizes(imported.graph)], symbols)
+    found = find_guards(shape_env, [*seen.branches, *small_sizes(imported.graph)], symbols)
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
         found.guards.extend(written_guards(original, arguments, symbols, notes))
+    found.guards.extend(Guard(replaced(relation, shape_env)) for relation in seen.proofs.unless_empty)
     ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
     captured = Captured(
         graph=imported.graph,
@@ -192,10 +204,19 @@ def _captured_program(
         written=tuple(imported.written),
     )
     _settle_guards(captured, found, model, leaves, wishes, notes, timings)
-    _believe_only_what_is_checked(captured)
+    _believe_only_what_is_checked(captured, seen.proofs.proven)
     captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
     captured.notes = tuple(notes)
     return captured
+
+
+def _equate_what_has_to_be(imported: Imported) -> None:
+    """Note the equalities that composite operators need: the ``ShapeEnv`` writes sizes by them from then on."""
+    _, shape_env = imported.environment()
+    for relation, _ in implied_equalities(imported.graph, shape_env):
+        relation = replaced(relation, shape_env)
+        if relation.free_symbols:
+            shape_env.evaluate_expr(relation, True)
 
 
 def _settle_guards(
@@ -230,7 +251,10 @@ def _settle_guards(
     can_try = model is not None and leaves is not None
     real = real_guards(found.waived, found.guards, captured.ranges, trial) if can_try else []
     settled = settle([*found.guards, *real], captured.ranges, trial if can_try else None)
+    if can_try:
+        _try_empty(captured, settled, wishes, leaves, trial)
     narrow_ranges(captured.ranges, settled.narrowed, captured.arguments, leaves, wishes, notes)
+    refuse_what_holds_nowhere(settled.missed, captured.ranges, captured.arguments, leaves, wishes)
     # What the model itself decides comes first, and says most.
     missed = sorted(settled.missed, key=lambda guard: not guard.asked)
     for guard in missed[:_MOST_NOTES]:
@@ -241,9 +265,35 @@ def _settle_guards(
     captured.guards = tuple(settled.guards)
 
 
-def _believe_only_what_is_checked(captured: Captured) -> None:
+def _try_empty(
+    captured: Captured,
+    settled: Settled,
+    wishes: Mapping[tuple[int, int], Wish],
+    leaves: list[Any] | None,
+    trial: Callable[[Sizes], Difference | None],
+) -> None:
+    """Leave out sizes of 0 where the graph is not the model: to PyTorch the symbol of a size is a positive number.
+
+    A named ``Dim`` begins at 0 without anybody asking for that; where the model takes no empty input it begins at 1.
+    """
+    asked = asked_from_zero(captured.arguments, leaves, wishes)
+    for symbol, allowed in captured.ranges.items():
+        if allowed.min > 0 or allowed.max < 1 or settled.narrowed.get(symbol, (0,))[0] > 0:
+            continue
+        found = trial({symbol: 0})
+        if found is not None and not found.refused:
+            guard = Guard(sympy.Gt(symbol, 0, evaluate=False), asked=True, found=found.text)
+            settled.narrow(symbol, 1, allowed.max, guard)
+        elif found is not None and symbol not in asked:
+            captured.ranges[symbol] = allowed._replace(min=1, opt=max(allowed.opt, 1))
+
+
+def _believe_only_what_is_checked(captured: Captured, proven: Iterable[sympy.Basic] = ()) -> None:
     kept = {guard.relation for guard in captured.guards}
-    captured.facts = believe_only(captured.shape_env, kept, find_symbols(captured.arguments), captured.ranges)
+    symbols = find_symbols(captured.arguments)
+    captured.facts = believe_only(captured.shape_env, kept, symbols, captured.ranges, proven)
+    spans = {symbol: (allowed.min, allowed.max) for symbol, allowed in captured.ranges.items()}
+    prove_for_calls(captured.shape_env, spans)
 
 
 def _captured_graph(module: fx.GraphModule, guarded: bool, written: tuple[str, ...]) -> Captured:
@@ -254,6 +304,8 @@ def _captured_graph(module: fx.GraphModule, guarded: bool, written: tuple[str, .
     result: Any = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
     result = result[: len(result) - len(written)] if written else result
     out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
+    if not guarded:
+        _equate_what_has_to_be(imported)
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []

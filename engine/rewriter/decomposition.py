@@ -31,7 +31,7 @@ from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
 from engine.graph.recurrence import is_recurrent
 from engine.graph.subgraph import Subgraph
-from engine.graph.symbolic.trials import unlogged
+from engine.graph.symbolic.pytorch_logs import quiet_pytorch
 from engine.observers import RewriteEvent, observed
 from engine.rewriter.change import Change, disagreement, replace, text
 
@@ -230,8 +230,8 @@ def _run(
     recorder = _Recorder()
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(unlogged())
             stack.enter_context(torch.no_grad())
+            stack.enter_context(quiet_pytorch())
             if mirror.shape_env is not None:
                 stack.enter_context(enable_python_dispatcher())
                 stack.enter_context(without_new_guards(mirror.shape_env))

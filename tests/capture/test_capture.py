@@ -263,7 +263,7 @@ def test_derived_dims_of_size_one():
 
 def test_bounds_of_the_model_hold_where_the_user_gave_none():
     captured = capture(Position(), (torch.randn(2, 3, 4),), dynamic_shapes={"x": {1: Dim("length")}})
-    assert list(captured.ranges.values()) == [Range(1, 3, 16)]
+    assert list(captured.ranges.values()) == [Range(0, 3, 16)]
     captured = capture(Position(), (torch.randn(2, 3, 4),), dynamic_shapes={"x": {1: Dim.AUTO}})
     assert list(captured.ranges.values()) == [Range(1, 3, 16)]
 

@@ -101,17 +101,25 @@ def test_sizes_of_one_decide_nothing():
 
 
 def test_an_empty_dim_decides_nothing():
+    """To PyTorch's arithmetic the symbol of a size is positive: ``max(n, 1)`` is ``n`` before anybody asks."""
     model = Call(lambda x: torch.cat((x, x.new_ones(torch.sym_max(x.shape[0], 1), 3))))
-    shapes = [{0: Dim("n", min=0, max=8)}]
-    captured = capture(model, [torch.randn(4, 3)], dynamic_shapes=shapes)
-    (size,) = captured.ranges
-    if captured.ranges[size].min == 0:
-        assert captured.sizes().decide(sympy.Eq(functions.Max(1, size), size)) is None
-    compiled = engine.compile(
-        model, [torch.randn(4, 3)], dynamic_shapes=shapes, runtime="interpreter", min_block_size=1
-    )
+    named = [{0: Dim("n", max=8)}]
+    captured = capture(model, [torch.randn(4, 3)], dynamic_shapes=named)
+    assert list(captured.ranges.values()) == [Range(1, 4, 8)]
+    assert "x.shape[0] > 0" in captured.notes[0]
+    assert "[1, 3], not torch.float32 [0, 3]" in captured.notes[0]
+    with pytest.raises(CaptureError, match=r"the range 0\.\.8, but the model only holds for sizes from 1 to 8"):
+        capture(model, [torch.randn(4, 3)], dynamic_shapes=[{0: Dim.DYNAMIC(min=0, max=8)}])
+    compiled = engine.compile(model, [torch.randn(4, 3)], dynamic_shapes=named, runtime="interpreter", min_block_size=1)
     for rows in (1, 5):
         assert_agrees(compiled, model, torch.randn(rows, 3))
+
+
+def test_a_model_that_takes_no_empty_dim():
+    model = Call(lambda x: x.view(x.shape[0], -1) * 2)
+    captured = capture(model, [torch.randn(4, 3)], dynamic_shapes=[{0: Dim("n", max=8)}])
+    assert list(captured.ranges.values()) == [Range(1, 4, 8)]
+    assert captured.notes == ()
 
 
 def test_a_size_that_is_written_otherwise_where_it_divides():

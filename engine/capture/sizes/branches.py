@@ -18,25 +18,31 @@ from typing import Any, NamedTuple
 import sympy
 import torch
 from torch import fx
+from torch._guards import TracingContext
 from torch.fx.experimental.sym_node import SymNode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
 
 from engine.graph.provenance import model_line
 from engine.sizes import normal
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 # What lies between a model and the question whether something holds.
-_BETWEEN = tuple(
-    os.path.join(_TORCH, *part.split("/"))
-    for part in (
-        "__init__.py", "_compile.py", "_export/non_strict_utils.py", "_library/", "_ops.py", "_subclasses/", "fx/",
-        "overrides.py", "utils/",
-    )
+_BETWEEN = (
+    os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), ""),
+    *(
+        os.path.join(_TORCH, *part.split("/"))
+        for part in (
+            "__init__.py", "_compile.py", "_export/non_strict_utils.py", "_library/", "_ops.py", "_subclasses/", "fx/",
+            "overrides.py", "utils/",
+        )
+    ),
 )  # fmt: skip
 # The parts of PyTorch that decide what a model computes.  All others infer shapes and layouts.
 _MODELS = tuple(
     os.path.join(_TORCH, part)
     for part in ("_tensor.py", "functional.py", *(os.path.join(name, "") for name in ("ao", "distributions", "nn")))
 )
+_DYNAMO = os.path.join(_TORCH, "_dynamo", "")
 # How Python makes a number of a symbolic one.
 _NUMBERS = ((torch.SymInt, "__int__"), (torch.SymInt, "__index__"), (torch.SymFloat, "__float__"))
 _LOCK = threading.RLock()
@@ -49,11 +55,13 @@ class Branch(NamedTuple):
         relation: over the symbols of the ``ShapeEnv``.
         source: the line of the model, ``file:line in name: code``.
         otherwise: what comes out differently where it does not hold; empty where that has to be tried.
+        fixes: whether a size was made a Python number, so that the relation says what number it is.
     """
 
     relation: sympy.Basic
     source: str
     otherwise: str = ""
+    fixes: bool = False
 
 
 @contextmanager
@@ -66,7 +74,7 @@ def observed_branches(branches: list[Branch]) -> Iterator[None]:
     """
     found: dict[Branch, None] = {}
     numbers: dict[Branch, None] = {}
-    taken, promised = torch.SymBool.__bool__, SymNode.expect_true
+    taken, promised, evaluate = torch.SymBool.__bool__, SymNode.expect_true, ShapeEnv.evaluate_expr
 
     def note(node: Any, answer: bool, frame: FrameType | None) -> None:
         relation = getattr(node, "_expr", None)
@@ -91,17 +99,29 @@ def observed_branches(branches: list[Branch]) -> Iterator[None]:
             if isinstance(expression, sympy.Expr) and expression.free_symbols:
                 source = _asker(sys._getframe(1))
                 if source is not None:
-                    numbers.setdefault(Branch(sympy.Eq(expression, found), source))
+                    numbers.setdefault(Branch(sympy.Eq(expression, found), source, fixes=True))
             return found
 
         return taken_as_number
 
+    def observe_argument(asked: ShapeEnv, question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
+        """A size that an operator takes as a number makes one of it without asking Python."""
+        answer = evaluate(asked, question, hint, *others, **options)
+        if isinstance(hint, int | float) and not isinstance(hint, bool) and getattr(question, "free_symbols", None):
+            source = _asker(sys._getframe(1))
+            if source is not None:
+                numbers.setdefault(Branch(sympy.Eq(question, answer), source, fixes=True))
+        return answer
+
     kept = {(kind, name): vars(kind)[name] for kind, name in _NUMBERS if name in vars(kind)}
     with _LOCK:
+        # A ``ShapeEnv`` notes who asks, which is never this file.
+        uninteresting_files().add(__file__)
         for (kind, name), number in kept.items():
             setattr(kind, name, observe_number(number))
         torch.SymBool.__bool__ = observe  # type: ignore[method-assign]
         SymNode.expect_true = observe_promise  # type: ignore[method-assign, assignment]
+        ShapeEnv.evaluate_expr = observe_argument  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -109,7 +129,40 @@ def observed_branches(branches: list[Branch]) -> Iterator[None]:
                 setattr(kind, name, number)
             torch.SymBool.__bool__ = taken  # type: ignore[method-assign]
             SymNode.expect_true = promised  # type: ignore[method-assign]
+            ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
             branches.extend(found | numbers)
+
+
+@contextmanager
+def observed_answers(branches: list[Branch]) -> Iterator[None]:
+    """The same for strict mode, which runs the code of models itself: Python's own questions are never asked."""
+    evaluate, asking = ShapeEnv.evaluate_expr, getattr(ShapeEnv, "_get_user_frame", None)
+    found: dict[Branch, None] = {}
+
+    def observe(asked: ShapeEnv, question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
+        answer = evaluate(asked, question, hint, *others, **options)
+        frame = asking(asked) if asking is not None and getattr(question, "free_symbols", None) else None
+        # Operators ask for truth values as they please; a number that one of them takes is the model's.
+        by_model = frame is not None and (not isinstance(hint, bool) or frame.f_code.co_filename.startswith(_DYNAMO))
+        if hint is not None and by_model:
+            stack = TracingContext.extract_stack()
+            lines = [line for line in stack if not line.filename.startswith(_TORCH)]
+            if lines:
+                source = described_line(lines[-1].filename, lines[-1].lineno or 0, lines[-1].name)
+                if isinstance(hint, bool):
+                    found.setdefault(Branch(question if hint else sympy.Not(question), source))
+                else:
+                    found.setdefault(Branch(sympy.Eq(question, hint), source, fixes=True))
+        return answer
+
+    with _LOCK:
+        uninteresting_files().add(__file__)
+        ShapeEnv.evaluate_expr = observe  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
+            branches.extend(found)
 
 
 def _asker(frame: FrameType | None) -> str | None:
@@ -166,4 +219,4 @@ def _cut_short(node: fx.Node) -> Iterator[Branch]:
             return
 
 
-__all__ = ["Branch", "described_line", "observed_branches", "small_sizes"]
+__all__ = ["Branch", "described_line", "observed_answers", "observed_branches", "small_sizes"]

@@ -18,11 +18,30 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
 
 from engine.capture.sizes.branches import Branch, described_line
 
-__all__ = ["observed_fixes"]
+__all__ = ["instead_of", "observed_fixes"]
 
-_OURS = (os.path.join(os.path.dirname(torch.__file__), ""), os.path.join(os.path.dirname(__file__), ""))
-_CALLER = os.path.join(os.path.dirname(__file__), "exporting.py")
+_ENGINE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "")
+_OURS = (os.path.join(os.path.dirname(torch.__file__), ""), _ENGINE)
+_CALLER = os.path.join(_ENGINE, "capture", "tracing", "torch_export.py")
 _LOCK = threading.RLock()
+# What is in a line that fixes a size, and what to write instead of it.
+_INSTEAD = (
+    (
+        ("range(", "for "),
+        "a loop is written out for one size: index with torch.arange(n), or use torch.while_loop",
+    ),
+    (("math.",), "torch.scalar_tensor(n).log() and the like in place of functions of math"),
+    (("scale_factor", "interpolate(", "Upsample("), "size=(h, w) in place of scale_factor= made of sizes"),
+    (("float(",), "n * 1.0, n ** -0.5 or torch.sym_float(n) in place of float(n)"),
+    (("int(", "len("), "n // 2, x.shape[0] or torch.sym_int(n * 1.5) in place of int(...) and len(...)"),
+)
+_KEEP_SIZES = "n // 2, n ** 0.5, torch.sym_int(n) and torch.sym_float(n) are sizes, int(n) and float(n) are not"
+
+
+def instead_of(source: str) -> str:
+    """What to write instead of a line that makes a Python number of a size."""
+    code = source.partition(": ")[2]
+    return next((text for signs, text in _INSTEAD if any(sign in code for sign in signs)), _KEEP_SIZES)
 
 
 @contextmanager

@@ -22,9 +22,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.capture.inputs import Range
 from engine.capture.sizes.branches import Branch, described_line
-from engine.capture.sizes.branches import __file__ as branches_file
 from engine.capture.sizes.predicates import Function, function_of, text_of
-from engine.graph.symbolic.layout_frames import is_of_layout
+from engine.graph.symbolic.layouts import asker, is_of_layout
 from engine.sizes import Sizes as Bounds
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 Sizes: TypeAlias = "Mapping[sympy.Symbol, int]"
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+_ENGINE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "")
 # Operators ask whether sizes differ to leave out special cases; what has to be equal has to be so of small sizes too.
 _WAIVED = (sympy.Ne, sympy.Lt, sympy.Gt, sympy.Le, sympy.Ge)
 # Sizes of one symbol, and combinations of several, that are looked at one by one.
@@ -49,12 +49,14 @@ class Guard:
         source: the model line that it comes from, ``file:line``; empty where that is not known.
         asked: whether the model's own code decides by it; otherwise an operator of PyTorch does.
         found: what comes out differently where it does not hold; empty where that is not known.
+        fixes: whether the model makes a Python number of a size there, which the relation says.
     """
 
     relation: sympy.Basic
     source: str = ""
     asked: bool = False
     found: str = ""
+    fixes: bool = False
 
     @cached_property
     def symbols(self) -> tuple[sympy.Symbol, ...]:
@@ -124,13 +126,13 @@ def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collec
     """
     found: dict[sympy.Basic, Guard] = {}
     waived: dict[sympy.Basic, Guard] = {}
-    for relation, source, certain in branches:
-        _add(found, Guard(replaced(relation, shape_env), source, asked=True, found=certain), symbols)
+    for relation, source, certain, fixes in branches:
+        _add(found, Guard(replaced(relation, shape_env), source, asked=True, found=certain, fixes=fixes), symbols)
     for noted in shape_env.guards:
         frame = getattr(getattr(noted, "sloc", None), "framework_loc", None)
         place = _model_line(frame)
         relation = replaced(noted.expr, shape_env)
-        waives = place is None and (is_of_layout(frame) or excludes_small(relation))
+        waives = place is None and (is_of_layout(*asker(noted)) or excludes_small(relation))
         _add(waived if waives else found, Guard(relation, place or "", asked=place is not None), symbols)
     return Found(list(found.values()), [guard for relation, guard in waived.items() if relation not in found])
 
@@ -160,10 +162,9 @@ def excludes_small(relation: sympy.Basic) -> bool:
 
 
 def _model_line(frame: Any) -> str | None:
-    """The line of a guard of the ``ShapeEnv`` where it is no line of PyTorch."""
+    """The line of a guard of the ``ShapeEnv`` where it is no line of PyTorch or of this package."""
     file = getattr(frame, "filename", None)
-    # Truth values go through the observer of branches, which knows better who asks.
-    if file is None or str(file).startswith(_TORCH) or file == branches_file:
+    if file is None or str(file).startswith((_TORCH, _ENGINE)):
         return None
     return described_line(str(file), frame.lineno, frame.name)
 

@@ -14,8 +14,10 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from engine.capture.examples import Wish
 from engine.capture.inputs import Range, range_of, unbounded
 from engine.capture.signature import Argument
+from engine.capture.sizes.fixed_sizes import instead_of
 from engine.capture.sizes.guards import Guard
 from engine.errors import CaptureError, InputError
+from engine.graph.symbolic.all_sizes import share_of_sizes
 from engine.sizes import Int
 
 # Larger bounds are torch.export's way of saying that there is none.
@@ -34,7 +36,8 @@ def find_ranges(
     """The range of every symbol of the inputs, from torch.export's constraints and the user's wishes.
 
     torch.export lets a size be 0 or 1 wherever its lower bound is 2 (its way to say "not specialised"),
-    so such a bound means 1, unless the user gave one.  Where several inputs share a symbol their
+    so such a bound means 1, unless the user gave one.  A named ``Dim`` begins at 0 unless it says otherwise, and keeps
+    that lower bound.  Where several inputs share a symbol their
     ranges are intersected.  A dim without an upper bound gets ``unbounded`` of its example.
 
     Raises ``CaptureError`` where the model fixes or narrows a dim for which the user gave a range.
@@ -47,7 +50,8 @@ def find_ranges(
         opt = _opt(symbol, arguments, leaves, wanted, shape_env)
         if wanted:
             low, high = _intersected(symbol, low, high, wanted, guards, arguments)
-        low = 1 if low <= 2 and all(wish.min is None for _, wish in wanted) else low
+        if low <= 2 and all(wish.min is None for _, wish in wanted):
+            low = 0 if symbol in constraints and low == 0 else 1
         if high is None:
             high = max(unbounded(opt), low)
             where = _first_place(symbol, arguments)
@@ -110,7 +114,7 @@ def narrow_ranges(
             if isinstance(size, sympy.Expr) and symbol in size.free_symbols:
                 ends = range_of(size, {**ranges, symbol: Range(low, low, high)})
                 if (wish.min is not None and wish.min < ends.min) or (wish.max is not None and wish.max > ends.max):
-                    raise CaptureError(_narrowed(where, wish, ends.min, ends.max) + why)
+                    raise CaptureError(_narrowed(where, wish, ends.min, ends.max, guard) + why)
         if (low, high) != (known.min, known.max):
             ranges[symbol] = Range(low, min(max(known.opt, low), high), high)
             place, size = _first_size(symbol, arguments)
@@ -126,6 +130,14 @@ def find_symbols(arguments: Sequence[Argument]) -> list[sympy.Symbol]:
             if isinstance(size, sympy.Expr):
                 found.update(dict.fromkeys(sorted(size.free_symbols, key=str)))
     return list(found)
+
+
+def asked_from_zero(
+    arguments: Sequence[Argument], leaves: Sequence[Any] | None, wishes: Mapping[tuple[int, int], Wish]
+) -> set[sympy.Symbol]:
+    """The symbols of dims for which a smallest size of 0 was given."""
+    asked = _wishes_by_argument(arguments, leaves, wishes)
+    return {size for _, size, wish in asked if isinstance(size, sympy.Symbol) and wish.min == 0}
 
 
 def _wishes_by_argument(
@@ -216,7 +228,8 @@ def _intersected(
         raise CaptureError(_narrowed(where, wish, low, high) + _because(symbol, low - 1, guards, arguments))
     if high is not None and highs and most is not None and high < most:
         where, wish = next(w for w in wanted if w[1].max is not None)
-        raise CaptureError(_narrowed(where, wish, low, high) + _because(symbol, high + 1, guards, arguments))
+        first = low if low > 2 or wish.min is None else wish.min
+        raise CaptureError(_narrowed(where, wish, first, high) + _because(symbol, high + 1, guards, arguments))
     return least if lows else low, most if highs else high
 
 
@@ -233,11 +246,41 @@ def _why(guard: Guard, arguments: Sequence[Argument]) -> str:
     return f"\n  {at}the way for {guard.text(arguments)} is what was captured{elsewhere}"
 
 
-def _narrowed(where: str, wish: Wish, low: int, high: int | None) -> str:
+def _narrowed(where: str, wish: Wish, low: int, high: int | None, guard: Guard | None = None) -> str:
+    inside = "make it static" if low == high else "give it a range inside that"
+    if guard is not None and guard.fixes:
+        inside += f", or write the line so that the size stays a size: {instead_of(guard.source)}"
     return (
         f"{where} was given the range {1 if wish.min is None else wish.min}..{wish.max or ''}, but the model only "
-        f"holds for sizes from {low}{'' if high is None else f' to {high}'}: give it a range inside that"
+        f"holds for sizes from {low}{'' if high is None else f' to {high}'}: {inside}"
     )
+
+
+# A relation that is left so few sizes of a dim is no condition on calls.
+_FEW = 0.1
+
+
+def refuse_what_holds_nowhere(
+    missed: Sequence[Guard],
+    ranges: Mapping[sympy.Symbol, Range],
+    arguments: Sequence[Argument],
+    leaves: Sequence[Any] | None,
+    wishes: Mapping[tuple[int, int], Wish],
+) -> None:
+    """Raise ``CaptureError`` for an equality of several sizes that leaves next to nothing of a range that was given."""
+    asked = _wishes_by_argument(arguments, leaves, wishes)
+    for guard in missed:
+        if not guard.relation.has(sympy.Eq) or len(guard.symbols) < 2:
+            continue
+        spans = {symbol: (ranges[symbol].min, ranges[symbol].max) for symbol in guard.symbols}
+        for symbol, share in share_of_sizes(guard.relation, spans).items():
+            given = [where for where, size, wish in asked if size == symbol and wish.dynamic and wish.max is not None]
+            if share < _FEW and given:
+                instead = f"\n  try: {instead_of(guard.source)}" if guard.fixes else ""
+                raise CaptureError(
+                    f"{given[0]} was given the range {ranges[symbol]}, but the model holds for next to none of these "
+                    f"sizes{_why(guard, arguments)}{instead}"
+                )
 
 
 def _check_wishes(asked: Sequence[tuple[str, Int, Wish]], ranges: Mapping[sympy.Symbol, Range]) -> None:

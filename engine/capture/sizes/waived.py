@@ -8,7 +8,7 @@ answered by it and leave no trace, and rules would be chosen by it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import sympy
@@ -98,6 +98,7 @@ def believe_only(
     kept: Collection[sympy.Basic],
     symbols: Collection[sympy.Symbol],
     ranges: Mapping[sympy.Symbol, Range],
+    proven: Iterable[sympy.Basic] = (),
 ) -> tuple[sympy.Basic, ...]:
     """Let a ``ShapeEnv`` forget what it noted that calls need not have, and give what holds of all calls.
 
@@ -107,6 +108,7 @@ def believe_only(
     Args:
         kept: relations that calls are held against.
         symbols: of the sizes of inputs.
+        proven: equalities that hold for all sizes, and were never noted.
     """
     noted = list(shape_env.guards)
     shape_env.guards.clear()
@@ -118,6 +120,11 @@ def believe_only(
         facts.update(dict.fromkeys(each.expr for each in asserted))
     for fact in facts:
         _note(shape_env, fact)
+    for equality in dict.fromkeys(replaced(each, shape_env) for each in proven):
+        if equality.free_symbols:
+            facts[equality] = None
+            shape_env._maybe_guard_rel(equality)  # type: ignore[arg-type]
+            _note(shape_env, equality)
     always: dict[sympy.Basic, bool] = {}
     for guard in noted:
         relation = replaced(guard.expr, shape_env)

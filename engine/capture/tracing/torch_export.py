@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +22,66 @@ from torch.utils import _pytree as pytree
 from engine.capture.diagnosis import capture_error, essence
 from engine.capture.examples import Examples
 from engine.capture.pytrees import register_from_error
-from engine.capture.sizes.branches import Branch, observed_branches
+from engine.capture.sizes.asked_sizes import asked_sizes, asked_sizes_by_source
+from engine.capture.sizes.branches import Branch, observed_answers, observed_branches
 from engine.capture.sizes.fixed_sizes import observed_fixes
-from engine.capture.sizes.layouts import layouts_by_hint
 from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
+from engine.capture.tracing.size_arguments import sizes_as_arguments
 from engine.capture.tracing.unchanged import unchanged
 from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
 from engine.capture.tracing.written_tensors import with_written_buffers
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
+from engine.graph.symbolic.all_sizes import holds_for_all
+from engine.graph.symbolic.layouts import layouts_by_hint
+from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
+from engine.graph.symbolic.pytorch_logs import quiet_pytorch
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
-# What torch.export says where it cannot prove a guard.  The second is an error of its own, in PyTorch 2.13: it makes a
-# suggestion of the guard, and takes the sizes at which `-n % 4` begins to be a range of `n`.
-_NOT_PROVEN = ("Constraints violated", "Cannot create Dim with inconsistent")
 
 
-def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, list[Branch], list[str]]:
+@dataclass
+class Seen:
+    """What was seen while a model was exported.
+
+    Attributes:
+        proofs: what holds for all sizes that were asked for, which is no guard.
+        branches: what the model asked of sizes.
+        notes: what was decided for the user.
+    """
+
+    proofs: Proofs = field(default_factory=lambda: Proofs({}))
+    branches: list[Branch] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
-    notes: list[str] = []
-    branches: list[Branch] = []
+    seen = Seen()
+    asked = examples.dynamic_shapes
     try:
-        return _export_refined(model, examples, notes, branches, strict=False), branches, notes
+        program = _export_refined(model, examples, seen, strict=False)
     except CaptureError:
         raise
     except Exception as error:
         _refuse_scripted(model, error)
-        if not _strict_may_help(error):
-            raise capture_error(type(model).__name__, error, branches=branches) from error
-        try:
-            program = _export_refined(model, examples, notes, branches, strict=True)
-        except Exception as strict_error:
-            raise capture_error(type(model).__name__, error, strict_error) from error
-        notes.append("exported in strict mode, because the other mode failed")
-        return program, branches, notes
+        if not _strict_may_help(error, seen):
+            raise capture_error(type(model).__name__, error, branches=seen.branches) from error
+        found, strict_error = _export_strictly(model, examples, asked)
+        if found is None or _is_fixed(found[1]):
+            raise capture_error(type(model).__name__, error, strict_error, seen.branches) from error
+        return found
+    if _is_fixed(seen):
+        refined = examples.dynamic_shapes
+        found, _ = _export_strictly(model, examples, asked)
+        if found is not None and not _is_fixed(found[1]):
+            return found
+        examples.dynamic_shapes = refined
+    return program, seen
 
 
 def _refuse_scripted(model: nn.Module, error: Exception) -> None:
@@ -71,48 +95,69 @@ def _refuse_scripted(model: nn.Module, error: Exception) -> None:
             ) from error
 
 
-def _export_refined(
-    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
-) -> ExportedProgram:
+def _export_strictly(
+    model: nn.Module, examples: Examples, dynamic_shapes: Any
+) -> tuple[tuple[ExportedProgram, Seen] | None, Exception | None]:
+    """What strict mode makes of a model; it reads Python code, and knows that ``int(n)`` of a size is a size."""
+    seen = Seen()
+    examples.dynamic_shapes = dynamic_shapes
+    try:
+        program = _export_refined(model, examples, seen, strict=True)
+    except Exception as error:
+        return None, error
+    seen.notes.append("exported in strict mode, because the other mode failed")
+    return (program, seen), None
+
+
+def _is_fixed(seen: Seen) -> bool:
+    """Whether the model makes Python numbers of sizes, which are others for other sizes that were asked for."""
+    numbers = (branch.relation for branch in seen.branches if branch.fixes)
+    return any(
+        relation.free_symbols <= seen.proofs.ranges.keys() and not holds_for_all(relation, seen.proofs.ranges)
+        for relation in numbers
+    )
+
+
+def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
     if strict:
         # It reads Python code itself, and makes ops of assertions, which no engine has.
-        return _export_as_refined(model, examples, notes, branches, strict=True)
+        return _export_as_refined(model, examples, seen, strict=True)
     assumed: dict[str, None] = {}
     with ValueBranches() as written, assumed_assertions(assumed, written.asked):
         while True:
             try:
-                program = _export_as_refined(model, examples, notes, branches, strict=False)
+                program = _export_as_refined(model, examples, seen, strict=False)
                 break
             except WrittenAnew:
                 continue
-    notes.extend(f"the compiled model does not check what the model asserts of values at {line}" for line in assumed)
-    notes.extend(
+    seen.notes.extend(
+        f"the compiled model does not check what the model asserts of values at {line}" for line in assumed
+    )
+    seen.notes.extend(
         f"both sides of a branch on values are computed, and one is chosen, at {line}" for line in written.lines
     )
     return program
 
 
-def _export_as_refined(
-    model: nn.Module, examples: Examples, notes: list[str], branches: list[Branch], *, strict: bool
-) -> ExportedProgram:
+def _export_as_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
     for _ in range(_MOST_REFINEMENTS):
         try:
-            return _export_once(model, examples, branches, strict=strict)
+            return _export_once(model, examples, seen, strict=strict)
         except Exception as error:
             if register_from_error(error):
                 continue
             refined, found = _refined(str(error), examples.dynamic_shapes)
-            if not strict and (refined is None or any(fix.startswith("_") for fix in found)):
+            if refined is None or any(fix.startswith("_") for fix in found):
                 loosened = _loosened(examples.dynamic_shapes, error)
-                program = None if loosened is None else _try_loosened(model, examples, branches, loosened)
+                program = None if loosened is None else _try_loosened(model, examples, seen, loosened, strict=strict)
                 if program is not None:
                     return program
             if refined is None:
                 raise
-            notes.extend(f"the model needs {fix}" for fix in found)
+            seen.notes.extend(f"the model needs {fix}" for fix in found)
             examples.dynamic_shapes = refined
-    return _export_once(model, examples, branches, strict=strict)
+    return _export_once(model, examples, seen, strict=strict)
 
 
 def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
@@ -121,7 +166,7 @@ def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
     Its solver knows little of quotients and products, and what it suggests instead leaves out sizes for which the
     model works.  With hints it leaves the guards to us.  None where that would change nothing.
     """
-    if not any(sign in str(each) for each in (error, error.__context__) for sign in _NOT_PROVEN):
+    if not any(_is_of_solver(each) for each in (error, error.__context__)):
         return None
     # The sizes of derived dims (2 * n) follow from their root, which must keep its name.
     leaves = pytree.tree_leaves(dynamic_shapes)
@@ -141,34 +186,54 @@ def _loosened(dynamic_shapes: Any, error: Exception) -> Any:
     return loosened if changed else None
 
 
+def _is_of_solver(error: BaseException | None) -> bool:
+    """Whether torch.export has traced the model, and failed over the relations of its dims."""
+    if "Constraints violated" in str(error):
+        return True
+    frames = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    return any(frame.f_code.co_name == "produce_guards_and_solve_constraints" for frame, _ in frames)
+
+
 def _try_loosened(
-    model: nn.Module, examples: Examples, branches: list[Branch], dynamic_shapes: Any
+    model: nn.Module, examples: Examples, seen: Seen, dynamic_shapes: Any, *, strict: bool
 ) -> ExportedProgram | None:
     """The program with other dynamic shapes; None where that does not help."""
-    asked, found = examples.dynamic_shapes, list(branches)
+    asked, found = examples.dynamic_shapes, list(seen.branches)
     examples.dynamic_shapes = dynamic_shapes
     try:
-        return _export_once(model, examples, branches, strict=False)
+        return _export_once(model, examples, seen, strict=strict)
     except Exception:
-        examples.dynamic_shapes, branches[:] = asked, found
+        examples.dynamic_shapes, seen.branches[:] = asked, found
         return None
 
 
-def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *, strict: bool) -> ExportedProgram:
-    """Export and decompose; ``branches`` gets what the model asks of sizes, also where the export fails."""
-    branches.clear()
+def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
+    """Export and decompose; ``seen`` gets what the model asks of sizes, also where the export fails."""
+    seen.branches.clear()
+    seen.proofs.clear()
     _forget_control_flow()
     fixes: list[Branch] = []
     # Strict mode reads Python code itself, and knows what reading ``.data`` means.
     reads = nullcontext() if strict else traced_reads()
+    arguments = sizes_as_arguments()
+    asked = (
+        asked_sizes_by_source(model, examples, seen.proofs.ranges)
+        if strict
+        else asked_sizes(examples, seen.proofs.ranges)
+    )
+    questions = observed_answers(seen.branches) if strict else observed_branches(seen.branches)
     with (
+        quiet_pytorch(),
         unchanged(model),
         torch.no_grad(),
         whole_recurrence(),
+        asked,
         layouts_by_hint(),
-        observed_branches(branches),
+        answers_for_all_sizes(seen.proofs),
+        questions,
         observed_fixes(fixes),
         reads,
+        arguments,
     ):
         try:
             with assignments() as assigned:
@@ -177,10 +242,10 @@ def _export_once(model: nn.Module, examples: Examples, branches: list[Branch], *
                 )
         except Exception:
             # Of a program that was made they say nothing more than its sizes do.
-            branches.extend(fixes)
+            seen.branches.extend(fixes)
             raise
     check_assignments(assigned, program, strict=strict)
-    return decomposed(program)
+    return decomposed(program, seen)
 
 
 def _forget_control_flow() -> None:
@@ -198,7 +263,7 @@ def _forget_control_flow() -> None:
                 reset_code(code)
 
 
-def decomposed(program: ExportedProgram) -> ExportedProgram:
+def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
     """The program made functional, with an empty table: composites stay whole.
 
     Meanwhile outputs, and inputs where need be, are flat tuples: building the containers that the model
@@ -219,7 +284,14 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
         specs_of_inputs = program.graph_signature.input_specs
         call.forward_arg_names = [s.arg.name for s in specs_of_inputs if s.kind is InputKind.USER_INPUT]
     try:
-        with torch.no_grad(), whole_recurrence(), layouts_by_hint(), remembered_composites():
+        with (
+            quiet_pytorch(),
+            torch.no_grad(),
+            whole_recurrence(),
+            layouts_by_hint(),
+            answers_for_all_sizes(seen.proofs),
+            remembered_composites(),
+        ):
             made = program.run_decompositions({})
     finally:
         (call.in_spec, call.out_spec), call.forward_arg_names = specs, names
@@ -231,10 +303,10 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
     return made
 
 
-def functional(program: ExportedProgram) -> ExportedProgram:
+def functional(program: ExportedProgram, seen: Seen) -> ExportedProgram:
     """A program that somebody brings, :func:`decomposed`; raises ``CaptureError`` where PyTorch does not do it."""
     try:
-        return decomposed(program)
+        return decomposed(program, seen)
     except (CaptureError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -256,9 +328,11 @@ def _is_plain(spec: pytree.TreeSpec) -> bool:
     return spec.type in (None, tuple, list, dict) and all(map(_is_plain, children))
 
 
-def _strict_may_help(error: Exception) -> bool:
+def _strict_may_help(error: Exception, seen: Seen) -> bool:
     text = f"{type(error).__name__} {error}"
-    return not any(sign in text for sign in ("Constraints violated", "data-dependent", "conflicts between user"))
+    if any(sign in text for sign in ("Constraints violated", "conflicts between user")):
+        return any(branch.fixes for branch in seen.branches)
+    return "data-dependent" not in text
 
 
 def _refined(message: str, dynamic_shapes: Any) -> tuple[Any, list[str]]:
@@ -293,4 +367,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["decomposed", "export", "functional"]
+__all__ = ["Seen", "decomposed", "export", "functional"]

@@ -17,9 +17,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine.errors import EngineError
 from engine.graph.arguments import is_symbolic, map_values
 from engine.graph.recurrence import is_recurrent, whole_recurrence
-from engine.graph.symbolic.layout_frames import writes_no_size
+from engine.graph.symbolic.layouts import asker, writes_no_size
 from engine.graph.symbolic.other_sizes import holds_elsewhere
-from engine.graph.symbolic.trials import unlogged
+from engine.graph.symbolic.proofs import answers_of_calls
+from engine.graph.symbolic.pytorch_logs import quiet_pytorch
 
 
 def infer(
@@ -44,7 +45,14 @@ def infer(
     needed: list[sympy.Basic] = []
     try:
         # Composite ops written in C++ ask symbolic sizes for their values; PyTorch's Python versions do not.
-        with unlogged(), whole, _nothing_assumed(shape_env, needed), enable_python_dispatcher(), mode, torch.no_grad():
+        with (
+            quiet_pytorch(),
+            whole,
+            _nothing_assumed(shape_env, needed),
+            enable_python_dispatcher(),
+            mode,
+            torch.no_grad(),
+        ):
             result = op(*positional, **keywords)
     except Exception as error:
         raise EngineError(f"{op} does not accept {_show(positional, keywords)}: {error}") from error
@@ -73,14 +81,15 @@ def _nothing_assumed(shape_env: ShapeEnv | None, needed: list[sympy.Basic]) -> I
     ranges, axioms = dict(shape_env.var_to_range), dict(shape_env.axioms)
     divisible = set(shape_env.divisible)
     try:
-        yield
+        with answers_of_calls(shape_env):
+            yield
     finally:
         assumed = [s for s in ranges if s in shape_env.replacements and s not in replacements]
         equalities = ", ".join(f"{symbol} == {shape_env.replacements[symbol]}" for symbol in assumed)
         needed += [
             guard.expr
             for guard in shape_env.guards[guards:]
-            if isinstance(guard.expr, sympy.Eq) and not writes_no_size(getattr(guard.sloc, "framework_loc", None))
+            if isinstance(guard.expr, sympy.Eq) and not writes_no_size(*asker(guard))
         ]
         if assumed or len(shape_env.guards) > guards:
             del shape_env.guards[guards:]

@@ -42,9 +42,7 @@ def holds_elsewhere(
         if all(_holds(relation, sizes) for relation in needed) or not _is_possible(shape_env, sizes):
             continue
         try:
-            with _disable_current_modes(), torch.no_grad():
-                args, kwargs = pytree.tree_map(lambda leaf, sizes=sizes: _concrete(leaf, sizes), arguments)
-                given = op(*args, **kwargs)
+            given = _result(op, arguments, sizes)
         except Exception:
             return False
         if _shapes(given, sizes) != _shapes(result, sizes):
@@ -53,6 +51,21 @@ def holds_elsewhere(
         if tried == _TRIES:
             break
     return True
+
+
+def refuses(op: OpOverload, arguments: Any, sizes: Sizes) -> bool:
+    """Whether an op raises an error at some sizes, run on tensors without memory."""
+    try:
+        _result(op, arguments, sizes)
+    except Exception:
+        return True
+    return False
+
+
+def _result(op: OpOverload, arguments: Any, sizes: Sizes) -> Any:
+    with _disable_current_modes(), torch.no_grad():
+        args, kwargs = pytree.tree_map(lambda leaf: _concrete(leaf, sizes), arguments)
+        return op(*args, **kwargs)
 
 
 def _size(shape_env: ShapeEnv, symbol: sympy.Symbol, chance: random.Random) -> int:
@@ -102,4 +115,4 @@ def _shapes(values: Any, sizes: Sizes) -> list[Any]:
     ]
 
 
-__all__ = ["holds_elsewhere"]
+__all__ = ["holds_elsewhere", "refuses"]

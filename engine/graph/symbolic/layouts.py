@@ -1,0 +1,146 @@
+"""Questions of PyTorch about sizes that lay out memory: no value depends on them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import sympy
+import torch
+from sympy.logic.boolalg import BooleanAtom
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
+
+_TORCH = os.path.join(os.path.dirname(torch.__file__), "")
+# Functions that choose strides and the steps of a view; what a view may be is asked elsewhere.
+_SHAPES = tuple(os.path.join(_TORCH, name, "") for name in ("_prims", "_prims_common", "_refs", "_subclasses"))
+_LAYOUT = frozenset(
+    {
+        "__lt__",
+        "_collapse_view_helper",
+        "_reshape_view_helper_core_alg",
+        "are_strides_like_channels_last_or_false",
+        "check_contiguous_sizes_strides",
+        "ge",
+        "is_channels_last_contiguous_2d",
+        "is_channels_last_contiguous_3d",
+        "is_contiguous",
+        "is_non_overlapping_and_dense",
+        "should_swap",
+    }
+)
+# Those among them that also write sizes: where 4 divides s, a view of [s, 24] as [4, -1] has rows of 24 * (s // 4).
+_OF_VIEWS = frozenset({"_collapse_view_helper", "_reshape_view_helper_core_alg"})
+# Functions that look at the number of channels on a GPU; it may be the batch of the model.
+_OF_CHANNELS = frozenset({"_upsample_linear", "_upsample_nearest", "upsample_nearest2d"})
+# PyTorch 2.11 asks whether a pooled size divides to round a quotient of two positive numbers, which it never changes.
+_OF_NOTHING = frozenset({"div_rtn"})
+# Where Python calls operators that are written in C++: their questions have no frame of their own.
+_CALLERS = (os.path.join(_TORCH, "_ops.py"), os.path.join(_TORCH, "_export", "non_strict_utils.py"))
+# Operators that only ask how their argument lies in memory, and those that also ask whether a view of it can be.
+_OF_MEMORY = frozenset({"contiguous", "is_contiguous"})
+_VIEWS = frozenset({"flatten", "ravel", "reshape", "reshape_as", "unflatten"})
+# Where PyTorch makes a fake tensor of sizes and strides that it knows, in C++.
+_MAKERS = frozenset({"__new__", "_get_output_tensor_from_cache_entry", "extract_tensor_metadata"})
+_TENSORS = tuple(os.path.join(_TORCH, "_subclasses", name) for name in ("fake_tensor.py", "functional_tensor.py"))
+# What lies between a question and its answer.
+_MACHINERY = (os.path.join(_TORCH, "fx", "experimental", ""), os.path.join(_TORCH, "__init__.py"))
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def layouts_by_hint(shape_env: ShapeEnv | None = None) -> Iterator[None]:
+    """Let operators choose strides by the sizes of the example, without a guard on them.
+
+    A guard that compares sizes narrows their ranges for good, is an axiom from then on, and costs a proof.  What
+    sizes are written by is noted all the same: where 4 divides s, a view of [s, 24] as [4, -1] has rows of
+    24 * (s // 4).
+
+    Args:
+        shape_env: the one whose questions are answered; None for those of all.
+    """
+    target: Any = ShapeEnv if shape_env is None else shape_env
+    evaluate, asking = ShapeEnv.evaluate_expr, getattr(ShapeEnv, "_get_user_frame", None)
+    if asking is None:
+        # Not a public method. Where PyTorch has none, all its questions are held against calls.
+        yield
+        return
+
+    def answer(asked: ShapeEnv, question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
+        undecided = isinstance(hint, bool) and not isinstance(question, BooleanAtom)
+        if undecided and (_makes_tensor(sys._getframe(1)) or _is_answered_by_hint(asking(asked), question, hint)):
+            return sympy.sympify(hint)
+        return evaluate(asked, question, hint, *others, **options)
+
+    with _LOCK if shape_env is None else nullcontext():
+        # A ``ShapeEnv`` notes who asks, which is never this file.
+        uninteresting_files().add(__file__)
+        before = vars(target).get("evaluate_expr")
+        target.evaluate_expr = answer if shape_env is None else partial(answer, shape_env)
+        try:
+            yield
+        finally:
+            if before is None:
+                del target.evaluate_expr
+            else:
+                target.evaluate_expr = before
+
+
+def is_of_layout(file: str, name: str) -> bool:
+    """Whether a function that asks about sizes lays out memory."""
+    return name in _LAYOUT and file.startswith(_SHAPES)
+
+
+def writes_no_size(file: str, name: str) -> bool:
+    """Whether a function lays out memory, and sizes are written the same way whatever it is told."""
+    return is_of_layout(file, name) and name not in _OF_VIEWS
+
+
+def asker(guard: Any) -> tuple[str, str]:
+    """The file and the function that a guard of a ``ShapeEnv`` comes from; empty where that is not known."""
+    frame = getattr(getattr(guard, "sloc", None), "framework_loc", None)
+    return str(getattr(frame, "filename", "")), str(getattr(frame, "name", ""))
+
+
+def _makes_tensor(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename.startswith(_MACHINERY):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name in _MAKERS and frame.f_code.co_filename in _TENSORS
+
+
+def _is_answered_by_hint(frame: FrameType | None, question: Any, hint: bool) -> bool:
+    """Whether nothing but strides depends on what the example answers."""
+    if frame is None or not frame.f_code.co_filename.startswith(_TORCH):
+        return False
+    file, name = frame.f_code.co_filename, frame.f_code.co_name
+    if name in _OF_CHANNELS | _OF_NOTHING:
+        return True
+    if file in _CALLERS:
+        operator = _called(frame)
+        return operator in _OF_MEMORY or (operator in _VIEWS and _is_of_strides(question))
+    noted = question if hint else ~question
+    return is_of_layout(file, name) and (writes_no_size(file, name) or not isinstance(noted, sympy.Eq))
+
+
+def _called(frame: FrameType) -> str | None:
+    """The name of the operator that a frame of PyTorch calls."""
+    called = frame.f_locals.get("func", frame.f_locals.get("self"))
+    name = getattr(getattr(called, "overloadpacket", called), "__name__", None)
+    return name if isinstance(name, str) else None
+
+
+def _is_of_strides(question: Any) -> bool:
+    """Whether an operator asks what strides a view would have.
+
+    Whether there are as many elements as there have to be it asks by equalities, and whether there are any by numbers.
+    """
+    compares = isinstance(question, sympy.Ne | sympy.Lt | sympy.Gt | sympy.Le | sympy.Ge)
+    return compares and not any(side.is_Integer for side in question.args)
+
+
+__all__ = ["asker", "is_of_layout", "layouts_by_hint", "writes_no_size"]
