@@ -7,20 +7,19 @@ absorbed, and the plan's operands are needed in turn.  Values that nobody needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx
 
-from engine.dsl.rule import Rule
 from engine.dtypes import representable
 from engine.evaluator import Context, Failure, apply
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
+from engine.partitioner.attempts import Attempts
 from engine.partitioner.tile import Tile
-from engine.partitioner.unsupported import staying
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT rejected it, or the engine did not load.
 Rejections = Mapping[tuple[str, str], str]
@@ -57,22 +56,20 @@ def computes(mirror: Mirror, node: fx.Node) -> bool:
 
 
 def tile(
-    matcher: Matcher,
-    context: Context,
+    attempts: Attempts,
     *,
     excluded: Callable[[fx.Node], str | None],
     rejections: Rejections,
     dtype_advice: Mapping[torch.dtype, str] | None = None,
-    inactive: Sequence[tuple[Rule, str]] = (),
 ) -> Tiling:
-    """Tile the graph of ``context.mirror`` with the ``convert`` rules of ``matcher``.
+    """Tile the graph of ``attempts`` with its ``convert`` rules.
 
     Args:
         excluded: why a node must stay in PyTorch, None if it need not.
         rejections: pairs of node and rule that were tried and failed.
         dtype_advice: what to do about values of a dtype that TensorRT does not have.
-        inactive: rules that the installed TensorRT rules out, each with the reason; for explanations.
     """
+    context, matcher = attempts.context, attempts.matchers["convert"]
     mirror = context.mirror
     tiling = Tiling()
     needed: set[fx.Node] = set()
@@ -88,7 +85,7 @@ def tile(
             reason = _foreign(mirror, mirror.outputs(node), dtype_advice or {})
         if reason is None:
             chosen, reason = _best(matcher, context, node, excluded, rejections)
-            reason = reason or (nearest(matcher, context, node, inactive) if chosen is None else None)
+            reason = attempts.reason(node, reason) if chosen is None else None
         if chosen is not None:
             reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
             chosen = None if reason else chosen
@@ -155,21 +152,3 @@ def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtyp
             text = f"TensorRT has no {str(fake.dtype).removeprefix('torch.')} tensors"
             return text + (f"; {advice[fake.dtype]}" if fake.dtype in advice else "")
     return None
-
-
-def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequence[tuple[Rule, str]] = ()) -> str:
-    """Why no rule takes a node: the rule that came nearest and the test that failed."""
-    op = context.mirror.op(node)
-    misses = [matcher.why_not(node, rule) for rule in matcher.roots_of(op)]
-    if misses:
-        best = max(misses, key=lambda miss: miss.passed)
-        why = str(best).removeprefix(f"{best.rule.id} at {node.name}: ")
-        return f"nearest rule {best.rule.id} ({best.rule.where}): {why}"
-    for rule, reason in inactive:
-        if rule.kind == "convert" and any(root.op == op for root in rule.roots):
-            return f"{rule.id} ({rule.where}) is inactive here: {reason}"
-    known = staying(node.target)
-    if known is not None:
-        return f"no rule converts {op}: {known}"
-    undecomposed = node.meta.get("undecomposed")
-    return f"no rule converts {op}" + (f", and {undecomposed}" if undecomposed else "")
