@@ -18,7 +18,7 @@ from engine.dtypes import DTYPE_NAMES, DTYPES
 from engine.errors import Span
 
 # Part of the cache's key: change it with the format.
-FORMAT = 4
+FORMAT = 5
 
 _TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
 _CLASSES: tuple[type, ...] = (

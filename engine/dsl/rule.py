@@ -127,7 +127,6 @@ class Rule:
         roots: the root patterns; several for a tuple pattern.
         steps: ``let`` and ``when`` clauses in order.
         family: values of the family variables (literals, :class:`EnumToken` or :class:`OpName`).
-        overridden: ids of the lower-level rules with the same file and name that this one replaces.
         rank: position in precedence order among all rules of the set; lower is tried first.
         text: the rule as written.
     """
@@ -146,7 +145,6 @@ class Rule:
     tests: tuple[tree.Test, ...]
     family: Mapping[str, object]
     span: Span
-    overridden: tuple[str, ...] = ()
     rank: int = 0
     text: str = ""
 

@@ -36,7 +36,7 @@ class RuleSet:
         externs: declared host functions by name (``host.f``).
         patterns: named patterns by name; rules hold them written out.
         hosts: the Python functions of ``externs``.
-        overridden: pairs of a user rule's id and the id of the built-in rule that it replaces or comes before.
+        overridden: pairs of a user rule's id and the id of the built-in rule that it comes before.
         hash: of all texts and of what decides which rules are active.
         sources: paths of the files, in the order they were read.
     """
@@ -106,6 +106,7 @@ class RuleSet:
         from engine.dsl import cache, operators
 
         target = wanted or _installed()
+        sources = _apart(sources)
         hosts = host.registered()
         digest = _hash(sources, target)
         # Rules for ops of other packages are checked against those ops, where they are there.
@@ -219,6 +220,17 @@ def _installed() -> Capabilities | None:
         return None
 
 
+def _apart(sources: Sequence[Source]) -> list[Source]:
+    """Sources in which the ids of a user's rules differ from those of built-in rules: a file that is called like a
+    built-in one gets another stem.
+    """
+    taken = {source.stem for source in sources if source.level == 0}
+    return [
+        replace(source, stem=f"user_{source.stem}") if source.level > 0 and source.stem in taken else source
+        for source in sources
+    ]
+
+
 def _hash(sources: Sequence[Source], target: Capabilities | None) -> str:
     texts = sorted((source.level, source.stem, source.text) for source in sources)
     parts = [part for level, stem, text in texts for part in (str(level), stem, text)]
@@ -246,4 +258,15 @@ def _check(sources: Sequence[Source], target: Capabilities | None, hosts: Mappin
         file, found = parse_with_errors(source.text, source.path, source.stem)
         files.append((file, source.level))
         errors += found
+    files = _with_own_names(files)
     return check(files, target, hosts, errors)
+
+
+def _with_own_names(files: list[tuple[tree.File, int]]) -> list[tuple[tree.File, int]]:
+    from engine.dsl.syntax.own_names import apart
+
+    given = [file for file, level in files if level == 0]
+    own = [file for file, level in files if level > 0]
+    macros = [macro.name for file in given for macro in file.macros]
+    patterns = [pattern.name for file in given for pattern in file.patterns]
+    return [*((file, 0) for file in given), *((file, 1) for file in apart(own, macros, patterns))]

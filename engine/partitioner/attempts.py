@@ -126,7 +126,7 @@ class Attempts:
 
     def rewriting(self, node: fx.Node) -> list[str]:
         """Why rules of the user, or any where no rule converts the op, did not rewrite a node: a line for a kind."""
-        lines = []
+        lines: list[str] = []
         op = self.mirror.op(node)
         converts = bool(self.matchers["convert"].roots_of(op))
         for kind in ("lower", "simplify"):

@@ -7,7 +7,9 @@ import torch
 from engine.dsl.checks.needs import parse_version
 from engine.dsl.host import host
 from engine.dsl.ruleset import RuleSet
+from engine.dsl.source import Source
 from engine.errors import RuleError, SettingsError
+from engine.rewriter.fuel import emitted_ops
 from engine.tensorrt import Capabilities, capabilities
 
 RTX = Capabilities((11, 1), True, frozenset({"activation"}))
@@ -198,14 +200,65 @@ def test_user_rules_come_first(user_file):
     assert loaded.overridden == (("my.mine", "base.given"),)
 
 
-def test_a_user_rule_of_the_same_name_replaces(user_file):
-    path = user_file(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=""), "one.rules")
-    from engine.dsl.source import Source, read_sources
+def both(text, given, stem="one"):
+    """A user's text beside a built-in one whose file has the same stem."""
+    return RuleSet._of([Source("one.rules", "one", 0, given), Source(f"my/{stem}.rules", stem, 1, text)], None)
 
-    built_in = Source("one.rules", "one", 0, NEG.format(name="r", pattern="aten.abs(aten.abs(x))", more=""))
-    loaded = RuleSet._of([built_in, *read_sources([path], 1)], None)
-    assert [rule.roots[0].op for rule in loaded.rules] == ["aten.neg.default"]
-    assert loaded.overridden == (("one.r", "one.r"),)
+
+def test_a_user_file_of_the_same_name_takes_nothing_away():
+    given = NEG.format(name="r", pattern="aten.abs(aten.abs(x))", more="")
+    loaded = both(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=""), given)
+    assert {rule.id: rule.roots[0].op for rule in loaded.rules} == {
+        "one.r": "aten.abs.default",
+        "user_one.r": "aten.neg.default",
+    }
+    assert loaded.overridden == ()
+
+
+def test_a_user_rule_of_the_same_file_name_and_op_comes_first():
+    given = NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more="")
+    for more in ("", "over one.r"):
+        loaded = both(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=more), given)
+        assert [rule.id for rule in loaded.rules] == ["user_one.r", "one.r"]
+        assert loaded.overridden == (("user_one.r", "one.r"),)
+
+
+def test_macros_and_patterns_of_users_have_names_of_their_own():
+    given = (
+        "pattern pair(x) = aten.neg(aten.neg(x))\ndef doubled(x) = aten.neg(x)\n"
+        "simplify r match pair(x) emit x\nlower s match aten.sigmoid(x) emit doubled(x)\n"
+    )
+    text = (
+        "pattern pair(x) = aten.abs(aten.abs(x))\ndef doubled(x) = aten.relu(x)\n"
+        "simplify r match pair(doubled) emit doubled\nlower s match aten.tanh(x) emit doubled(x)\n"
+    )
+    loaded = both(text, given, "my")
+    roots = {rule.id: rule.roots[0].op for rule in loaded.rules}
+    assert roots["my.r"] == "aten.abs.default"
+    assert roots["one.r"] == "aten.neg.default"
+    emitted = {rule.id: emitted_ops(rule, loaded.macros) for rule in loaded.phase("lower")}
+    assert emitted == {"my.s": ("aten.relu.default",), "one.s": ("aten.neg.default",)}
+
+
+def test_loops_and_graphs_of_test_lines_take_a_users_own_macro():
+    given = "def trip(a, b) = a\ndef graph_of(x) = [aten.neg(x), x, x]\n"
+    text = (
+        "def trip(states, elements, given) = (states, elements)\n"
+        "def graph_of(x) = [aten.sin(x)]\n"
+        "lower two match higher_order.cond(p, f: graph, g: graph, operands) emit operands\n"
+        "  test p: bool[], f = graph_of, g = graph_of, operands: [f32[2]]\n"
+    )
+    loaded = both(text, given, "my")
+    named = [binding.value.name for binding in loaded.rules[0].tests[0].bindings[1:3]]
+    assert {len(loaded.macros[name].body.items) for name in named} == {1}
+
+
+def test_a_mistake_in_a_users_macro_shows_the_name_as_it_is_written():
+    given = "def twice(x) = x\n"
+    with pytest.raises(RuleError, match="`twice` is defined twice"):
+        both("def twice(x) = x\ndef twice(y) = y\n", given, "my")
+    with pytest.raises(RuleError, match="`twice` has two parameters `x`"):
+        both("def twice(x, x) = x\n", given, "my")
 
 
 def test_directories_stand_for_their_files(tmp_path):

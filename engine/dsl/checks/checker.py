@@ -92,7 +92,7 @@ class _Checker:
                 if len(rules) > MOST_RULES:
                     self.problems.report(f"there are more than {MOST_RULES} rules", item.span, "load fewer at once")
                     raise Exhausted
-        rules = self._replaced(rules)
+        self._check_names(rules)
         self._check_over(rules)
         termination.check(rules, self.emitted, self.problems)
         active = [rule for rule in rules if _key(rule) not in self.reasons]
@@ -368,12 +368,12 @@ class _Checker:
 
     # ------------------------------------------------------------------------------------ sets of rules
 
-    def _replaced(self, rules: list[Rule]) -> list[Rule]:
-        """Report duplicate names; a user's rule replaces the built-in one of the same file and name."""
-        by_name: dict[tuple[str, int], list[Rule]] = defaultdict(list)
+    def _check_names(self, rules: Sequence[Rule]) -> None:
+        """Report duplicate names."""
+        by_name: dict[str, list[Rule]] = defaultdict(list)
         for rule in rules:
-            by_name[_base(rule), rule.level].append(rule)
-        for (name, _), same in by_name.items():
+            by_name[_base(rule)].append(rule)
+        for name, same in by_name.items():
             first = same[0]
             for other in same[1:]:
                 # One file per family of ops and phase: `relu` may be lowered in one and converted in the other.
@@ -382,18 +382,6 @@ class _Checker:
                     self.problems.report(
                         f"there are two rules `{name}`", other.span, "rename one", (first.span, "the other rule")
                     )
-        highest: dict[tuple[str, bool], int] = {}
-        for rule in rules:
-            key = (_base(rule), rule.kind == "convert")
-            highest[key] = max(rule.level, highest.get(key, 0))
-        kept = []
-        for rule in rules:
-            top = highest[_base(rule), rule.kind == "convert"]
-            if rule.level < top:
-                continue
-            below = tuple(r.id for level in range(rule.level) for r in by_name.get((_base(rule), level), ()))
-            kept.append(replace(rule, overridden=below) if below else rule)
-        return kept
 
     def _check_over(self, rules: Sequence[Rule]) -> None:
         names = {_base(rule) for rule in rules}

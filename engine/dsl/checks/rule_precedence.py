@@ -67,9 +67,11 @@ class _Order:
             by_name[_base(rule)].append(number)
         for number, rule in enumerate(self.rules):
             for name in rule.over:
-                losers = by_name.get(name if "." in name else f"{rule.id.partition('.')[0]}.{name}", ())
-                self.before[number].update(loser for loser in losers if self.rules[loser].kind == rule.kind)
-            self.overridden.update((rule.id, other) for other in rule.overridden)
+                losers: Sequence[int] = by_name.get(name if "." in name else f"{rule.id.partition('.')[0]}.{name}", ())
+                losers = [loser for loser in losers if self.rules[loser].kind == rule.kind]
+                self.before[number].update(losers)
+                below = [self.rules[loser].id for loser in losers if self.rules[loser].level < rule.level]
+                self.overridden.update((rule.id, loser) for loser in below)
 
     def _ways(self, number: int) -> list[Constraints]:
         if number not in self.ways:
