@@ -20,21 +20,30 @@ from engine.capture import Captured, capture
 from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
 from engine.capture.tracing.tracing_lock import tracing_lock
+from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
-from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
+from engine.errors import (
+    BuildError,
+    CaptureError,
+    ConversionError,
+    CoverageError,
+    InputError,
+    SettingsError,
+    TensorRTNotFound,
+)
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
 from engine.lowering.assembly import assemble
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.rejections import Rejections
-from engine.lowering.segment_engine import SegmentEngine, interprets
+from engine.lowering.segment_engine import SegmentEngine, interprets, write_network
 from engine.lowering.snapshot import ModelMemory
 from engine.lowering.subgraphs import Subgraphs
-from engine.lowering.summary import not_covered, summarize
+from engine.lowering.summary import not_covered, summarize, warn_of_refusals
 from engine.observers import CompileEvent, PartitionEvent, observed, raised_by_observer
-from engine.partitioner import Partition, partition
+from engine.partitioner import Partition, Segment, partition
 from engine.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Report
@@ -97,11 +106,16 @@ def coverage(
     *,
     dynamic_shapes: Any = None,
     rules: Sequence[Any] = (),
+    networks: bool = True,
     **settings: Any,
 ) -> Report:
     """The report of :func:`compile` without building anything: what would run where, and why.
 
     Takes the same arguments as :func:`compile`.  What only TensorRT's builder can refuse is not in it.
+
+    Args:
+        networks: write the TensorRT networks, so that what TensorRT refuses then is known; without, or where TensorRT
+            or the values of the model are missing, the report only says what rules would take.
     """
     options = CompilationSettings.from_kwargs(**settings)
     with observed("compile", CompileEvent, _model_name(model)) as event:
@@ -110,6 +124,7 @@ def coverage(
             event.report = compilation.report
         with apart():
             compilation.place()
+            compilation.write_networks() if networks else compilation.leave_networks("networks=False")
         return compilation.report
 
 
@@ -220,8 +235,35 @@ class Compilation:
         if outside and self.settings.require_full_compilation:
             raise CoverageError(not_covered(self.report))
 
+    def write_networks(self) -> None:
+        """Write the network of every segment, build nothing, and place anew what TensorRT refuses on the way."""
+        if not self.partition.engines:
+            return
+        try:
+            tensorrt.load()
+            check_values(self.captured)
+        except (TensorRTNotFound, CaptureError, InputError) as missing:
+            self.leave_networks(str(missing).partition("\n")[0])
+            return
+        while True:
+            try:
+                for segment in self.partition.engines:
+                    write_network(segment, self.captured, self.mirror, self.settings, self.report)
+            except ConversionError as error:
+                if raised_by_observer(error):
+                    raise
+                self._reject(segment, error)
+                continue
+            self.report.unbuilt = "nothing was built: what only TensorRT's builder refuses is not known"
+            return
+
+    def leave_networks(self, reason: str) -> None:
+        """Say that what TensorRT refuses is not known."""
+        self.report.unbuilt = f"no network was written ({reason}): what TensorRT refuses is not known"
+
     def build(self, runtime: str) -> CompiledModule:
         """Build the engine of every segment, placing anew what TensorRT rejects, and assemble the module."""
+        planned = self.report.coverage
         while True:
             engines: dict[str, SegmentEngine] = {}
             try:
@@ -236,10 +278,16 @@ class Compilation:
                 if mine is not None:
                     self.settings = mine
                 else:
-                    self.report.refusals += self.rejections.reject(segment, error)
-                    self.place()
+                    self._reject(segment, error)
                 continue
+            if self.report.coverage < planned:
+                warn_of_refusals(self.report, planned)
             return self.assemble(engines, runtime)
+
+    def _reject(self, segment: Segment, error: ConversionError | BuildError) -> None:
+        """Give up the tiles that TensorRT refuses, and place anew what is left."""
+        self.report.refusals += self.rejections.reject(segment, error)
+        self.place()
 
     def assemble(self, engines: dict[str, SegmentEngine], runtime: str) -> CompiledModule:
         """The module of the engines and of what PyTorch runs between them; the constants of the graph are given up."""

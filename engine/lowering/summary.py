@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 from torch import fx
 
+from engine.errors import RefusalWarning, user_frame
 from engine.graph.provenance import model_line
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
@@ -15,6 +17,9 @@ from engine.partitioner.tiling import computes
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.decisions import Decisions, Placement
 from engine.settings import CompilationSettings
+
+# Reasons that a warning quotes.
+_MOST_REFUSALS = 5
 
 
 def summarize(
@@ -84,4 +89,18 @@ def not_covered(report: Report) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["not_covered", "summarize"]
+def warn_of_refusals(report: Report, planned: float) -> None:
+    """Warn that less is in engines than the rules promised, because TensorRT refused it.
+
+    Args:
+        planned: the coverage before TensorRT was asked.
+    """
+    refused = dict.fromkeys(refusal.reason for refusal in report.refusals)
+    lines = [f"{report.model}: {report.coverage:.1%} of the nodes are in engines, {planned:.1%} were planned"]
+    lines += list(refused)[:_MOST_REFUSALS]
+    if len(refused) > _MOST_REFUSALS:
+        lines.append(f"... and {len(refused) - _MOST_REFUSALS} more in report.refusals")
+    warnings.warn("\n  ".join(lines), RefusalWarning, stacklevel=user_frame())
+
+
+__all__ = ["not_covered", "summarize", "warn_of_refusals"]

@@ -146,6 +146,7 @@ class Report:
         notes: what was decided about the sizes of inputs, one sentence each; and what rules did wrong, with the
             rule's file and line and the node, once for each rule and kind of fault.
         precision: how many layers sum in half precision.
+        unbuilt: what is not known because nothing was built; empty after a compile.
         decisions: what was decided about each node; None for a module that was loaded from a file.
     """
 
@@ -162,6 +163,7 @@ class Report:
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT refused, whatever came of the node
     notes: tuple[str, ...] = ()
     precision: Precision = field(default_factory=Precision)
+    unbuilt: str = ""
     decisions: Decisions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

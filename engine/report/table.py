@@ -65,6 +65,8 @@ def render_report(report: Report, file: TextIO, *, width: int | None = None, col
         console.print(f"{winner} overrides {loser}", soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
+    if report.unbuilt:
+        console.print(report.unbuilt, soft_wrap=True)
     if report.precision.sums_in_half:
         console.print(f"precision: {report.precision}", soft_wrap=True)
     if report.segments:
