@@ -7,8 +7,9 @@ again without it, until everything that is left builds.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -60,7 +61,7 @@ def compile(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
-    rules: Sequence[Any] = (),
+    rules: Any = (),
     runtime: str = "auto",
     **settings: Any,
 ) -> CompiledModule | DeferredModule:
@@ -71,7 +72,7 @@ def compile(
         args, kwargs: example inputs; a tensor, or an :class:`engine.Input` with a range of shapes.  Without them
             shapes are taken from the first call (an ``ExportedProgram`` and a graph of ATen ops know their own).
         dynamic_shapes: as ``torch.export.export`` takes them.
-        rules: paths of ``.rules`` files or directories, or one :class:`engine.RuleSet`.
+        rules: a path of a ``.rules`` file or of a directory, several in a list, or one :class:`engine.RuleSet`.
         runtime: ``"python"`` runs engines on a GPU, ``"interpreter"`` runs their networks on the CPU, ``"auto"``
             takes the first that can run here.
         settings: fields of :class:`engine.CompilationSettings`.
@@ -105,7 +106,7 @@ def coverage(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
-    rules: Sequence[Any] = (),
+    rules: Any = (),
     networks: bool = True,
     **settings: Any,
 ) -> Report:
@@ -128,13 +129,31 @@ def coverage(
         return compilation.report
 
 
-def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
-    """The rule set for the ``rules`` argument: built-in rules plus the user's files."""
+def load_rules(rules: Any) -> RuleSet:
+    """The rule set for the ``rules`` argument: built-in rules plus the user's files.
+
+    Args:
+        rules: one :class:`engine.RuleSet`, alone or as the only element of a list; a path, or several.
+
+    Raises:
+        RuleError: with every mistake in every file.
+        SettingsError: it is something else.
+    """
     if isinstance(rules, RuleSet):
         return rules
-    if len(rules) == 1 and isinstance(rules[0], RuleSet):
-        return rules[0]  # type: ignore[no-any-return]
-    return RuleSet.load(*rules)
+    if isinstance(rules, str | os.PathLike):
+        return RuleSet.load(rules)
+    if rules is None or isinstance(rules, bytes) or not isinstance(rules, Iterable):
+        raise SettingsError(f"rules={rules!r}: pass a list of paths of .rules files or folders, or one RuleSet")
+    given = tuple(rules)
+    if len(given) == 1 and isinstance(given[0], RuleSet):
+        return given[0]
+    if any(isinstance(item, RuleSet) for item in given):
+        raise SettingsError(
+            'rules= takes one RuleSet or a list of paths, not both: RuleSet.load("one.rules", "other.rules") holds the '
+            "built-in rules and those of several files, and RuleSet.from_text(text, builtin=True) those of a text"
+        )
+    return RuleSet.load(*given)
 
 
 class Compilation:
@@ -173,7 +192,7 @@ class Compilation:
         args: Sequence[Any] | None,
         kwargs: Mapping[str, Any] | None,
         dynamic_shapes: Any,
-        rules: Sequence[Any],
+        rules: Any,
         settings: CompilationSettings,
         *,
         values: bool = False,

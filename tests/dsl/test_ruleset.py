@@ -1,9 +1,11 @@
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from engine.compiler import load_rules
 from engine.dsl.checks.needs import parse_version
 from engine.dsl.host import host
 from engine.dsl.ruleset import RuleSet
@@ -350,3 +352,81 @@ def test_rules_become_active_when_the_package_of_their_op_is_imported():
         assert [rule.id for rule in after.rules] == ["my.late"]
         assert after.hash != before.hash
         assert rules(text) is after
+
+
+# ------------------------------------------------------------------------------------------ what users pass
+
+
+RELU = "convert relu\n  match aten.relu(x: f32[..])\n  emit  trt.elementwise(x, full(0.0, x), op=MAX)\n"
+
+
+@pytest.fixture
+def relu_file(user_file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return user_file(RELU)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda path: path.name,
+        lambda path: path,
+        lambda path: str(path),
+        lambda path: [path.name],
+        lambda path: (path,),
+        lambda path: {path},
+        lambda path: (item for item in [path]),
+        lambda path: path.parent,
+        lambda path: RuleSet.load(path),
+        lambda path: [RuleSet.load(path)],
+    ],
+    ids=["name", "path", "text", "list", "tuple", "set", "generator", "folder", "set of rules", "list of one set"],
+)
+def test_what_users_pass_as_rules(relu_file, given):
+    assert "my.relu" in {rule.id for rule in load_rules(given(relu_file)).rules}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda path: [RuleSet.load(), path], "takes one RuleSet or a list of paths, not both"),
+        (lambda path: [RuleSet.load(), RuleSet.load(path)], 'RuleSet.load("one.rules", "other.rules")'),
+        (lambda path: None, "pass a list of paths"),
+        (lambda path: 3, "rules=3"),
+        (lambda path: bytes(path), "pass a list of paths"),
+        (lambda path: [[path]], "is no path of rules"),
+        (lambda path: "", "the path of rules is empty"),
+    ],
+    ids=["set and file", "two sets", "none", "number", "bytes", "list in list", "empty"],
+)
+def test_what_is_no_rules_says_what_to_pass(relu_file, given, said):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        load_rules(given(relu_file))
+
+
+def test_layers_are_declared_by_the_built_in_rules():
+    with pytest.raises(RuleError, match=r"there is no layer `trt\.elementwise`: .*builtin=True"):
+        RuleSet.from_text(RELU)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xef\xbb\xbf" + RELU.encode(), None),
+        (RELU.encode("utf-16"), "is not UTF-8"),
+        ("# caf\u00e9\n".encode("latin-1") + RELU.encode(), "the byte 0xe9 is not UTF-8"),
+        (bytes(range(256)), "is not UTF-8"),
+        (b"\0" * 100, "my.rules:1"),
+        (b"\x7fELF\2\1\1\0\0\0", "my.rules:1"),
+    ],
+    ids=["mark", "utf-16", "latin-1", "binary", "zeros", "program"],
+)
+def test_files_of_other_encodings(tmp_path, data, said):
+    path = tmp_path / "my.rules"
+    path.write_bytes(data)
+    if said is None:
+        assert "my.relu" in {rule.id for rule in load_rules(path).rules}
+        return
+    with pytest.raises(RuleError) as caught:
+        load_rules(path)
+    assert said in str(caught.value)

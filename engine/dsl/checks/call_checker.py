@@ -217,7 +217,11 @@ class CallChecker:
         if layer is None:
             self._arguments(call, scope)
             hint = suggestion(function.name, layers.items, "layers are declared in rules/layers.rules")
-            self.problems.report(f"there is no layer `{function.name}`", function.span, hint)
+            declared = bool(self.definitions.layers.items)
+            without = (
+                "" if declared else ": the built-in rules declare them, and are not loaded (builtin=True loads them)"
+            )
+            self.problems.report(f"there is no layer `{function.name}`{without}", function.span, hint)
             return None
         self.effects.layers.setdefault(function.name, function.span)
         if self.expressions.kind in ("simplify", "lower"):
