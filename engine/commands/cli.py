@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 import engine
+
+if TYPE_CHECKING:
+    from engine.dsl.rule import Rule
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 _RULES = click.option(
@@ -139,9 +142,33 @@ def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stat
 @rules.command()
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 def check(files: tuple[Path, ...]) -> None:
-    """Check the built-in rules, with those of FILES; every mistake is reported."""
+    """Check the built-in rules, with those of FILES; every mistake is reported.
+
+    Rules of FILES that were not checked, because nothing registers their ops, or that can never apply, are errors too.
+    Test lines are not run: `engine rules verify FILES` does that.
+    """
+    from engine.commands.rule_advice import advice
+
     ruleset = engine.RuleSet.load(*files)
-    click.echo(f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers: fine")
+    found = advice(ruleset, _in(files)) if files else []
+    for item in found:
+        click.echo(str(item), err=item.fatal)
+    fatal = sum(item.fatal for item in found)
+    outcome = f"{fatal} error{'' if fatal == 1 else 's'}" if fatal else "fine"
+    counts = f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers"
+    click.echo(f"{counts}: {outcome}; test lines were not run, `engine rules verify` runs them")
+    sys.exit(1 if fatal else 0)
+
+
+def _in(files: tuple[Path, ...]) -> Callable[[Rule], bool]:
+    """Whether a rule is of one of these files, or of a file in one of these folders."""
+    places = [path.resolve() for path in files]
+
+    def chosen(rule: Rule) -> bool:
+        path = Path(rule.span.file).resolve()
+        return any(path == place or place in path.parents for place in places)
+
+    return chosen
 
 
 @rules.command("verify")
@@ -166,6 +193,7 @@ def verify_command(
     """
     import json
 
+    from engine.commands.rule_advice import advice
     from engine.commands.tables import render_finding, render_summary
 
     try:
@@ -177,13 +205,18 @@ def verify_command(
     from engine.verify.findings import Summary
 
     ruleset = engine.RuleSet.load(*files)
-    own = tuple(str(path.resolve()) for path in files)
+    own = _in(files)
     chosen = [
         rule
         for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
-        if (not own or str(Path(rule.span.file).resolve()).startswith(own)) and (not names or rule.id.startswith(names))
+        if (not files or own(rule)) and (not names or rule.id.startswith(names))
     ]
+    unchecked = [item for item in advice(ruleset, own) if item.fatal] if files else []
+    for item in unchecked:
+        click.echo(str(item), err=True)
     if not chosen:
+        if unchecked:
+            sys.exit(1)
         raise engine.EngineError("there is no such rule; `engine rules list` shows them")
     findings = []
     paths = [str(path) for path in files]
@@ -198,7 +231,7 @@ def verify_command(
     if json_file is not None:
         drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
         json_file.write_text(json.dumps({**drawn, **summary.as_dict()}, indent=1) + "\n", encoding="utf-8")
-    sys.exit(0 if summary.fine else 1)
+    sys.exit(0 if summary.fine and not unchecked else 1)
 
 
 @contextmanager

@@ -128,7 +128,9 @@ class RuleSet:
             macros=MappingProxyType(checked.macros),
             externs=MappingProxyType(checked.externs),
             patterns=MappingProxyType(checked.patterns),
-            hosts=MappingProxyType({name: hosts[name] for name in checked.externs}),
+            hosts=MappingProxyType(
+                {name: host.held_to(extern, hosts[name]) for name, extern in checked.externs.items()}
+            ),
             overridden=checked.overridden,
             hash=_digest(digest, json.dumps(dict(checked.foreign), sort_keys=True)),
             sources=tuple(source.path for source in sources),
@@ -154,7 +156,8 @@ class RuleSet:
             found = [rule.id for rule, base in zip(self.rules, known, strict=True) if fnmatchcase(base, name)]
             if not found:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise SettingsError(f"no active rule is called {name}" + (f"; did you mean {near[0]}?" if near else ""))
+                hint = f"did you mean {near[0]}?" if near else "`engine rules list` shows them"
+                raise SettingsError(f"no active rule is called {name}; {hint}")
             gone.update(found)
         left_out = tuple((rule, "left out") for rule in self.rules if rule.id in gone)
         digest = hashlib.blake2b("\n".join([self.hash, *sorted(gone)]).encode(), digest_size=20).hexdigest()

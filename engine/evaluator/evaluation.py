@@ -16,6 +16,7 @@ from torch import fx
 
 from engine import sizes as staged
 from engine.dsl import tree
+from engine.dsl.host import WrongResult
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.dsl.vocabulary import constants
 from engine.errors import Span
@@ -368,6 +369,8 @@ def _call(expr: tree.Call, env: Env) -> Any:
     if name.startswith("host."):
         try:
             return env.context.hosts[name](*positional, **keywords)
+        except WrongResult as error:
+            raise Raised(str(error), expr.span) from error
         except Exception as error:
             raise Raised.of(error, expr.span, f"{name} raised ") from error
     layer = env.context.layers.get(name)

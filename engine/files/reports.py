@@ -58,7 +58,8 @@ def _segment(data: Any) -> SegmentReport:
 
 
 def _fallback(data: Any) -> Fallback:
-    return Fallback(*(str(data[name]) for name in Fallback._fields))
+    # Reports of earlier versions have no modules.
+    return Fallback(*(str({"module": "", **data}[name]) for name in Fallback._fields))
 
 
 __all__ = ["read_report", "write_report"]

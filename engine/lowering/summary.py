@@ -8,7 +8,7 @@ from collections import Counter
 from torch import fx
 
 from engine.errors import RefusalWarning, user_frame
-from engine.graph.provenance import model_line
+from engine.graph.provenance import model_line, module_path, op_name
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
 from engine.partitioner import Color, Partition
@@ -32,7 +32,8 @@ def summarize(
     report.nodes = len(computing)
     report.coverage = 1.0 - len(outside) / len(computing) if computing else 1.0
     report.fallbacks = [
-        Fallback(node.name, mirror.op(node), reason, model_line(node)) for node, reason in outside.items()
+        Fallback(node.name, op_name(node, mirror.op(node)), reason, model_line(node), module_path(node))
+        for node, reason in outside.items()
     ]
     report.segments = [
         SegmentReport(
@@ -81,7 +82,8 @@ def not_covered(report: Report) -> str:
     nodes = f"{count} of {report.nodes} nodes" if report.nodes > 1 else "the only node"
     lines = [f"require_full_compilation: {nodes} of {report.model} cannot be in an engine"]
     for fallback in report.fallbacks:
-        where = f", from {fallback.source}" if fallback.source else ""
+        place = " at ".join(filter(None, (fallback.module, fallback.source)))
+        where = f", from {place}" if place else ""
         lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
     lines.append(
         'write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch'

@@ -16,6 +16,7 @@ from engine.dsl.forms import ops_in
 from engine.dsl.rule import Rule
 from engine.evaluator import Context, Failure, Faults, apply
 from engine.graph.mirror import Mirror
+from engine.graph.provenance import op_of_user
 from engine.matcher.match import Match
 from engine.matcher.matcher import Matcher
 from engine.partitioner.unsupported import staying
@@ -109,6 +110,11 @@ class Attempts:
     def nearest(self, node: fx.Node) -> str:
         """Why no rule takes a node: the rule that came nearest and the test that failed."""
         op = self.mirror.op(node)
+        wrapped = op_of_user(node)
+        if wrapped is not None:
+            written = [argument.name for argument in wrapped._schema.arguments if argument.is_write]
+            does = f"writes to its argument {' and '.join(map(repr, written))}" if written else "has effects of its own"
+            return f"no rule converts {wrapped}: it {does}, and rules are for ops that only give results"
         matcher = self.matchers["convert"]
         misses = [matcher.why_not(node, rule) for rule in matcher.roots_of(op)]
         if misses:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from engine.graph.mirror import Mirror
-from engine.graph.provenance import model_line, module_path
+from engine.graph.provenance import model_line, module_path, op_name
 
 
 class Placement(NamedTuple):
@@ -65,7 +65,13 @@ class Decisions:
     def listed(self) -> list[Decision]:
         """Every node that computes, in graph order; nodes of the graphs inside an op are not listed."""
         return [
-            Decision(node.name, self.mirror.op(node), *self._placements[node], module_path(node), model_line(node))
+            Decision(
+                node.name,
+                op_name(node, self.mirror.op(node)),
+                *self._placements[node],
+                module_path(node),
+                model_line(node),
+            )
             for node in self.mirror.graph.nodes
             if node in self._placements
         ]

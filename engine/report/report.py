@@ -38,6 +38,7 @@ class Fallback(NamedTuple):
     op: str
     reason: str
     source: str = ""  # model source line, if known
+    module: str = ""  # path of the module of the user's model
 
 
 @dataclass(slots=True)

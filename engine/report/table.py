@@ -120,8 +120,9 @@ def _print_reasons(console: Console, title: str, fallbacks: Iterable[Fallback]) 
         for index, line in enumerate(reason.splitlines()):
             console.print(("  " if index == 0 else "    ") + line, soft_wrap=True)
         for fallback in members[:_MOST_NODES]:
+            module = f"  in {fallback.module}" if fallback.module else ""
             source = f"  at {_relative(fallback.source)}" if fallback.source else ""
-            console.print(f"      {fallback.node}  {fallback.op}{source}", soft_wrap=True)
+            console.print(f"      {fallback.node}  {fallback.op}{module}{source}", soft_wrap=True)
         if len(members) > _MOST_NODES:
             console.print(f"      ... and {len(members) - _MOST_NODES} more nodes", soft_wrap=True)
 

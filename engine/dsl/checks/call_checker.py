@@ -281,9 +281,8 @@ class CallChecker:
         found = self._arguments(call, scope)
         arity = SIGNATURES.get(name)
         if arity is None:
-            hint = suggestion(name, [*SIGNATURES, LOOP, *self.definitions.macros])
-            if hint is None and operators.find(f"aten.{name}") is not None:
-                hint = f"ops are written in full: `aten.{name}(..)`"
+            in_full = f"ops are written in full: `aten.{name}(..)`" if operators.find(f"aten.{name}") else None
+            hint = suggestion(name, [*SIGNATURES, LOOP, *self.definitions.macros], in_full)
             self.problems.report(f"there is no function or macro `{name}`", function.span, hint)
             return None
         if name in OF_GRAPHS and self.expressions.kind in ("simplify", "lower"):
