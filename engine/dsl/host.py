@@ -7,9 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import sympy
-import torch
-
 if TYPE_CHECKING:
     from engine.dsl import tree
 
@@ -59,14 +56,20 @@ def held_to(extern: tree.Extern, function: Callable[..., Any]) -> Callable[..., 
     return checked
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int, sympy.Expr),
-    "float": (float, int, sympy.Expr),
-    "scalar": (float, int, bool, sympy.Expr),
-    "bool": (bool, sympy.Basic),
-    "str": (str,),
-    "dtype": (torch.dtype,),
-}
+@functools.cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """The Python types of each sort; sympy is loaded late, because rules are checked without it."""
+    import sympy
+    import torch
+
+    return {
+        "int": (int, sympy.Expr),
+        "float": (float, int, sympy.Expr),
+        "scalar": (float, int, bool, sympy.Expr),
+        "bool": (bool, sympy.Basic),
+        "str": (str,),
+        "dtype": (torch.dtype,),
+    }
 
 
 def _is(value: Any, kind: tree.Type) -> bool:
@@ -81,10 +84,11 @@ def _is(value: Any, kind: tree.Type) -> bool:
             and len(value) == len(kind.items)
             and all(part is None or _is(item, part) for item, part in zip(value, kind.items, strict=True))
         )
-    if not all(name in _KINDS for name in kind.names):
+    kinds = _kinds()
+    if not all(name in kinds for name in kind.names):
         return True
     return any(
-        isinstance(value, _KINDS[name]) and (name in ("bool", "scalar") or not isinstance(value, bool))
+        isinstance(value, kinds[name]) and (name in ("bool", "scalar") or not isinstance(value, bool))
         for name in kind.names
     )
 

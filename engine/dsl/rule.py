@@ -7,7 +7,7 @@ resolved, arguments sit at their schema positions and omitted arguments have bec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from engine.dsl import tree
@@ -147,6 +147,10 @@ class Rule:
     span: Span
     rank: int = 0
     text: str = ""
+
+    def ranked(self, rank: int) -> Rule:
+        """The same rule at another place in the order."""
+        return self if self.rank == rank else replace(self, rank=rank)
 
     @property
     def where(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engine.dsl import host
+from engine.dsl import host, tree
 from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import Source, builtin_sources, read_sources
@@ -20,7 +20,6 @@ from engine.errors import SettingsError, TensorRTNotFound
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:
-    from engine.dsl import tree
     from engine.dsl.checked import Checked
 
 
@@ -103,24 +102,19 @@ class RuleSet:
 
     @classmethod
     def _of(cls, sources: Sequence[Source], wanted: Capabilities | None) -> RuleSet:
-        from engine.dsl import cache, operators
+        from engine.dsl import operators
 
         target = wanted or _installed()
         sources = _apart(sources)
         hosts = host.registered()
         digest = _hash(sources, target)
-        # Rules for ops of other packages are checked against those ops, where they are there.
-        imported = operators.imported(source.text for source in sources)
-        key = cache.key(_digest(digest, json.dumps(imported)), sources, target, hosts)
+        key = _key(sources, target, hosts, digest)
         # The same objects again, so that what is compiled from them (tries) serves the next model too.
         known, foreign = _recent.pop((key, frozenset(hosts.items())), (None, {}))
         if known is not None and operators.schemas(foreign) == foreign:
             _recent[key, frozenset(hosts.items())] = known, foreign
             return known
-        checked = cache.load(key)
-        if checked is None:
-            checked = _check(sources, target, hosts)
-            cache.store(key, checked)
+        checked = _cached(sources, target, hosts, key)
         made = cls(
             rules=checked.rules,
             inactive=checked.inactive,
@@ -250,26 +244,55 @@ def _digest(*parts: str) -> str:
     return digest.hexdigest()
 
 
-def _check(sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]]) -> Checked:
+def _key(
+    sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]], digest: str
+) -> str:
+    from engine.dsl import cache, operators
+
+    # Rules for ops of other packages are checked against those ops, where they are there.
+    imported = operators.imported(source.text for source in sources)
+    return cache.key(_digest(digest, json.dumps(imported)), sources, target, hosts)
+
+
+def _cached(
+    sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]], key: str
+) -> Checked:
+    """The outcome of checking, from the cache or made; a user's files are checked against the built-in rules."""
+    from engine.dsl import cache
+
+    checked = cache.load(key)
+    if checked is None:
+        built_in = [source for source in sources if source.level == 0]
+        base = None
+        if built_in and len(built_in) < len(sources):
+            base = _cached(built_in, target, hosts, _key(built_in, target, hosts, _hash(built_in, target)))
+        checked = _check(sources, target, hosts, base)
+        cache.store(key, checked)
+    return checked
+
+
+def _check(
+    sources: Sequence[Source],
+    target: Capabilities | None,
+    hosts: Mapping[str, Callable[..., Any]],
+    base: Checked | None,
+) -> Checked:
     # The parser and lark are loaded only where rules are parsed.
     from engine.dsl.checks.checker import check
+    from engine.dsl.syntax.own_names import apart
     from engine.dsl.syntax.parser import parse_with_errors
 
-    files = []
-    errors = []
+    given, own, errors = [], [], []
+    known = iter(base.definitions if base is not None else ())
     for source in sources:
+        if base is not None and source.level == 0:
+            macros, externs, layers, patterns = next(known)
+            given.append(tree.File(source.stem, source.path, source.text, (), macros, externs, layers, patterns))
+            continue
         file, found = parse_with_errors(source.text, source.path, source.stem)
-        files.append((file, source.level))
+        (given if source.level == 0 else own).append(file)
         errors += found
-    files = _with_own_names(files)
-    return check(files, target, hosts, errors)
-
-
-def _with_own_names(files: list[tuple[tree.File, int]]) -> list[tuple[tree.File, int]]:
-    from engine.dsl.syntax.own_names import apart
-
-    given = [file for file, level in files if level == 0]
-    own = [file for file, level in files if level > 0]
     macros = [macro.name for file in given for macro in file.macros]
     patterns = [pattern.name for file in given for pattern in file.patterns]
-    return [*((file, 0) for file in given), *((file, 1) for file in apart(own, macros, patterns))]
+    files = [*((file, 0) for file in given), *((file, 1) for file in apart(own, macros, patterns))]
+    return check(files, target, hosts, errors, base)
