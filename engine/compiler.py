@@ -142,7 +142,7 @@ def load_rules(rules: Any) -> RuleSet:
     if isinstance(rules, RuleSet):
         return rules
     if isinstance(rules, str | os.PathLike):
-        return RuleSet.load(rules)
+        return RuleSet.load(os.fspath(rules))
     if rules is None or isinstance(rules, bytes) or not isinstance(rules, Iterable):
         raise SettingsError(f"rules={rules!r}: pass a list of paths of .rules files or folders, or one RuleSet")
     given = tuple(rules)

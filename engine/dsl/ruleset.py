@@ -16,7 +16,7 @@ from engine.dsl import host, tree
 from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import Source, builtin_sources, read_sources
-from engine.errors import SettingsError, TensorRTNotFound
+from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:
@@ -282,12 +282,13 @@ def _check(
     from engine.dsl.syntax.own_names import apart
     from engine.dsl.syntax.parser import parse_with_errors
 
-    given, own, errors = [], [], []
+    given: list[tree.File] = []
+    own: list[tree.File] = []
+    errors: list[Diagnostic] = []
     known = iter(base.definitions if base is not None else ())
     for source in sources:
         if base is not None and source.level == 0:
-            macros, externs, layers, patterns = next(known)
-            given.append(tree.File(source.stem, source.path, source.text, (), macros, externs, layers, patterns))
+            given.append(tree.File(source.stem, source.path, source.text, (), *next(known)))
             continue
         file, found = parse_with_errors(source.text, source.path, source.stem)
         (given if source.level == 0 else own).append(file)

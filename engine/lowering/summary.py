@@ -9,6 +9,7 @@ from torch import fx
 
 from engine.errors import RefusalWarning, user_frame
 from engine.graph.provenance import model_line, module_path, op_name
+from engine.lowering.explanation import Explanation
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
 from engine.partitioner import Color, Partition
@@ -46,7 +47,9 @@ def summarize(
         )
         for segment in partition.segments
     ]
-    report.decisions = Decisions(mirror, _placements(subgraphs, partition))
+    placements = _placements(subgraphs, partition)
+    explanation = Explanation(graph, subgraphs, partition, placements, settings)
+    report.decisions = Decisions(mirror, placements, explanation)
     tiles = [tile for segment in partition.engines for tile in segment.every_tile()]
     used = Counter({rule: counter.applications for rule, counter in subgraphs.trace.counters.items()})
     used.update(tile.rule.id for tile in tiles)

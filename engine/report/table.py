@@ -37,12 +37,15 @@ _PHASES = {
 }
 
 
-def render_report(report: Report, file: TextIO, *, width: int | None = None, color: bool | None = None) -> None:
+def render_report(
+    report: Report, file: TextIO, *, width: int | None = None, color: bool | None = None, times: bool = True
+) -> None:
     """Print a report as tables.
 
     Args:
         width: columns, the terminal's width if None.
         color: force colours on or off; None looks at the terminal.
+        times: with the table of times.
     """
     console = new_console(file, width, color)
     inside = round(report.coverage * report.nodes)
@@ -85,7 +88,7 @@ def render_report(report: Report, file: TextIO, *, width: int | None = None, col
         console.print()
         console.print(Text("rules used, and how often", style="bold"))
         console.print(", ".join(f"{rule} {count}" for rule, count in report.rules_used.items()))
-    if report.timings.phases:
+    if report.timings.phases and times:
         console.print()
         console.print(_timings(report))
 
