@@ -8,8 +8,10 @@ again without it, until everything that is left builds.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Self
 
 import torch
@@ -36,6 +38,7 @@ from engine.errors import (
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
+from engine.lowering import rule_times
 from engine.lowering.assembly import assemble
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.rejections import Rejections
@@ -85,6 +88,7 @@ def compile(
     """
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
+    started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
     tensorrt.load()  # before minutes of work, not after
     if runtime != "interpreter":
@@ -97,7 +101,10 @@ def compile(
             event.report = compilation.report
         with apart():
             compilation.place()
-            return compilation.build(runtime)
+            compiled = compilation.build(runtime)
+        compilation.print_rule_times()
+        compilation.report.timings.fill(perf_counter() - started)
+        return compiled
 
 
 def coverage(
@@ -118,6 +125,7 @@ def coverage(
         networks: write the TensorRT networks, so that what TensorRT refuses then is known; without, or where TensorRT
             or the values of the model are missing, the report only says what rules would take.
     """
+    started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
     with observed("compile", CompileEvent, _model_name(model)) as event:
         compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
@@ -126,6 +134,8 @@ def coverage(
         with apart():
             compilation.place()
             compilation.write_networks() if networks else compilation.leave_networks("networks=False")
+        compilation.print_rule_times()
+        compilation.report.timings.fill(perf_counter() - started)
         return compilation.report
 
 
@@ -307,6 +317,12 @@ class Compilation:
         """Give up the tiles that TensorRT refuses, and place anew what is left."""
         self.report.refusals += self.rejections.reject(segment, error)
         self.place()
+
+    def print_rule_times(self) -> None:
+        """Print what each rule took, where the environment asks for it."""
+        if rule_times.wanted():
+            graphs = [self.graph, *self.subgraphs]
+            rule_times.render_rule_times(self.report, graphs, self.subgraphs.trace, sys.stderr)
 
     def assemble(self, engines: dict[str, SegmentEngine], runtime: str) -> CompiledModule:
         """The module of the engines and of what PyTorch runs between them; the constants of the graph are given up."""

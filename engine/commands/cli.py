@@ -1,4 +1,4 @@
-"""The command line: ``engine compile``, ``engine coverage``, ``engine inspect``, ``engine rules``.
+"""The command line: ``engine compile``, ``coverage``, ``why``, ``trace``, ``inspect``, ``rules``.
 
 Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 """
@@ -17,27 +17,14 @@ import click
 from rich.console import Console
 
 import engine
+from engine.commands.models import load_program
+from engine.commands.options import AS_JSON, RULES, given_settings, print_report, progress, with_settings
+from engine.commands.questions import coverage, trace, why
 
 if TYPE_CHECKING:
     from engine.dsl.rule import Rule
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_RULES = click.option(
-    "--rules", "rule_files", multiple=True, type=click.Path(exists=True, path_type=Path),
-    help="A .rules file or a folder of them; may be given several times.",
-)  # fmt: skip
-_SETTINGS = (
-    click.option("--min-block-size", type=click.IntRange(min=1), help="Smallest engine, in tiles."),
-    click.option("--torch-executed-op", "torch_executed_ops", multiple=True, help="An op or node to keep in PyTorch."),
-    click.option("--require-full-compilation", is_flag=True, default=None, help="Fail if a node is not in an engine."),
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-
-
-def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_SETTINGS):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,9 +50,9 @@ def cli(modules: tuple[str, ...]) -> None:
     "-o", "--output", required=True, type=click.Path(path_type=Path),
     help="A .pt2 file for engine.load; or a folder, for plans and report.",
 )  # fmt: skip
-@_RULES
-@_with_settings
-@_JSON
+@RULES
+@with_settings
+@AS_JSON
 def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Compile an exported program, and write it to a file, or its engines to a folder."""
     from engine.files.plan_folder import require_free, write_plans
@@ -73,32 +60,19 @@ def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_
     whole = output.suffix == ".pt2"
     if not whole:
         require_free(output)
-    with _progress(f"compiling {model.name}"):
-        compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
+    with progress(f"compiling {model.name}"):
+        compiled = engine.compile(load_program(model), rules=rule_files, **given_settings(settings))
         assert isinstance(compiled, engine.CompiledModule)  # an exported program knows its shapes
         if whole:
             engine.save(compiled, output)
         else:
             write_plans(compiled, output)
-    _print_report(compiled.report, as_json)
-
-
-@cli.command()
-@_MODEL
-@_RULES
-@_with_settings
-@_JSON
-def coverage(model: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
-    """Say what of an exported program would be in an engine, and why the rest would not."""
-    with _progress(f"reading {model.name}"):
-        report = engine.coverage(_load(model), rules=rule_files, **_given(settings))
-        report.model = model.name
-    _print_report(report, as_json)
+    print_report(compiled.report, as_json)
 
 
 @cli.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_JSON
+@AS_JSON
 def inspect(file: Path, as_json: bool) -> None:
     """Say what a file of engine.save holds: its report, and the engines with names, shapes and TensorRT."""
     import json
@@ -112,7 +86,7 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo(json.dumps({**found, **({"report": report.as_dict()} if report else {})}, indent=2, default=str))
         return
     if report is not None:
-        _print_report(report, as_json=False)
+        print_report(report, as_json=False)
         click.echo()
     render_engines(found, sys.stdout)
 
@@ -253,43 +227,8 @@ def _counting(title: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{title}: {text}")
 
 
-def _load(path: Path) -> Any:
-    import torch
-
-    try:
-        return torch.export.load(path)
-    except Exception as error:
-        raise engine.EngineError(
-            f"{path} is not an exported program: {str(error).strip().splitlines()[0]}\n"
-            "save one with torch.export.save(torch.export.export(model, args), path)"
-        ) from error
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value not in (None, ())}
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[None]:
-    from engine.report import listening
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(title) as status, listening(lambda phase: status.update(f"{title}: {phase}")):
-        yield
-
-
-def _print_report(report: engine.Report, as_json: bool) -> None:
-    import json
-
-    from engine.report.table import render_report
-
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2, default=str))
-    else:
-        render_report(report, sys.stdout)
+for _question in (coverage, why, trace):
+    cli.add_command(_question)
 
 
 def main() -> None:

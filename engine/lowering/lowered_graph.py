@@ -13,7 +13,7 @@ from engine.capture.substitution import ADVICE
 from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Context, apply
 from engine.graph.mirror import Mirror
-from engine.matcher.matcher import Matcher
+from engine.matcher.matcher import Count, Matcher
 from engine.partitioner import Rejections, Tile, Tiling, tile
 from engine.partitioner.attempts import KINDS, Attempts
 from engine.rewriter import Trace, fold_constants, lower_all
@@ -38,6 +38,7 @@ class LoweredGraph:
         self._settings = settings
         matchers = {kind: Matcher(ruleset.phase(kind), mirror) for kind in KINDS}
         self._matcher = matchers["convert"]
+        self._rewritten: dict[str, Count] = {}
         self.attempts = Attempts(context, matchers, ruleset.inactive)
 
     def convertible(self, node: fx.Node) -> bool:
@@ -50,6 +51,11 @@ class LoweredGraph:
         check = self._settings.debug or None
         stats = lower_all(self.mirror, rules, self.convertible, self.context, trace=trace, check=check)
         self.attempts.set_aside = stats.set_aside
+        self._rewritten = stats.counts
+
+    def counts(self) -> dict[str, Count]:
+        """How often each rule was looked at, by its id."""
+        return {**self._rewritten, **self._matcher.stats}
 
     def fold(self) -> None:
         """Compute the constants that values at run time read."""

@@ -128,9 +128,17 @@ class Timings:
                 self.phases[name] = self.phases.get(name, 0.0) + spent - self._inside
                 self._inside = before + spent
 
+    def fill(self, wall: float) -> None:
+        """Let the phases sum up to the wall time of a call: what is in none of them is ``other``.
+
+        Args:
+            wall: seconds from the beginning of the call to its end.
+        """
+        self.phases["other"] = self.phases.pop("other", 0.0) + max(0.0, wall - self.total)
+
     @property
     def total(self) -> float:
-        """All phases together, in seconds."""
+        """All phases together, in seconds; the wall time of the call once it has ended."""
         return sum(self.phases.values())
 
     @property

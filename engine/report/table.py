@@ -34,6 +34,7 @@ _PHASES = {
     "build": "TensorRT builds engines",
     "load": "TensorRT loads them once",
     "assemble": "put the module together",
+    "other": "between the phases",
 }
 
 

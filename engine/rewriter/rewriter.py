@@ -24,7 +24,7 @@ from engine.evaluator.faults import checking
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import describe
 from engine.matcher.match import Match
-from engine.matcher.matcher import Matcher
+from engine.matcher.matcher import Count, Matcher
 from engine.observers import RewriteEvent, listens, observed
 from engine.rewriter.change import Change, counts
 from engine.rewriter.commit import Committer, Replacement
@@ -54,6 +54,7 @@ class RewriteStats:
         turns: times the rewriter switched between ``simplify`` and ``lower``.
         seconds: time in all.
         set_aside: id of a rule that was not applied any more -> why.
+        counts: id of a rule -> how often it was looked at.
     """
 
     visited: int = 0
@@ -62,6 +63,7 @@ class RewriteStats:
     turns: int = 0
     seconds: float = 0.0
     set_aside: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
 
 
 class _Phase:
@@ -143,6 +145,7 @@ class Rewriter:
                 since = 0
         self.stats.turns += turns
         self.stats.seconds += perf_counter() - started
+        self.stats.counts = {**self._simplify.matcher.stats, **self._lower.matcher.stats}
         if self.check:
             self._assert_quiescent()
         return self.stats
