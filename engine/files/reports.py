@@ -59,7 +59,8 @@ def _segment(data: Any) -> SegmentReport:
 
 def _fallback(data: Any) -> Fallback:
     # Reports of earlier versions have no modules.
-    return Fallback(*(str({"module": "", **data}[name]) for name in Fallback._fields))
+    node, op, reason, source = (str(data[name]) for name in Fallback._fields)
+    return Fallback(node, op, reason, source, str(data.get("module", "")))
 
 
 __all__ = ["read_report", "write_report"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from engine.errors import EngineError, InputError
 from engine.observers import PhaseEvent, observed
@@ -37,14 +37,31 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
-class Fallback(NamedTuple):
-    """A node that stays in PyTorch."""
-
+class _Fallback(NamedTuple):
     node: str
     op: str
     reason: str
-    source: str = ""  # model source line, if known
-    module: str = ""  # path of the module of the user's model
+    source: str = ""
+
+
+class Fallback(_Fallback):
+    """A node that stays in PyTorch; it unpacks as ``node, op, reason, source``.
+
+    Attributes:
+        source: ``file:line`` of the user's model, if known.
+        module: path of the module of the user's model, empty at the top level.
+    """
+
+    module: str
+
+    def __new__(cls, node: str, op: str, reason: str, source: str = "", module: str = "") -> Self:
+        """The five of them; ``module`` is no element of the tuple."""
+        self = super().__new__(cls, node, op, reason, source)
+        self.module = module
+        return self
+
+    def _asdict(self) -> dict[str, str]:
+        return {**super()._asdict(), "module": self.module}
 
 
 @dataclass(slots=True)
