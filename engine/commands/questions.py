@@ -75,6 +75,8 @@ def coverage(
 
     A model is an exported program (.pt2), or module:Class, whose inputs are --input or its `example_inputs`.
     """
+    if as_json and other is not None:
+        raise click.UsageError("--diff prints what changed: keep two runs of --json to compare them otherwise")
     compared = _other(other, rule_files, settings) if other is not None else None
     reports = [_report(model, inputs, rule_files, settings, networks=networks) for model in models]
     data = [report.as_dict() for report in reports]

@@ -87,7 +87,8 @@ def not_covered(report: Report) -> str:
     for fallback in report.fallbacks:
         place = " at ".join(filter(None, (fallback.module, fallback.source)))
         where = f", from {place}" if place else ""
-        lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
+        reason = fallback.reason.replace("\n", "\n    ")
+        lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {reason}")
     lines.append(
         'write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch'
     )
