@@ -7,8 +7,11 @@ again without it, until everything that is left builds.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Self
 
 import torch
@@ -20,21 +23,31 @@ from engine.capture import Captured, capture
 from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
 from engine.capture.tracing.tracing_lock import tracing_lock
+from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.dsl.ruleset import RuleSet
-from engine.errors import BuildError, ConversionError, CoverageError, SettingsError
+from engine.errors import (
+    BuildError,
+    CaptureError,
+    ConversionError,
+    CoverageError,
+    InputError,
+    SettingsError,
+    TensorRTNotFound,
+)
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
+from engine.lowering import rule_times
 from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.rejections import Rejections
-from engine.lowering.segment_engine import SegmentEngine, interprets
+from engine.lowering.segment_engine import SegmentEngine, interprets, write_network
 from engine.lowering.snapshot import ModelMemory
 from engine.lowering.subgraphs import Subgraphs
-from engine.lowering.summary import kept_notes, not_covered, summarize
+from engine.lowering.summary import kept_notes, not_covered, summarize, warn_of_refusals
 from engine.observers import CompileEvent, PartitionEvent, observed, raised_by_observer
-from engine.partitioner import Partition, partition
+from engine.partitioner import Partition, Segment, partition
 from engine.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Report
@@ -51,7 +64,7 @@ def compile(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
-    rules: Sequence[Any] = (),
+    rules: Any = (),
     runtime: str = "auto",
     **settings: Any,
 ) -> CompiledModule | DeferredModule:
@@ -62,7 +75,7 @@ def compile(
         args, kwargs: example inputs; a tensor, or an :class:`engine.Input` with a range of shapes.  Without them
             shapes are taken from the first call (an ``ExportedProgram`` and a graph of ATen ops know their own).
         dynamic_shapes: as ``torch.export.export`` takes them.
-        rules: paths of ``.rules`` files or directories, or one :class:`engine.RuleSet`.
+        rules: a path of a ``.rules`` file or of a directory, several in a list, or one :class:`engine.RuleSet`.
         runtime: ``"python"`` runs engines on a GPU, ``"interpreter"`` runs their networks on the CPU, ``"auto"``
             takes the first that can run here.
         settings: fields of :class:`engine.CompilationSettings`.
@@ -75,6 +88,7 @@ def compile(
     """
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
+    started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
     tensorrt.load()  # before minutes of work, not after
     if runtime != "interpreter":
@@ -87,7 +101,10 @@ def compile(
             event.report = compilation.report
         with apart():
             compilation.place()
-            return compilation.build(runtime)
+            compiled = compilation.build(runtime)
+        compilation.print_rule_times()
+        compilation.report.timings.fill(perf_counter() - started)
+        return compiled
 
 
 def coverage(
@@ -96,13 +113,19 @@ def coverage(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
-    rules: Sequence[Any] = (),
+    rules: Any = (),
+    networks: bool = True,
     **settings: Any,
 ) -> Report:
     """The report of :func:`compile` without building anything: what would run where, and why.
 
     Takes the same arguments as :func:`compile`.  What only TensorRT's builder can refuse is not in it.
+
+    Args:
+        networks: write the TensorRT networks, so that what TensorRT refuses then is known; without, or where TensorRT
+            or the values of the model are missing, the report only says what rules would take.
     """
+    started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
     with observed("compile", CompileEvent, _model_name(model)) as event:
         compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
@@ -110,16 +133,37 @@ def coverage(
             event.report = compilation.report
         with apart():
             compilation.place()
+            compilation.write_networks() if networks else compilation.leave_networks("networks=False")
+        compilation.print_rule_times()
+        compilation.report.timings.fill(perf_counter() - started)
         return compilation.report
 
 
-def load_rules(rules: Sequence[Any] | RuleSet) -> RuleSet:
-    """The rule set for the ``rules`` argument: built-in rules plus the user's files."""
+def load_rules(rules: Any) -> RuleSet:
+    """The rule set for the ``rules`` argument: built-in rules plus the user's files.
+
+    Args:
+        rules: one :class:`engine.RuleSet`, alone or as the only element of a list; a path, or several.
+
+    Raises:
+        RuleError: with every mistake in every file.
+        SettingsError: it is something else.
+    """
     if isinstance(rules, RuleSet):
         return rules
-    if len(rules) == 1 and isinstance(rules[0], RuleSet):
-        return rules[0]  # type: ignore[no-any-return]
-    return RuleSet.load(*rules)
+    if isinstance(rules, str | os.PathLike):
+        return RuleSet.load(os.fspath(rules))
+    if rules is None or isinstance(rules, bytes) or not isinstance(rules, Iterable):
+        raise SettingsError(f"rules={rules!r}: pass a list of paths of .rules files or folders, or one RuleSet")
+    given = tuple(rules)
+    if len(given) == 1 and isinstance(given[0], RuleSet):
+        return given[0]
+    if any(isinstance(item, RuleSet) for item in given):
+        raise SettingsError(
+            'rules= takes one RuleSet or a list of paths, not both: RuleSet.load("one.rules", "other.rules") holds the '
+            "built-in rules and those of several files, and RuleSet.from_text(text, builtin=True) those of a text"
+        )
+    return RuleSet.load(*given)
 
 
 class Compilation:
@@ -159,7 +203,7 @@ class Compilation:
         args: Sequence[Any] | None,
         kwargs: Mapping[str, Any] | None,
         dynamic_shapes: Any,
-        rules: Sequence[Any],
+        rules: Any,
         settings: CompilationSettings,
         *,
         values: bool = False,
@@ -222,8 +266,35 @@ class Compilation:
         if outside and self.settings.require_full_compilation:
             raise CoverageError(not_covered(self.report))
 
+    def write_networks(self) -> None:
+        """Write the network of every segment, build nothing, and place anew what TensorRT refuses on the way."""
+        if not self.partition.engines:
+            return
+        try:
+            tensorrt.load()
+            check_values(self.captured)
+        except (TensorRTNotFound, CaptureError, InputError) as missing:
+            self.leave_networks(str(missing).partition("\n")[0])
+            return
+        while True:
+            try:
+                for segment in self.partition.engines:
+                    write_network(segment, self.captured, self.mirror, self.settings, self.report)
+            except ConversionError as error:
+                if raised_by_observer(error):
+                    raise
+                self._reject(segment, error)
+                continue
+            self.report.unbuilt = "nothing was built: what only TensorRT's builder refuses is not known"
+            return
+
+    def leave_networks(self, reason: str) -> None:
+        """Say that what TensorRT refuses is not known."""
+        self.report.unbuilt = f"no network was written ({reason}): what TensorRT refuses is not known"
+
     def build(self, runtime: str) -> CompiledModule:
         """Build the engine of every segment, placing anew what TensorRT rejects, and assemble the module."""
+        planned = self.report.coverage
         while True:
             engines: dict[str, SegmentEngine] = {}
             try:
@@ -238,10 +309,22 @@ class Compilation:
                 if mine is not None:
                     self.settings = mine
                 else:
-                    self.report.refusals += self.rejections.reject(segment, error)
-                    self.place()
+                    self._reject(segment, error)
                 continue
+            if self.report.coverage < planned:
+                warn_of_refusals(self.report, planned)
             return self.assemble(engines, runtime)
+
+    def _reject(self, segment: Segment, error: ConversionError | BuildError) -> None:
+        """Give up the tiles that TensorRT refuses, and place anew what is left."""
+        self.report.refusals += self.rejections.reject(segment, error)
+        self.place()
+
+    def print_rule_times(self) -> None:
+        """Print what each rule took, where the environment asks for it."""
+        if rule_times.wanted():
+            graphs = [self.graph, *self.subgraphs]
+            rule_times.render_rule_times(self.report, graphs, self.subgraphs.trace, sys.stderr)
 
     def assemble(self, engines: dict[str, SegmentEngine], runtime: str) -> CompiledModule:
         """The module of the engines and of what PyTorch runs between them; the constants of the graph are given up."""

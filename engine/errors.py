@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -136,3 +137,23 @@ class RecordError(FileError):
 
 class SaveError(EngineError, ValueError):
     """A module holds something that a file cannot hold."""
+
+
+class RefusalWarning(UserWarning):
+    """Less of a model is in engines than its rules promised: TensorRT refused the rest."""
+
+
+# Whose frames stand between a warning and the line of the user that it is about.
+_INNER = frozenset({"engine", "torch", "contextlib", "functools", "builtins"})
+
+
+def user_frame() -> int:
+    """The ``stacklevel`` of the user's line that led to a warning, so that each such line is warned about once."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None:
+        # AOTAutograd's generated wrappers have no module.
+        module = str(frame.f_globals.get("__name__", "torch"))
+        if module.partition(".")[0] not in _INNER:
+            return level
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    return 2

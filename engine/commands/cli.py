@@ -1,4 +1,4 @@
-"""The command line: ``engine compile``, ``engine coverage``, ``engine inspect``, ``engine rules``.
+"""The command line: ``engine compile``, ``coverage``, ``why``, ``trace``, ``inspect``, ``rules``.
 
 Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 """
@@ -11,30 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 import engine
+from engine.commands.models import load_program
+from engine.commands.options import AS_JSON, RULES, given_settings, print_report, progress, with_settings
+from engine.commands.questions import coverage, trace, why
+
+if TYPE_CHECKING:
+    from engine.dsl.rule import Rule
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_RULES = click.option(
-    "--rules", "rule_files", multiple=True, type=click.Path(exists=True, path_type=Path),
-    help="A .rules file or a folder of them; may be given several times.",
-)  # fmt: skip
-_SETTINGS = (
-    click.option("--min-block-size", type=click.IntRange(min=1), help="Smallest engine, in tiles."),
-    click.option("--torch-executed-op", "torch_executed_ops", multiple=True, help="An op or node to keep in PyTorch."),
-    click.option("--require-full-compilation", is_flag=True, default=None, help="Fail if a node is not in an engine."),
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-
-
-def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_SETTINGS):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,9 +50,9 @@ def cli(modules: tuple[str, ...]) -> None:
     "-o", "--output", required=True, type=click.Path(path_type=Path),
     help="A .pt2 file for engine.load; or a folder, for plans and report.",
 )  # fmt: skip
-@_RULES
-@_with_settings
-@_JSON
+@RULES
+@with_settings
+@AS_JSON
 def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Compile an exported program, and write it to a file, or its engines to a folder."""
     from engine.files.plan_folder import require_free, write_plans
@@ -70,32 +60,19 @@ def compile_command(model: Path, output: Path, rule_files: tuple[Path, ...], as_
     whole = output.suffix == ".pt2"
     if not whole:
         require_free(output)
-    with _progress(f"compiling {model.name}"):
-        compiled = engine.compile(_load(model), rules=rule_files, **_given(settings))
+    with progress(f"compiling {model.name}"):
+        compiled = engine.compile(load_program(model), rules=rule_files, **given_settings(settings))
         assert isinstance(compiled, engine.CompiledModule)  # an exported program knows its shapes
         if whole:
             engine.save(compiled, output)
         else:
             write_plans(compiled, output)
-    _print_report(compiled.report, as_json)
-
-
-@cli.command()
-@_MODEL
-@_RULES
-@_with_settings
-@_JSON
-def coverage(model: Path, rule_files: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
-    """Say what of an exported program would be in an engine, and why the rest would not."""
-    with _progress(f"reading {model.name}"):
-        report = engine.coverage(_load(model), rules=rule_files, **_given(settings))
-        report.model = model.name
-    _print_report(report, as_json)
+    print_report(compiled.report, as_json)
 
 
 @cli.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_JSON
+@AS_JSON
 def inspect(file: Path, as_json: bool) -> None:
     """Say what a file of engine.save holds: its report, and the engines with names, shapes and TensorRT."""
     import json
@@ -109,7 +86,7 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo(json.dumps({**found, **({"report": report.as_dict()} if report else {})}, indent=2, default=str))
         return
     if report is not None:
-        _print_report(report, as_json=False)
+        print_report(report, as_json=False)
         click.echo()
     render_engines(found, sys.stdout)
 
@@ -139,9 +116,33 @@ def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stat
 @rules.command()
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 def check(files: tuple[Path, ...]) -> None:
-    """Check the built-in rules, with those of FILES; every mistake is reported."""
+    """Check the built-in rules, with those of FILES; every mistake is reported.
+
+    Rules of FILES that were not checked, because nothing registers their ops, or that can never apply, are errors too.
+    Test lines are not run: `engine rules verify FILES` does that.
+    """
+    from engine.commands.rule_advice import advice
+
     ruleset = engine.RuleSet.load(*files)
-    click.echo(f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers: fine")
+    found = advice(ruleset, _in(files)) if files else []
+    for item in found:
+        click.echo(str(item), err=item.fatal)
+    fatal = sum(item.fatal for item in found)
+    outcome = f"{fatal} error{'' if fatal == 1 else 's'}" if fatal else "fine"
+    counts = f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers"
+    click.echo(f"{counts}: {outcome}; test lines were not run, `engine rules verify` runs them")
+    sys.exit(1 if fatal else 0)
+
+
+def _in(files: tuple[Path, ...]) -> Callable[[Rule], bool]:
+    """Whether a rule is of one of these files, or of a file in one of these folders."""
+    places = [path.resolve() for path in files]
+
+    def chosen(rule: Rule) -> bool:
+        path = Path(rule.span.file).resolve()
+        return any(path == place or place in path.parents for place in places)
+
+    return chosen
 
 
 @rules.command("verify")
@@ -166,6 +167,7 @@ def verify_command(
     """
     import json
 
+    from engine.commands.rule_advice import advice
     from engine.commands.tables import render_finding, render_summary
 
     try:
@@ -177,13 +179,18 @@ def verify_command(
     from engine.verify.findings import Summary
 
     ruleset = engine.RuleSet.load(*files)
-    own = tuple(str(path.resolve()) for path in files)
+    own = _in(files)
     chosen = [
         rule
         for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
-        if (not own or str(Path(rule.span.file).resolve()).startswith(own)) and (not names or rule.id.startswith(names))
+        if (not files or own(rule)) and (not names or rule.id.startswith(names))
     ]
+    unchecked = [item for item in advice(ruleset, own) if item.fatal] if files else []
+    for item in unchecked:
+        click.echo(str(item), err=True)
     if not chosen:
+        if unchecked:
+            sys.exit(1)
         raise engine.EngineError("there is no such rule; `engine rules list` shows them")
     findings = []
     paths = [str(path) for path in files]
@@ -198,7 +205,7 @@ def verify_command(
     if json_file is not None:
         drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
         json_file.write_text(json.dumps({**drawn, **summary.as_dict()}, indent=1) + "\n", encoding="utf-8")
-    sys.exit(0 if summary.fine else 1)
+    sys.exit(0 if summary.fine and not unchecked else 1)
 
 
 @contextmanager
@@ -220,43 +227,8 @@ def _counting(title: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{title}: {text}")
 
 
-def _load(path: Path) -> Any:
-    import torch
-
-    try:
-        return torch.export.load(path)
-    except Exception as error:
-        raise engine.EngineError(
-            f"{path} is not an exported program: {str(error).strip().splitlines()[0]}\n"
-            "save one with torch.export.save(torch.export.export(model, args), path)"
-        ) from error
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value not in (None, ())}
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[None]:
-    from engine.report import listening
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(title) as status, listening(lambda phase: status.update(f"{title}: {phase}")):
-        yield
-
-
-def _print_report(report: engine.Report, as_json: bool) -> None:
-    import json
-
-    from engine.report.table import render_report
-
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2, default=str))
-    else:
-        render_report(report, sys.stdout)
+for _question in (coverage, why, trace):
+    cli.add_command(_question)
 
 
 def main() -> None:

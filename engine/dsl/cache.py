@@ -178,7 +178,8 @@ def _warn(error: Exception) -> None:
 
 
 def _encode(checked: Checked) -> dict[str, Any]:
-    encoder = encoding.Encoder()
+    cached = next((rule for rule in checked.rules if isinstance(rule, encoding.CachedRule)), None)
+    encoder = encoding.Encoder(None if cached is None else cached._decoder)
     bodies: dict[str, int] = {}
     content = {
         "rules": [encoder.rule(rule, bodies) for rule in checked.rules],
@@ -189,6 +190,9 @@ def _encode(checked: Checked) -> dict[str, Any]:
         "patterns": encoder.items(checked.patterns),
         "overridden": checked.overridden,
         "foreign": dict(checked.foreign),
+        "emitted": {name: encoder.encode(dict(ops)) for name, ops in checked.emitted.items()},
+        "before": checked.before,
+        "definitions": json.dumps(encoder.encode(checked.definitions)),
     }
     return {"bodies": list(bodies), "files": encoder.files, **content}
 
@@ -210,4 +214,7 @@ def _decode(content: Mapping[str, Any]) -> Checked | None:
         overridden=tuple((winner, loser) for winner, loser in content["overridden"]),
         foreign=content["foreign"],
         patterns=encoding.CachedItems(content["patterns"], decoder),
+        emitted={name: decoder.decode(ops) for name, ops in content["emitted"].items()},
+        before=tuple(map(tuple, content["before"])),
+        definitions=encoding.CachedTuple(content["definitions"], decoder),  # type: ignore[arg-type]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from engine.dsl.syntax.own_names import MARK
 from engine.errors import Diagnostic, RuleError, Span
 
 _ITEMS = frozenset({"simplify", "lower", "convert", "def", "pattern", "extern", "layer"})
@@ -38,6 +39,7 @@ class Problems:
         Raises:
             TooMany: there are enough.
         """
+        message, hint = message.replace(MARK, ""), hint and hint.replace(MARK, "")
         span = self._heading(span)
         more: tuple[tuple[Span, str, str], ...] = ()
         if related is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.dsl import rule as rules
@@ -18,7 +18,7 @@ from engine.dtypes import DTYPE_NAMES, DTYPES
 from engine.errors import Span
 
 # Part of the cache's key: change it with the format.
-FORMAT = 4
+FORMAT = 6
 
 _TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
 _CLASSES: tuple[type, ...] = (
@@ -49,7 +49,17 @@ _HEAD = tuple(f.name for f in dataclasses.fields(Rule) if f.name not in _BODY)
 class CachedRule(Rule):
     """A rule whose body is decoded when it is first read."""
 
-    __slots__ = ("_body", "_decoder")
+    __slots__ = ("_body", "_decoder", "_head")
+
+    def ranked(self, rank: int) -> Rule:
+        """The same rule at another place in the order, still undecoded."""
+        if self.rank == rank:
+            return self
+        copy = object.__new__(CachedRule)
+        for name in (*_HEAD, "_body", "_decoder", "_head"):
+            object.__setattr__(copy, name, getattr(self, name))
+        object.__setattr__(copy, "rank", rank)
+        return copy
 
     def __getattr__(self, name: str) -> Any:
         if name not in _BODY:
@@ -89,11 +99,33 @@ class CachedItems(Mapping[str, Any]):
         return len(self._texts)
 
 
+class CachedTuple(Sequence[Any]):
+    """A tuple that is decoded when it is first read."""
+
+    def __init__(self, text: str, decoder: Decoder) -> None:
+        self._text = text
+        self._decoder = decoder
+        self._items: tuple[Any, ...] | None = None
+
+    def _read(self) -> tuple[Any, ...]:
+        if self._items is None:
+            self._items = self._decoder.decode(json.loads(self._text))
+        return self._items  # type: ignore[return-value]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+
 class Encoder:
     """Turns values into JSON; ``files`` are the paths that spans refer to by number."""
 
-    def __init__(self) -> None:
-        self.files: list[str] = []
+    def __init__(self, like: Decoder | None = None) -> None:
+        """Start anew, or so that what ``like`` has not decoded yet is taken over as it is."""
+        self.files: list[str] = [] if like is None else list(like.files)
+        self._like = like
 
     def encode(self, value: Any) -> Any:
         """A value as lists, numbers and strings."""
@@ -122,6 +154,10 @@ class Encoder:
 
     def rule(self, rule: Rule, bodies: dict[str, int]) -> list[Any]:
         """A rule as its head and the number of its body."""
+        if isinstance(rule, CachedRule) and rule._decoder is self._like:
+            head = list(rule._head)
+            head[1 + _HEAD.index("rank")] = rule.rank
+            return [bodies.setdefault(rule._body, len(bodies)), *head[1:]]
         body = json.dumps(self.encode(tuple(getattr(rule, name) for name in _BODY)))
         number = bodies.setdefault(body, len(bodies))
         return [number, *(self.encode(getattr(rule, name)) for name in _HEAD)]
@@ -163,6 +199,7 @@ class Decoder:
             assign(rule, name, self._span(item) if name == "span" else self.decode(item))
         assign(rule, "_body", bodies[value[0]])
         assign(rule, "_decoder", self)
+        assign(rule, "_head", value)
         return rule
 
     def _node(self, number: int, value: list[Any]) -> Any:

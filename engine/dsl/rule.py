@@ -7,7 +7,7 @@ resolved, arguments sit at their schema positions and omitted arguments have bec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from engine.dsl import tree
@@ -127,7 +127,6 @@ class Rule:
         roots: the root patterns; several for a tuple pattern.
         steps: ``let`` and ``when`` clauses in order.
         family: values of the family variables (literals, :class:`EnumToken` or :class:`OpName`).
-        overridden: ids of the lower-level rules with the same file and name that this one replaces.
         rank: position in precedence order among all rules of the set; lower is tried first.
         text: the rule as written.
     """
@@ -146,9 +145,12 @@ class Rule:
     tests: tuple[tree.Test, ...]
     family: Mapping[str, object]
     span: Span
-    overridden: tuple[str, ...] = ()
     rank: int = 0
     text: str = ""
+
+    def ranked(self, rank: int) -> Rule:
+        """The same rule at another place in the order."""
+        return self if self.rank == rank else replace(self, rank=rank)
 
     @property
     def where(self) -> str:

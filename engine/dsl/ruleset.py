@@ -12,15 +12,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engine.dsl import host
+from engine.dsl import host, tree
 from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import Source, builtin_sources, read_sources
-from engine.errors import SettingsError, TensorRTNotFound
+from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:
-    from engine.dsl import tree
     from engine.dsl.checked import Checked
 
 
@@ -36,7 +35,7 @@ class RuleSet:
         externs: declared host functions by name (``host.f``).
         patterns: named patterns by name; rules hold them written out.
         hosts: the Python functions of ``externs``.
-        overridden: pairs of a user rule's id and the id of the built-in rule that it replaces or comes before.
+        overridden: pairs of a user rule's id and the id of the built-in rule that it comes before.
         hash: of all texts and of what decides which rules are active.
         sources: paths of the files, in the order they were read.
     """
@@ -103,23 +102,19 @@ class RuleSet:
 
     @classmethod
     def _of(cls, sources: Sequence[Source], wanted: Capabilities | None) -> RuleSet:
-        from engine.dsl import cache, operators
+        from engine.dsl import operators
 
         target = wanted or _installed()
+        sources = _apart(sources)
         hosts = host.registered()
         digest = _hash(sources, target)
-        # Rules for ops of other packages are checked against those ops, where they are there.
-        imported = operators.imported(source.text for source in sources)
-        key = cache.key(_digest(digest, json.dumps(imported)), sources, target, hosts)
+        key = _key(sources, target, hosts, digest)
         # The same objects again, so that what is compiled from them (tries) serves the next model too.
         known, foreign = _recent.pop((key, frozenset(hosts.items())), (None, {}))
         if known is not None and operators.schemas(foreign) == foreign:
             _recent[key, frozenset(hosts.items())] = known, foreign
             return known
-        checked = cache.load(key)
-        if checked is None:
-            checked = _check(sources, target, hosts)
-            cache.store(key, checked)
+        checked = _cached(sources, target, hosts, key)
         made = cls(
             rules=checked.rules,
             inactive=checked.inactive,
@@ -127,7 +122,9 @@ class RuleSet:
             macros=MappingProxyType(checked.macros),
             externs=MappingProxyType(checked.externs),
             patterns=MappingProxyType(checked.patterns),
-            hosts=MappingProxyType({name: hosts[name] for name in checked.externs}),
+            hosts=MappingProxyType(
+                {name: host.held_to(extern, hosts[name]) for name, extern in checked.externs.items()}
+            ),
             overridden=checked.overridden,
             hash=_digest(digest, json.dumps(dict(checked.foreign), sort_keys=True)),
             sources=tuple(source.path for source in sources),
@@ -153,7 +150,8 @@ class RuleSet:
             found = [rule.id for rule, base in zip(self.rules, known, strict=True) if fnmatchcase(base, name)]
             if not found:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise SettingsError(f"no active rule is called {name}" + (f"; did you mean {near[0]}?" if near else ""))
+                hint = f"did you mean {near[0]}?" if near else "`engine rules list` shows them"
+                raise SettingsError(f"no active rule is called {name}; {hint}")
             gone.update(found)
         left_out = tuple((rule, "left out") for rule in self.rules if rule.id in gone)
         digest = hashlib.blake2b("\n".join([self.hash, *sorted(gone)]).encode(), digest_size=20).hexdigest()
@@ -219,6 +217,17 @@ def _installed() -> Capabilities | None:
         return None
 
 
+def _apart(sources: Sequence[Source]) -> list[Source]:
+    """Sources in which the ids of a user's rules differ from those of built-in rules: a file that is called like a
+    built-in one gets another stem.
+    """
+    taken = {source.stem for source in sources if source.level == 0}
+    return [
+        replace(source, stem=f"user_{source.stem}") if source.level > 0 and source.stem in taken else source
+        for source in sources
+    ]
+
+
 def _hash(sources: Sequence[Source], target: Capabilities | None) -> str:
     texts = sorted((source.level, source.stem, source.text) for source in sources)
     parts = [part for level, stem, text in texts for part in (str(level), stem, text)]
@@ -235,15 +244,56 @@ def _digest(*parts: str) -> str:
     return digest.hexdigest()
 
 
-def _check(sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]]) -> Checked:
+def _key(
+    sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]], digest: str
+) -> str:
+    from engine.dsl import cache, operators
+
+    # Rules for ops of other packages are checked against those ops, where they are there.
+    imported = operators.imported(source.text for source in sources)
+    return cache.key(_digest(digest, json.dumps(imported)), sources, target, hosts)
+
+
+def _cached(
+    sources: Sequence[Source], target: Capabilities | None, hosts: Mapping[str, Callable[..., Any]], key: str
+) -> Checked:
+    """The outcome of checking, from the cache or made; a user's files are checked against the built-in rules."""
+    from engine.dsl import cache
+
+    checked = cache.load(key)
+    if checked is None:
+        built_in = [source for source in sources if source.level == 0]
+        base = None
+        if built_in and len(built_in) < len(sources):
+            base = _cached(built_in, target, hosts, _key(built_in, target, hosts, _hash(built_in, target)))
+        checked = _check(sources, target, hosts, base)
+        cache.store(key, checked)
+    return checked
+
+
+def _check(
+    sources: Sequence[Source],
+    target: Capabilities | None,
+    hosts: Mapping[str, Callable[..., Any]],
+    base: Checked | None,
+) -> Checked:
     # The parser and lark are loaded only where rules are parsed.
     from engine.dsl.checks.checker import check
+    from engine.dsl.syntax.own_names import apart
     from engine.dsl.syntax.parser import parse_with_errors
 
-    files = []
-    errors = []
+    given: list[tree.File] = []
+    own: list[tree.File] = []
+    errors: list[Diagnostic] = []
+    known = iter(base.definitions if base is not None else ())
     for source in sources:
+        if base is not None and source.level == 0:
+            given.append(tree.File(source.stem, source.path, source.text, (), *next(known)))
+            continue
         file, found = parse_with_errors(source.text, source.path, source.stem)
-        files.append((file, source.level))
+        (given if source.level == 0 else own).append(file)
         errors += found
-    return check(files, target, hosts, errors)
+    macros = [macro.name for file in given for macro in file.macros]
+    patterns = [pattern.name for file in given for pattern in file.patterns]
+    files = [*((file, 0) for file in given), *((file, 1) for file in apart(own, macros, patterns))]
+    return check(files, target, hosts, errors, base)

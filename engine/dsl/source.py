@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.dsl.checks.limits import LARGEST_FILE, MOST_ENTRIES, MOST_FILES
-from engine.errors import Diagnostic, RuleError, Span
+from engine.errors import Diagnostic, RuleError, SettingsError, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,15 @@ def read_sources(paths: Iterable[str | Path], level: int) -> list[Source]:
     Raises:
         RulesNotFound: a path does not exist.
         RuleError: something is no rules file, cannot be read, is too large, or is not UTF-8.
+        SettingsError: something is no path.
     """
     sources: dict[str, Source] = {}
     for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise SettingsError(f"{path!r} is no path of rules: pass the names of .rules files or folders, one by one")
         name = os.fspath(path)
+        if not name:
+            raise SettingsError("the path of rules is empty: pass the name of a .rules file or folder")
         try:
             kind = os.stat(name).st_mode
         except FileNotFoundError:

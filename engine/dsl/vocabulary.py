@@ -118,13 +118,57 @@ def expand_dtypes(names: Iterable[str]) -> frozenset[str]:
     return frozenset(dtype for name in names for dtype in classes.get(name, (name,)))
 
 
+# What other languages call the words of this one.
+_CALLED = {
+    "float64": "f64", "double": "f64", "float32": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16",
+    "int64": "i64", "long": "i64", "int32": "i32", "int16": "i16", "short": "i16", "int8": "i8", "uint8": "u8",
+    "boolean": "bool", "complex32": "c32", "complex64": "c64", "complex128": "c128", "float8_e4m3fn": "f8",
+    "integer": "int", "string": "str", "number": "scalar", "constant": "const",
+    "add": "SUM", "plus": "SUM", "mul": "PROD", "multiply": "PROD", "minus": "SUB", "subtract": "SUB",
+    "divide": "DIV", "maximum": "MAX", "minimum": "MIN", "eq": "EQUAL", "gt": "GREATER", "lt": "LESS",
+    "matches": "match", "emits": "emit", "gives": "emit", "returns": "emit", "where": "when", "requires": "needs",
+    "require": "needs", "tests": "test", "rejects": "reject", "before": "over", "size": "shape", "ndim": "rank",
+}  # fmt: skip
+# Words that are listed where none of them is near.
+_MOST_LISTED = 24
+
+
+def near_words(word: str, known: Iterable[str]) -> list[str]:
+    """The known words that ``word`` may be meant for, the likeliest first; none that only look a little like it.
+
+    Those are what other languages call it, the same in other letters, longer names of which it is a part, and
+    misspellings: about one letter in four.
+    """
+    there = sorted(set(known))
+    called = _CALLED.get(word.lower())
+    if called in there:
+        return [called]
+    same = [other for other in there if other.lower() == word.lower()]
+    if same:
+        return same
+    parts = [other for other in there if word.lower() in other.lower().replace(".", "_").split("_")]
+    if len(word) > 1 and 0 < len(parts) <= 3:
+        return parts
+    return difflib.get_close_matches(word, there, n=1, cutoff=0.75 if len(word) < 6 else 0.65)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` is most likely a misspelling of."""
-    found = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    """The known word that ``word`` is most likely meant for."""
+    found = near_words(word, known)
     return found[0] if found else None
 
 
 def suggestion(word: str, known: Iterable[str], otherwise: str | None = None) -> str | None:
-    """A hint that names the nearest known word."""
-    found = nearest(word, known)
-    return otherwise if found is None else f"did you mean `{found}`?"
+    """A hint that names the nearest known words, or else says what there is.
+
+    Args:
+        otherwise: what to say where no word is near; by default the known words are listed.
+    """
+    there = sorted(set(known))
+    found = near_words(word, there)
+    if found:
+        return f"did you mean {' or '.join(f'`{other}`' for other in found)}?"
+    if otherwise is not None or not there:
+        return otherwise
+    more = f" and {len(there) - _MOST_LISTED} more" if len(there) > _MOST_LISTED else ""
+    return f"there are {', '.join(there[:_MOST_LISTED])}{more}"

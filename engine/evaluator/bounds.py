@@ -6,6 +6,7 @@ of a million digits or a power that takes hours.  Whatever is beyond them is a r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
@@ -25,12 +26,13 @@ _LARGEST_POWER = 64
 
 
 class Failed(Exception):
-    """The rule does not apply; ``span`` is the place in the rule that said so, when known."""
+    """The rule does not apply; ``span`` is where it says so, when known, ``values`` gives what it read."""
 
-    def __init__(self, reason: str, span: Span | None = None) -> None:
+    def __init__(self, reason: str, span: Span | None = None, values: Callable[[], str] | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.span = span
+        self.values = values
 
 
 def modest(value: Any) -> Any:

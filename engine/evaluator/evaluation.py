@@ -16,6 +16,7 @@ from torch import fx
 
 from engine import sizes as symints
 from engine.dsl import tree
+from engine.dsl.host import WrongResult
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
 from engine.dsl.vocabulary import constants
 from engine.errors import Span
@@ -25,6 +26,7 @@ from engine.evaluator.bounds import MOST_STEPS, Failed, modest, numbers
 from engine.evaluator.builtins import FUNCTIONS, Raised, describe
 from engine.evaluator.faults import Faults
 from engine.evaluator.plan import AbstractTensor, Captured, Plan, TiledSubgraph, calls_of
+from engine.evaluator.undecided import found, undecided
 from engine.graph.arguments import symint as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
@@ -64,17 +66,21 @@ class Failure:
 
     Attributes:
         guarded: all of its guards held: it is meant for this, and could not be carried out.
+        values: gives what the guard that failed read, as far as that is short.
     """
 
     reason: str
     span: Span | None = None
     guarded: bool = False
+    values: Callable[[], str] | None = field(default=None, compare=False)
 
     def __bool__(self) -> bool:
         return False
 
     def __str__(self) -> str:
-        return self.reason if self.span is None else f"{self.reason} ({self.span.file}:{self.span.line})"
+        values = self.values() if self.values is not None else ""
+        reason = f"{self.reason}: {values}" if values else self.reason
+        return reason if self.span is None else f"{reason} ({self.span.file}:{self.span.line})"
 
 
 class _Lazy:
@@ -107,6 +113,11 @@ class Env:
     def scope(self, names: dict[str, Any]) -> Env:
         """A scope of these names alone."""
         return Env(names, self.context)
+
+    def known(self) -> dict[str, Any]:
+        """The names with their values, without those that nothing has read yet."""
+        named = ((name, item.value if isinstance(item, _Lazy) else item) for name, item in self.names.items())
+        return {name: item for name, item in named if not isinstance(item, _Lazy)}
 
     def evaluate(self, expr: tree.Expr) -> Any:
         """The value of an expression in this scope.
@@ -148,7 +159,7 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
         other = _other_outputs(plan, rule, match, context) if rule.kind == "convert" else None
         return plan if other is None else other
     except Failed as failed:
-        return Failure(failed.reason, failed.span, guarded)
+        return Failure(failed.reason, failed.span, guarded, failed.values)
     except Exception as error:
         raised = Raised.of(error, rule.span)
         at = f"{raised.span.file}:{raised.span.line}"
@@ -199,10 +210,11 @@ def _check_guard(guard: tree.Guard, env: Env) -> None:
     if isinstance(value, sympy.Basic):
         settled = env.context.sizes.decide(value)
         if settled is None:
-            raise Failed(f"`{guard.text}` is not known when compiling: {value}", guard.span)
+            about = undecided(guard.value, value, env.known(), env.context.sizes)
+            raise Failed(f"`{guard.text}` is not known when compiling: {about}", guard.span)
         value = settled
     if not value:
-        raise Failed(f"`{guard.text}` is false", guard.span)
+        raise Failed(f"`{guard.text}` is false", guard.span, lambda: found(guard.value, env.known(), env.context.sizes))
 
 
 def bind(target: tree.Target, value: Any, names: dict[str, Any]) -> bool:
@@ -359,6 +371,8 @@ def _call(expr: tree.Call, env: Env) -> Any:
     if name.startswith("host."):
         try:
             return env.context.hosts[name](*positional, **keywords)
+        except WrongResult as error:
+            raise Raised(str(error), expr.span) from error
         except Exception as error:
             raise Raised.of(error, expr.span, f"{name} raised ") from error
     layer = env.context.layers.get(name)

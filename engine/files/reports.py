@@ -58,7 +58,9 @@ def _segment(data: Any) -> SegmentReport:
 
 
 def _fallback(data: Any) -> Fallback:
-    return Fallback(*(str(data[name]) for name in Fallback._fields))
+    # Reports of earlier versions have no modules.
+    node, op, reason, source = (str(data[name]) for name in Fallback._fields)
+    return Fallback(node, op, reason, source, str(data.get("module", "")))
 
 
 __all__ = ["read_report", "write_report"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
+from torch._ops import HigherOrderOperator, OpOverload
 
+# Where packages that others wrote are installed.
+_INSTALLED = tuple(os.path.join(sysconfig.get_path(kind), "") for kind in ("stdlib", "purelib", "platlib"))
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 # Code that Dynamo wrote; where torch.export calls it for the graphs of control flow, it leaves no other line of them.
 _GENERATED = "<eval_with_key>"
@@ -73,11 +77,27 @@ def _without_root(path: str) -> str:
     return "" if path in ("L['self']", "self") else path
 
 
+def op_of_user(node: fx.Node) -> OpOverload | None:
+    """The op that a node stands for, where PyTorch wrapped it because it writes to its operands or has effects.
+
+    ``torch.export`` makes ``auto_functionalized_v2(my.double_, ..)`` of a call of ``my.double_``.
+    """
+    if isinstance(node.target, HigherOrderOperator):
+        return next((item for item in node.args[:2] if isinstance(item, OpOverload)), None)
+    return None
+
+
+def op_name(node: fx.Node, name: str) -> str:
+    """The name of a node's op for people: that of the op which PyTorch wrapped, or else ``name``."""
+    wrapped = op_of_user(node)
+    return name if wrapped is None else str(wrapped)
+
+
 def model_line(node: fx.Node) -> str:
     """``file:line`` of the model code a node comes from, empty when the trace is missing.
 
-    That is the innermost frame of the stack trace outside PyTorch's own modules: the line that calls
-    ``self.linear(x)``, not the one inside ``torch.nn.Linear``.
+    That is the innermost frame of the stack trace in the user's own files, or else in a package outside PyTorch: the
+    line that calls ``self.linear(x)``, not the one inside ``torch.nn.Linear``.  See :func:`module_path` for the module.
     """
     frames = []
     for line in str(node.meta.get("stack_trace") or "").splitlines():
@@ -89,8 +109,9 @@ def model_line(node: fx.Node) -> str:
             frames.append((file, rest.partition(",")[0]))
     if not frames:
         return ""
-    own = [frame for frame in frames if not frame[0].startswith(_TORCH)]
-    return ":".join((own or frames)[-1])
+    packages = [frame for frame in frames if not frame[0].startswith(_TORCH)]
+    own = [frame for frame in packages if not frame[0].startswith(_INSTALLED)]
+    return ":".join((own or packages or frames)[-1])
 
 
 def describe(node: fx.Node) -> str:

@@ -14,8 +14,9 @@ from engine.dsl.ruleset import RuleSet
 from engine.evaluator import Context, apply
 from engine.evaluator.plan import Plan
 from engine.graph.mirror import Mirror, Value
-from engine.matcher.matcher import Matcher
+from engine.matcher.matcher import Count, Matcher
 from engine.partitioner import Rejections, Tile, Tiling, tile
+from engine.partitioner.attempts import KINDS, Attempts
 from engine.rewriter import Trace, fold_constants, lower_all
 from engine.settings import CompilationSettings
 
@@ -27,6 +28,7 @@ class LoweredGraph:
         mirror: the graph.
         context: what rules may look at.
         tiling: its tiles, and why nodes have none; empty before :meth:`tile`.
+        attempts: how far each rule gets at a node.
     """
 
     def __init__(self, mirror: Mirror, context: Context, ruleset: RuleSet, settings: CompilationSettings) -> None:
@@ -35,7 +37,10 @@ class LoweredGraph:
         self.tiling = Tiling()
         self._ruleset = ruleset
         self._settings = settings
-        self._matcher = Matcher(ruleset.phase("convert"), mirror)
+        matchers = {kind: Matcher(ruleset.phase(kind), mirror) for kind in KINDS}
+        self._matcher = matchers["convert"]
+        self._rewritten: dict[str, Count] = {}
+        self.attempts = Attempts(context, matchers, ruleset.inactive)
 
     def convertible(self, node: fx.Node) -> bool:
         """Whether some ``convert`` rule takes the node as it is."""
@@ -45,7 +50,13 @@ class LoweredGraph:
         """Apply ``simplify`` and ``lower`` rules, and PyTorch's decompositions of what no rule converts."""
         rules = self._ruleset.phase("simplify", "lower")
         check = self._settings.debug or None
-        lower_all(self.mirror, rules, self.convertible, self.context, trace=trace, check=check)
+        stats = lower_all(self.mirror, rules, self.convertible, self.context, trace=trace, check=check)
+        self.attempts.set_aside = stats.set_aside
+        self._rewritten = stats.counts
+
+    def counts(self) -> dict[str, Count]:
+        """How often each rule was looked at, by its id."""
+        return {**self._rewritten, **self._matcher.stats}
 
     def fold(self) -> None:
         """Compute the constants that values at run time read."""
@@ -63,12 +74,10 @@ class LoweredGraph:
     def tile(self, rejections: Rejections) -> None:
         """Choose a tile for each node that is needed, without what was rejected."""
         self.tiling = tile(
-            self._matcher,
-            self.context,
+            self.attempts,
             excluded=self._settings.exclusion(self.mirror),
             rejections=rejections,
             dtype_advice=ADVICE,
-            inactive=self._ruleset.inactive,
         )
 
     @property

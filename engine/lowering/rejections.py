@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.graph.provenance import model_line
+from engine.graph.provenance import model_line, module_path
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
 from engine.partitioner import Segment, Tile
@@ -30,7 +30,9 @@ class Rejections(dict[tuple[str, str], str]):
         for tile in self._blamed(segment, error):
             reason = f"{tile.rule.id} ({tile.rule.where}): TensorRT rejected it: {_tensorrt_says(error)}"
             self[tile.node.name, tile.rule.id] = reason
-            found.append(Fallback(tile.node.name, self._graph.mirror.op(tile.node), reason, model_line(tile.node)))
+            node = tile.node
+            op = self._graph.mirror.op(node)
+            found.append(Fallback(node.name, op, reason, model_line(node), module_path(node)))
         return found
 
     def _blamed(self, segment: Segment, error: Exception) -> list[Tile]:

@@ -59,17 +59,7 @@ class SegmentEngine(NamedTuple):
             BuildError: TensorRT does not build the engine, or does not load it.
         """
         timings = report.timings
-        with timings.phase("emit"), collector_held_back():
-            network = emit_network(
-                mirror,
-                segment.tiles,
-                segment.inputs,
-                segment.outputs,
-                captured.ranges,
-                settings,
-                name=segment.name,
-                profiles=captured.profiles,
-            )
+        network = write_network(segment, captured, mirror, settings, report)
         cached = CachedEngine(settings, network, timings)
         plan = cached.plan
         if plan is None:
@@ -111,6 +101,27 @@ class SegmentEngine(NamedTuple):
         )
         module.blueprint = _blueprint(network)
         return module
+
+
+def write_network(
+    segment: Segment, captured: Captured, mirror: Mirror, settings: CompilationSettings, report: Report
+) -> BuiltNetwork:
+    """The TensorRT network of a segment, which is not built.
+
+    Raises:
+        ConversionError: a layer cannot be added; it names the node.
+    """
+    with report.timings.phase("emit"), collector_held_back():
+        return emit_network(
+            mirror,
+            segment.tiles,
+            segment.inputs,
+            segment.outputs,
+            captured.ranges,
+            settings,
+            name=segment.name,
+            profiles=captured.profiles,
+        )
 
 
 def interprets(runtime: str) -> bool:
@@ -169,4 +180,4 @@ def _program(network: BuiltNetwork) -> Program:
     return Program.from_network(network.network, network.weights.tensors, named)
 
 
-__all__ = ["SegmentEngine", "interprets"]
+__all__ = ["SegmentEngine", "interprets", "write_network"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from typing import Any
 
 from torch import fx
 
 from engine.capture import Captured
+from engine.errors import RefusalWarning, user_frame
 from engine.evaluator.plan import LayerCall
 from engine.graph.mirror import Mirror
-from engine.graph.provenance import model_line
+from engine.graph.provenance import model_line, module_path, op_name
+from engine.lowering.explanation import Explanation
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
 from engine.partitioner import Color, Partition
@@ -22,6 +25,8 @@ from engine.settings import CompilationSettings
 
 # Names that a note spells out.
 _MOST_NAMES = 8
+# Reasons that a warning quotes.
+_MOST_REFUSALS = 5
 
 
 def summarize(
@@ -34,7 +39,8 @@ def summarize(
     report.nodes = len(computing)
     report.coverage = 1.0 - len(outside) / len(computing) if computing else 1.0
     report.fallbacks = [
-        Fallback(node.name, mirror.op(node), reason, model_line(node)) for node, reason in outside.items()
+        Fallback(node.name, op_name(node, mirror.op(node)), reason, model_line(node), module_path(node))
+        for node, reason in outside.items()
     ]
     report.segments = [
         SegmentReport(
@@ -47,7 +53,9 @@ def summarize(
         )
         for segment in partition.segments
     ]
-    report.decisions = Decisions(mirror, _placements(subgraphs, partition))
+    placements = _placements(subgraphs, partition)
+    explanation = Explanation(graph, subgraphs, partition, placements, settings)
+    report.decisions = Decisions(mirror, placements, explanation)
     tiles = [tile for segment in partition.engines for tile in segment.every_tile()]
     used = Counter({rule: counter.applications for rule, counter in subgraphs.trace.counters.items()})
     used.update(tile.rule.id for tile in tiles)
@@ -140,12 +148,28 @@ def not_covered(report: Report) -> str:
     nodes = f"{count} of {report.nodes} nodes" if report.nodes > 1 else "the only node"
     lines = [f"require_full_compilation: {nodes} of {report.model} cannot be in an engine"]
     for fallback in report.fallbacks:
-        where = f", from {fallback.source}" if fallback.source else ""
-        lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {fallback.reason}")
+        place = " at ".join(filter(None, (fallback.module, fallback.source)))
+        where = f", from {place}" if place else ""
+        reason = fallback.reason.replace("\n", "\n    ")
+        lines.append(f"  {fallback.node}: {fallback.op}{where}\n    {reason}")
     lines.append(
         'write rules for them (rules=["my.rules"]), or drop require_full_compilation to run the rest in PyTorch'
     )
     return "\n".join(lines)
 
 
-__all__ = ["kept_notes", "not_covered", "summarize"]
+def warn_of_refusals(report: Report, planned: float) -> None:
+    """Warn that less is in engines than the rules promised, because TensorRT rejected it.
+
+    Args:
+        planned: the coverage before TensorRT was asked.
+    """
+    refused = dict.fromkeys(refusal.reason for refusal in report.refusals)
+    lines = [f"{report.model}: {report.coverage:.1%} of the nodes are in engines, {planned:.1%} were planned"]
+    lines += list(refused)[:_MOST_REFUSALS]
+    if len(refused) > _MOST_REFUSALS:
+        lines.append(f"... and {len(refused) - _MOST_REFUSALS} more in report.refusals")
+    warnings.warn("\n  ".join(lines), RefusalWarning, stacklevel=user_frame())
+
+
+__all__ = ["kept_notes", "not_covered", "summarize", "warn_of_refusals"]

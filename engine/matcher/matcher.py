@@ -41,6 +41,7 @@ class Matcher:
         self.depth = self._automaton.depth
         self._visits: dict[str, int] = {}
         self._matches: dict[str, int] = {}
+        self._alone: dict[tuple[str, str], Trie] = {}
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -150,7 +151,7 @@ class Matcher:
         """
         op = self.mirror.op(node)
         anchored = any(root.op == op for root in rule.roots)
-        trie = Trie(op if anchored else rule.roots[0].op, [rule])
+        trie = self._trie_of(op if anchored else rule.roots[0].op, rule)
         frame = Frame(self.mirror, trie.table)
         frame.registers[0] = Value(node, 0)
         if not anchored:
@@ -165,6 +166,13 @@ class Matcher:
                 best = miss
         assert best is not None
         return best
+
+    def _trie_of(self, op: str, rule: Rule) -> Trie:
+        """The trie of one rule; models ask again for each node of an op."""
+        found = self._alone.get((op, rule.id))
+        if found is None:
+            found = self._alone[op, rule.id] = Trie(op, [rule])
+        return found
 
     def _attempt(
         self, program: Program, frame: Frame, node: fx.Node, guards: Callable[[Match], str | None] | None

@@ -7,22 +7,20 @@ absorbed, and the plan's operands are needed in turn.  Values that are not neede
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import sympy
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from engine.dsl.rule import Rule
 from engine.dtypes import representable
 from engine.evaluator import Context, Failure, apply
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.matcher import Matcher
+from engine.partitioner.attempts import Attempts
 from engine.partitioner.tile import Tile
-from engine.partitioner.unsupported import SIZED_BY_DATA, unsupported_reason
+from engine.partitioner.unsupported import with_nature
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT rejected it, or the engine did not load.
 Rejections = Mapping[tuple[str, str], str]
@@ -59,22 +57,20 @@ def computes(mirror: Mirror, node: fx.Node) -> bool:
 
 
 def tile(
-    matcher: Matcher,
-    context: Context,
+    attempts: Attempts,
     *,
     excluded: Callable[[fx.Node], str | None],
     rejections: Rejections,
     dtype_advice: Mapping[torch.dtype, str] | None = None,
-    inactive: Sequence[tuple[Rule, str]] = (),
 ) -> Tiling:
-    """Tile the graph of ``context.mirror`` with the ``convert`` rules of ``matcher``.
+    """Tile the graph of ``attempts`` with its ``convert`` rules.
 
     Args:
         excluded: why a node must stay in PyTorch, None if it need not.
         rejections: pairs of node and rule that were tried and failed.
         dtype_advice: what to do about values of a dtype that TensorRT does not have.
-        inactive: rules that the installed TensorRT rules out, each with the reason; for explanations.
     """
+    context, matcher = attempts.context, attempts.matchers["convert"]
     mirror = context.mirror
     tiling = Tiling()
     needed: set[fx.Node] = set()
@@ -106,7 +102,7 @@ def tile(
             reason = _foreign(mirror, mirror.outputs(node), dtype_advice or {})
         if reason is None:
             chosen, reason = _best(matcher, context, node, excluded, rejections)
-            reason = reason or (nearest(matcher, context, node, inactive) if chosen is None else None)
+            reason = attempts.reason(node, reason) if chosen is None else None
         if chosen is not None:
             reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
             chosen = None if reason else replace(chosen, constants=constants(chosen))
@@ -161,7 +157,7 @@ def _best(
             continue
         return Tile(node, match.rule, plan, match.nodes), None
     failed = next(iter([*guards_held, *guards_failed]), None)
-    return None, rejected or (failed and _with_nature(failed, mirror, node))
+    return None, rejected or (failed and with_nature(failed, mirror, node))
 
 
 def _is_number(mirror: Mirror, value: Value) -> bool:
@@ -176,38 +172,3 @@ def _foreign(mirror: Mirror, values: Iterable[Value], advice: Mapping[torch.dtyp
             text = f"TensorRT has no {str(fake.dtype).removeprefix('torch.')} tensors"
             return text + (f"; {advice[fake.dtype]}" if fake.dtype in advice else "")
     return None
-
-
-def _is_sized_by_data(mirror: Mirror, node: fx.Node) -> bool:
-    """Whether an output has a size that no operand has: it is read from data (``x[mask]``)."""
-    known: set[sympy.Symbol] = set()
-    for operand in node.all_input_nodes:
-        known |= _symbols_of_data(operand.meta.get("val"))
-    return any(_symbols_of_data(mirror.fake(value)) - known for value in mirror.outputs(node))
-
-
-def _symbols_of_data(value: object) -> set[sympy.Symbol]:
-    return set(free_unbacked_symbols(value)) if isinstance(value, torch.Tensor | torch.SymInt) else set()
-
-
-def _with_nature(reason: str, mirror: Mirror, node: fx.Node) -> str:
-    """Why a rule does not take a node, and first that no rule could where that is so."""
-    return f"{SIZED_BY_DATA}; {reason}" if _is_sized_by_data(mirror, node) else reason
-
-
-def nearest(matcher: Matcher, context: Context, node: fx.Node, inactive: Sequence[tuple[Rule, str]] = ()) -> str:
-    """Why no rule takes a node: the rule that came nearest and the test that failed."""
-    op = context.mirror.op(node)
-    misses = [matcher.why_not(node, rule) for rule in matcher.roots_of(op)]
-    if misses:
-        best = max(misses, key=lambda miss: miss.passed)
-        why = str(best).removeprefix(f"{best.rule.id} at {node.name}: ")
-        return _with_nature(f"nearest rule {best.rule.id} ({best.rule.where}): {why}", context.mirror, node)
-    for rule, reason in inactive:
-        if rule.kind == "convert" and any(root.op == op for root in rule.roots):
-            return f"{rule.id} ({rule.where}) is inactive here: {reason}"
-    known = unsupported_reason(node.target)
-    if known is not None:
-        return f"no rule converts {op}: {known}"
-    undecomposed = node.meta.get("undecomposed")
-    return f"no rule converts {op}" + (f", and {undecomposed}" if undecomposed else "")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import networkx
 import torch
 from torch import fx
 
 from engine.graph.mirror import Mirror
-from engine.graph.provenance import model_line, module_path
+from engine.graph.provenance import model_line, module_path, op_name
+from engine.report.why import Costly, Gain, Why
 
 
 class Placement(NamedTuple):
@@ -51,21 +52,44 @@ class Decision(NamedTuple):
     source: str
 
 
+class Explained(Protocol):
+    """What a report can be asked about the graph."""
+
+    def why(self, name: str) -> Why:
+        """Why a node is where it is."""
+
+    def fallbacks(self) -> list[Costly]:
+        """What stays in PyTorch, most costly first."""
+
+    def gains(self) -> list[Gain]:
+        """What changes would win."""
+
+
 class Decisions:
     """The placements of the nodes of a graph, and of the graphs inside its ops.
 
     Attributes:
         mirror: the lowered graph.
+        explanation: answers questions about it, where it can still be asked.
     """
 
-    def __init__(self, mirror: Mirror, placements: Mapping[fx.Node, Placement]) -> None:
+    def __init__(
+        self, mirror: Mirror, placements: Mapping[fx.Node, Placement], explanation: Explained | None = None
+    ) -> None:
         self.mirror = mirror
+        self.explanation = explanation
         self._placements = placements
 
     def listed(self) -> list[Decision]:
         """Every node that computes, in graph order; nodes of the graphs inside an op are not listed."""
         return [
-            Decision(node.name, self.mirror.op(node), *self._placements[node], module_path(node), model_line(node))
+            Decision(
+                node.name,
+                op_name(node, self.mirror.op(node)),
+                *self._placements[node],
+                module_path(node),
+                model_line(node),
+            )
             for node in self.mirror.graph.nodes
             if node in self._placements
         ]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from engine.errors import EngineError
+from engine.errors import EngineError, InputError
 from engine.observers import PhaseEvent, observed
 
 if TYPE_CHECKING:
     import networkx
 
-    from engine.report.decisions import Decisions
+    from engine.report.decisions import Decision, Decisions, Explained
+    from engine.report.why import Costly, Gain, Why
+
+SCHEMA = 1
+"""Version of the fields of a report as JSON; it grows when one is renamed or means something else."""
 
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
@@ -31,13 +37,31 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
-class Fallback(NamedTuple):
-    """A node that stays in PyTorch."""
-
+class _Fallback(NamedTuple):
     node: str
     op: str
     reason: str
-    source: str = ""  # model source line, if known
+    source: str = ""
+
+
+class Fallback(_Fallback):
+    """A node that stays in PyTorch; it unpacks as ``node, op, reason, source``.
+
+    Attributes:
+        source: ``file:line`` of the user's model, if known.
+        module: path of the module of the user's model, empty at the top level.
+    """
+
+    module: str
+
+    def __new__(cls, node: str, op: str, reason: str, source: str = "", module: str = "") -> Self:
+        """The five of them; ``module`` is no element of the tuple."""
+        self = super().__new__(cls, node, op, reason, source)
+        self.module = module
+        return self
+
+    def _asdict(self) -> dict[str, str]:
+        return {**super()._asdict(), "module": self.module}
 
 
 @dataclass(slots=True)
@@ -121,9 +145,17 @@ class Timings:
                 self.phases[name] = self.phases.get(name, 0.0) + spent - self._inside
                 self._inside = before + spent
 
+    def fill(self, wall: float) -> None:
+        """Let the phases sum up to the wall time of a call: what is in none of them is ``other``.
+
+        Args:
+            wall: seconds from the beginning of the call to its end.
+        """
+        self.phases["other"] = self.phases.pop("other", 0.0) + max(0.0, wall - self.total)
+
     @property
     def total(self) -> float:
-        """All phases together, in seconds."""
+        """All phases together, in seconds; the wall time of the call once it has ended."""
         return sum(self.phases.values())
 
     @property
@@ -146,6 +178,7 @@ class Report:
         notes: what was decided about the sizes of inputs, one sentence each; and what rules did wrong, with the
             rule's file and line and the node, once for each rule and kind of fault.
         precision: how many layers sum in half precision.
+        unbuilt: what is not known because nothing was built; empty after a compile.
         decisions: what was decided about each node; None for a module that was loaded from a file.
     """
 
@@ -162,6 +195,7 @@ class Report:
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT rejected, whatever came of the node
     notes: tuple[str, ...] = ()
     precision: Precision = field(default_factory=Precision)
+    unbuilt: str = ""
     decisions: Decisions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -183,10 +217,68 @@ class Report:
             raise EngineError("files do not keep the lowered graph: module.graph_module.graph is what is run")
         return self.decisions.graph()
 
+    def _explained(self) -> Explained:
+        explanation = self.decisions.explanation if self.decisions is not None else None
+        if explanation is None:
+            raise EngineError("files do not keep what rules said: ask the report of engine.compile or engine.coverage")
+        return explanation
+
+    def why(self, node: str) -> Why:
+        """Why a node runs where it does: each rule of its op, with the test that failed and what it saw.
+
+        Args:
+            node: name of a node of the lowered graph, or of one that a rule rewrote.
+
+        Raises:
+            InputError: there is no such node; the nearest names are offered.
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        return self._explained().why(node)
+
+    def costly(self) -> list[Costly]:
+        """The nodes that stay in PyTorch, those that read and give the most elements first.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        return self._explained().fallbacks()
+
+    def gains(self) -> list[Gain]:
+        """What a rule for an op, or another setting, would win: most nodes first, then most segments merged.
+
+        Raises:
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        return self._explained().gains()
+
+    def query(self, **fields: str) -> list[Decision]:
+        """The nodes whose fields are as given, in graph order: ``query(color="torch", module="layers.3*")``.
+
+        Args:
+            fields: of :class:`engine.report.decisions.Decision`; ``*`` stands for anything.
+
+        Raises:
+            InputError: a decision has no such field.
+            EngineError: the module was loaded from a file, which does not keep it.
+        """
+        from engine.report.decisions import Decision
+
+        unknown = sorted(set(fields) - set(Decision._fields))
+        if unknown:
+            raise InputError(f"nodes have no {unknown[0]!r}; there are {', '.join(Decision._fields)}")
+        if self.decisions is None:
+            raise EngineError("files do not keep what was decided: ask the report of engine.compile or engine.coverage")
+        return [
+            decision
+            for decision in self.decisions.listed()
+            if all(fnmatchcase(getattr(decision, name), wanted) for name, wanted in fields.items())
+        ]
+
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON-able data."""
+        """The report as JSON-able data; ``schema`` is the version of its fields."""
         data = asdict(replace(self, decisions=None))
         data["decisions"] = [decision._asdict() for decision in self.decisions.listed()] if self.decisions else []
+        data["schema"] = SCHEMA
         data["timings"] = {**self.timings.phases, "own": self.timings.own, "total": self.timings.total}
         data["fallbacks"] = [fallback._asdict() for fallback in self.fallbacks]
         data["refusals"] = [refusal._asdict() for refusal in self.refusals]
@@ -196,5 +288,9 @@ class Report:
         from engine.report.table import render_report
 
         buffer = io.StringIO()
-        render_report(self, buffer, width=110, color=False)
+        # What was only planned is told in the same words each time.
+        render_report(self, buffer, width=110, color=False, times=not self.unbuilt)
         return buffer.getvalue().rstrip() + "\n"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"

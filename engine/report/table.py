@@ -34,15 +34,19 @@ _PHASES = {
     "build": "TensorRT builds engines",
     "load": "TensorRT loads them once",
     "assemble": "put the module together",
+    "other": "between the phases",
 }
 
 
-def render_report(report: Report, file: TextIO, *, width: int | None = None, color: bool | None = None) -> None:
+def render_report(
+    report: Report, file: TextIO, *, width: int | None = None, color: bool | None = None, times: bool = True
+) -> None:
     """Print a report as tables.
 
     Args:
         width: columns, the terminal's width if None.
         color: force colours on or off; None looks at the terminal.
+        times: with the table of times.
     """
     console = new_console(file, width, color)
     inside = round(report.coverage * report.nodes)
@@ -65,6 +69,8 @@ def render_report(report: Report, file: TextIO, *, width: int | None = None, col
         console.print(f"{winner} overrides {loser}", soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
+    if report.unbuilt:
+        console.print(report.unbuilt, soft_wrap=True)
     if report.precision.sums_in_half:
         console.print(f"precision: {report.precision}", soft_wrap=True)
     if report.segments:
@@ -83,7 +89,7 @@ def render_report(report: Report, file: TextIO, *, width: int | None = None, col
         console.print()
         console.print(Text("rules used, and how often", style="bold"))
         console.print(", ".join(f"{rule} {count}" for rule, count in report.rules_used.items()))
-    if report.timings.phases:
+    if report.timings.phases and times:
         console.print()
         console.print(_timings(report))
 
@@ -118,8 +124,9 @@ def _print_reasons(console: Console, title: str, fallbacks: Iterable[Fallback]) 
         for index, line in enumerate(reason.splitlines()):
             console.print(("  " if index == 0 else "    ") + line, soft_wrap=True)
         for fallback in members[:_MOST_NODES]:
+            module = f"  in {fallback.module}" if fallback.module else ""
             source = f"  at {_relative(fallback.source)}" if fallback.source else ""
-            console.print(f"      {fallback.node}  {fallback.op}{source}", soft_wrap=True)
+            console.print(f"      {fallback.node}  {fallback.op}{module}{source}", soft_wrap=True)
         if len(members) > _MOST_NODES:
             console.print(f"      ... and {len(members) - _MOST_NODES} more nodes", soft_wrap=True)
 

@@ -72,6 +72,10 @@ def prepare(
         elif not (projects and rule.roots[0].output != value.index):
             return Failure(f"output {value.index} of {value.node.name} is used, and the rule emits none for it")
     if not targets:
+        others = [value.index for value in values if not mirror.unused(value)]
+        if others:
+            given = [index for index, output in enumerate(plan.outputs) if output is not None]
+            return Failure(f"it gives output {given[0]}, and output {others[0]} is used; give a tuple of all outputs")
         return Failure("nothing uses the matched values")
     return Replacement(rule, tuple(roots), tuple(sorted(nodes)), plan, tuple(targets))
 

@@ -12,27 +12,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from torch import fx
 
 from engine.dsl.rule import Rule
 from engine.errors import EngineError
-from engine.evaluator import Context, Failure, apply, decreasing
-from engine.evaluator.bounds import Failed
-from engine.evaluator.builtins import Raised
+from engine.evaluator import Context, Failure
 from engine.evaluator.faults import checking
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import describe
 from engine.matcher.match import Match
-from engine.matcher.matcher import Matcher
+from engine.matcher.matcher import Count, Matcher
 from engine.observers import RewriteEvent, listens, observed
 from engine.rewriter.change import Change, counts
-from engine.rewriter.commit import Committer, Replacement, disagreements, prepare, shrinkage
+from engine.rewriter.commit import Committer, Replacement
 from engine.rewriter.fuel import Fuel, op_order
 from engine.rewriter.reach import reach
 from engine.rewriter.trace import Application, Trace, listed
+from engine.rewriter.trials import Trials
 from engine.rewriter.worklist import Worklist
 
 # Turns of `simplify` and `lower`; each needs one turn per level of composites, of which models have a handful.
@@ -54,6 +53,8 @@ class RewriteStats:
         decompositions: nodes expanded by PyTorch's decompositions.
         rounds: times the rewriter switched between ``simplify`` and ``lower``.
         seconds: time in all.
+        set_aside: id of a rule that was not applied any more -> why.
+        counts: id of a rule -> how often it was looked at.
     """
 
     visited: int = 0
@@ -61,6 +62,8 @@ class RewriteStats:
     decompositions: int = 0
     rounds: int = 0
     seconds: float = 0.0
+    set_aside: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
 
 
 class _Phase:
@@ -98,6 +101,7 @@ class Rewriter:
         self.trace = trace if trace is not None else Trace(limit=20)
         self.check = checking() if check is None else check
         self.stats = RewriteStats()
+        self.trials = Trials(mirror, context, check=self.check)
         self._simplify = _Phase("simplify", rules, mirror)
         self._lower = _Phase("lower", rules, mirror)
         self._phases = (self._simplify, self._lower)
@@ -141,6 +145,7 @@ class Rewriter:
                 since = 0
         self.stats.rounds += rounds
         self.stats.seconds += perf_counter() - started
+        self.stats.counts = {**self._simplify.matcher.stats, **self._lower.matcher.stats}
         if self.check:
             self._assert_quiescent()
         return self.stats
@@ -167,58 +172,19 @@ class Rewriter:
             counter = self.trace.counter(rule.id)
             counter.matches += 1
             started = perf_counter()
-            replacement = self._replacement(match)
+            replacement = self.trials.replacement(match)
             counter.seconds += perf_counter() - started
             if not isinstance(replacement, Failure):
                 return match, replacement
             counter.failures[replacement.reason] = counter.failures.get(replacement.reason, 0) + 1
         return None
 
-    def _replacement(self, match: Match) -> Replacement | Failure:
-        rule = match.rule
-        plan = apply(rule, match, self.context)
-        if isinstance(plan, Failure):
-            return plan
-        replacement = prepare(self.mirror, rule, match.roots, match.nodes, plan)
-        if isinstance(replacement, Failure):
-            return replacement
-        wrong = disagreements(self.mirror, replacement, certain=self.check)
-        if wrong is not None:
-            return self._fault(match, wrong, kind="disagrees")
-        if rule.kind == "simplify":
-            return self._shrinking(match, replacement)
-        if rule.decreases is None:
-            return replacement
-        measure = self._measure(match)
-        return measure if isinstance(measure, Failure) else replacement
-
-    def _shrinking(self, match: Match, replacement: Replacement) -> Replacement | Failure:
-        """A replacement by a ``simplify`` rule, where it makes the graph smaller."""
-        saved = shrinkage(self.mirror, replacement)
-        if saved:
-            return replacement
-        if saved.survives:
-            return Failure("matched nodes stay for other users, so the graph would not get smaller")
-        if saved.folds:
-            return Failure("matched nodes are constant and folded anyway, so the graph would not get smaller")
-        more = f"{-saved.live} nodes more than" if saved.live else "as many nodes as"
-        message = (
-            f"{match.rule.id} is a `simplify` rule, but{{at}} it leaves {more} it "
-            "removes, where it must leave fewer; make it a `lower` rule, or match more"
-        )
-        return self._fault(match, message, kind="grows")
-
-    def _fault(self, match: Match, message: str, *, kind: str, cause: BaseException | None = None) -> Failure:
-        """Tell what a rule did wrong; returns it as the reason why the rule does not apply."""
-        node = match.roots[0]
-        self.context.faults.tell(match.rule, node, message, kind=kind, strict=self.check, cause=cause)
-        return Failure(message.replace("{at}", ""))
-
     def _bar(self, rule: Rule, node: fx.Node | None, message: str, *, kind: str) -> None:
         """Set a rule aside for the rest of this graph, and tell why."""
         outcome = "It is not applied any more"
         self.context.faults.tell(rule, node, message, kind=kind, outcome=outcome, strict=self.check)
         self._barred.add(rule.id)
+        self.stats.set_aside[rule.id] = message
 
     def _stop(self, kind: str, message: str) -> None:
         """Set aside the rule of a kind that was applied most often of late, so that rewriting comes to an end."""
@@ -250,13 +216,15 @@ class Rewriter:
         roots = tuple(node.name for node in match.roots)
         matched = tuple(node.name for node in replacement.nodes)
         # Measured before the edit: the matched nodes are gone after it.
-        measure = self._measure(match) if rule.decreases is not None else None
+        measure = self.trials.measure(match) if rule.decreases is not None else None
         root_ops = [self.mirror.op(node) for node in match.roots]
         try:
             change = self._committer.commit(replacement)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
-            failure = self._fault(match, f"{rule.id} cannot be applied{{at}}: {first}", kind="commit", cause=error)
+            failure = self.trials.fault(
+                match, f"{rule.id} cannot be applied{{at}}: {first}", kind="commit", cause=error
+            )
             failures = self.trace.counter(rule.id).failures
             failures[failure.reason] = failures.get(failure.reason, 0) + 1
             self._refused.add((match.roots, rule.id))
@@ -353,21 +321,6 @@ class Rewriter:
 
     # ------------------------------------------------------------ assertions
 
-    def _measure(self, match: Match) -> int | Failure:
-        """The measure of a rule that has one, or why it does not apply."""
-        rule = match.rule
-        try:
-            measure = decreasing(rule, match, self.context)
-        except (Failed, Raised, TypeError, ValueError, OverflowError) as failed:
-            return self._fault(
-                match, f"the `decreases` of {rule.id} has no value{{at}}: {failed}", kind="measure", cause=failed
-            )
-        assert measure is not None
-        if measure < 0:
-            message = f"the `decreases` of {rule.id} is {measure}; it must not be negative"
-            return self._fault(match, message, kind="measure")
-        return measure
-
     def _check_decreased(self, match: Match, measure: int, root_ops: Sequence[str], change: Change) -> None:
         """New ops that can lead back to the root must have a smaller measure, in every rule that fits them."""
         rule, order = match.rule, self._fuel.order
@@ -378,7 +331,7 @@ class Rewriter:
             for again in self._lower.matcher.matches(node):
                 if again.rule.decreases is None or again.rule.id in self._barred:
                     continue
-                after = self._measure(again)
+                after = self.trials.measure(again)
                 if not isinstance(after, Failure) and after >= measure:
                     message = (
                         f"the `decreases` of {rule.id} went from {measure} to {after} at {node.name}, "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from engine import tensorrt
 from engine.capture.diagnosis import essence, user_line
 from engine.compiler import RUNTIMES, load_rules
 from engine.dsl.ruleset import RuleSet
-from engine.errors import EngineError, RuleError, RuntimeUnavailable, SettingsError, TensorRTNotFound
+from engine.errors import EngineError, RuleError, RuntimeUnavailable, SettingsError, TensorRTNotFound, user_frame
 from engine.observers import raised_by_observer
 from engine.settings import CompilationSettings
 from engine.torch_compile.compiled_graph import CompiledGraph
@@ -36,7 +35,6 @@ _GRADIENT = (
     'torch.compile(backend="engine") runs the forward pass only; there is no gradient through {name}. Call the model '
     "under torch.no_grad(), or train the model that was not compiled"
 )
-_INNER = frozenset({"engine", "torch", "contextlib", "functools", "builtins"})
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
 # Not failures of one graph: no graph can be compiled until they are corrected.
 _FATAL = (SettingsError, RuleError, RuntimeUnavailable, TensorRTNotFound)
@@ -146,7 +144,7 @@ def _compiled(module: fx.GraphModule, inputs: Sequence[Any], name: str, options:
     graph.run = compiled
     if not any(wants_gradients):
         return graph.entry
-    warnings.warn(_GRADIENT.format(name=name), FallbackWarning, stacklevel=_user_frame())
+    warnings.warn(_GRADIENT.format(name=name), FallbackWarning, stacklevel=user_frame())
     return _without_gradient(graph.entry, wants_gradients, name)
 
 
@@ -221,20 +219,8 @@ def _told(error: Exception) -> str:
 
 def _fall_back(name: str, reason: str) -> None:
     warnings.warn(
-        f'torch.compile(backend="engine"): {name} runs in PyTorch: {reason}', FallbackWarning, stacklevel=_user_frame()
+        f'torch.compile(backend="engine"): {name} runs in PyTorch: {reason}', FallbackWarning, stacklevel=user_frame()
     )
-
-
-def _user_frame() -> int:
-    """The ``stacklevel`` of the line that called the compiled model, so that each such line is warned about once."""
-    frame, level = sys._getframe(1), 1
-    while frame is not None:
-        # AOTAutograd's generated wrappers have no module.
-        module = str(frame.f_globals.get("__name__", "torch"))
-        if module.partition(".")[0] not in _INNER:
-            return level
-        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
-    return 2
 
 
 def _is_dynamo(error: Exception) -> bool:

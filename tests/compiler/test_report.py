@@ -160,7 +160,7 @@ def test_report_as_data():
     data = json.loads(json.dumps(compiled.report.as_dict()))
     assert data["coverage"] == compiled.report.coverage
     assert [segment["backend"] for segment in data["segments"]] == [s.backend for s in compiled.report.segments]
-    assert {"node", "op", "reason", "source"} == set(data["fallbacks"][0])
+    assert {"node", "op", "reason", "source", "module"} == set(data["fallbacks"][0])
     assert data["timings"]["own"] <= data["timings"]["total"]
 
 
@@ -170,6 +170,7 @@ def test_fallbacks_unpack_as_node_op_reason():
         assert node
         assert op.count(".") >= 1
         assert reason
+    assert all(isinstance(fallback.module, str) for fallback in report.fallbacks)
 
 
 def test_of_nothing():
@@ -177,3 +178,31 @@ def test_of_nothing():
     assert report.coverage == 1.0
     assert report.segments == []
     assert "0 of 0 nodes" in str(report)
+
+
+def test_a_fallback_inside_a_library_module_says_where_it_is_in_the_users_model():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    report = engine.coverage(model, [torch.randn(1, 4, 8)], torch_executed_ops=["aten.layer_norm"])
+    norms = [fallback.module for fallback in report.fallbacks if fallback.op == "aten.layer_norm.default"]
+    assert norms == ["layers.0.norm1", "layers.0.norm2", "layers.1.norm1", "layers.1.norm2"]
+    assert "in layers.1.norm2  at " in str(report)
+
+
+def test_an_op_that_writes_to_its_operands_is_called_by_its_name():
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = x + 1
+            torch.ops.engine_tests.twice_in_place(y)
+            return y + 1
+
+    report = engine.coverage(Writes(), [torch.randn(4)], min_block_size=1)
+    (fallback,) = report.fallbacks
+    assert fallback.op == "engine_tests.twice_in_place.default"
+    assert "no rule converts engine_tests.twice_in_place.default: it writes to its argument 'x'" in fallback.reason
+    assert report.query(color="torch")[0].op == "engine_tests.twice_in_place.default"
+
+
+@torch.library.custom_op("engine_tests::twice_in_place", mutates_args=("x",))
+def twice_in_place(x: torch.Tensor) -> None:
+    x.mul_(2)

@@ -306,3 +306,40 @@ def test_a_scaled_query_may_be_constant(dtype, dynamic):
     assert len(compiled.report.segments) == 1
     assert compiled.report.notes == ()
     assert_agrees(compiled, model, x, tolerance=1e-4 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("given", "declared", "fits"),
+    [
+        ("abc", "int?", False),
+        (True, "int", False),
+        (None, "int", False),
+        (None, "int?", True),
+        (2, "float", True),
+        ([1, "a"], "[int]", False),
+        ((1, 2), "[int]", True),
+        ((1, 2, 3), "(int, int)", False),
+        ((1, [2]), "(int, [int])?", True),
+        ({1: 2}, "[int]", False),
+    ],
+)
+def test_a_host_function_is_held_to_the_type_it_is_declared_to_give(given, declared, fits, monkeypatch):
+    monkeypatch.setenv("ENGINE_CHECK", "0")
+    engine.rules.host("given_by_a_user")(lambda n: given)
+    rules = engine.RuleSet.from_text(
+        f"extern host.given_by_a_user(n: int) -> {declared}\n"
+        "lower held\n  match aten.square(x: floating[.., N])\n"
+        "  let   k = host.given_by_a_user(N)\n  when  k is none or not (k is none)\n  emit  aten.mul.Tensor(x, x)"
+    )
+    report = engine.coverage(Squared(), [torch.randn(2, 8)], rules=rules)
+    assert report.rules_used.get("my.held", 0) == fits
+    if not fits:
+        (note,) = report.notes
+        assert f"host.given_by_a_user gave {given!r}, and is declared to give {declared}" in note
+        assert note.startswith("my.rules:2: my.held")
+        assert "at square (" in note
+
+
+class Squared(torch.nn.Module):
+    def forward(self, x):
+        return torch.ops.aten.square(x)

@@ -5,9 +5,12 @@ import sys
 
 import pytest
 
-from engine.dsl import cache, ruleset
+from engine.dsl import cache, host, ruleset
 from engine.dsl.encoding import CachedRule
 from engine.dsl.ruleset import RuleSet
+from engine.dsl.source import builtin_sources, read_sources
+from engine.dsl.syntax import parser
+from engine.errors import RuleError
 from engine.tensorrt import Capabilities
 
 TEXT = """
@@ -119,3 +122,49 @@ def test_no_scraps_are_left(folder):
     RuleSet.from_text(TEXT)
     assert {path.suffix for path in folder.iterdir()} <= {".json", ""}
     assert not list(folder.glob(".*.json*"))
+
+
+def test_an_edit_of_a_users_file_is_checked_against_the_cached_built_in_rules(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path))
+    RuleSet.load()
+    path = tmp_path / "my.rules"
+    path.write_text(MINE)
+    read = []
+    parse = parser.parse_with_errors
+    monkeypatch.setattr(parser, "parse_with_errors", lambda text, *rest: read.append(rest) or parse(text, *rest))
+    loaded = RuleSet.load(path)
+    assert read == [(str(path), "my")]
+    sources = [*builtin_sources(), *read_sources([path], 1)]
+    afresh = ruleset._check(sources, ruleset._installed(), host.registered(), None)
+    assert [(rule.id, rule.rank) for rule in loaded.rules] == [(rule.id, rule.rank) for rule in afresh.rules]
+    assert loaded.rules == afresh.rules
+    assert loaded.inactive == afresh.inactive
+    assert loaded.overridden == afresh.overridden
+    assert ("my.mine", "arithmetic.square") in loaded.overridden
+    # Read back from the cache once more.
+    ruleset._recent.clear()
+    again = RuleSet.load(path)
+    assert len(read) == 1 + len(sources)
+    assert again.rules == loaded.rules
+    assert again.hash == loaded.hash
+
+
+def test_mistakes_of_a_users_file_are_those_of_all_files_together(tmp_path):
+    path = tmp_path / "my.rules"
+    path.write_text(
+        "lower a match aten.mul.Tensor(x, y) emit aten.square(x)\nlower b match aten.relu(x) over c emit lift(x)"
+    )
+    sources = [*builtin_sources(), *read_sources([path], 1)]
+    with pytest.raises(RuleError) as together:
+        ruleset._check(sources, ruleset._installed(), host.registered(), None)
+    with pytest.raises(RuleError) as apart:
+        RuleSet.load(path)
+    assert str(apart.value) == str(together.value)
+    assert "lowering need not end" in str(apart.value)
+
+
+MINE = """
+def lift(x) = aten.mul.Tensor(x, x)
+lower mine match aten.square(x: floating) emit lift(x) test x: f32[2]
+lower other match aten.square(x: f32[2]) over mine emit lift(x) test x: f32[2]
+"""

@@ -1,13 +1,17 @@
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from engine.compiler import load_rules
 from engine.dsl.checks.needs import parse_version
 from engine.dsl.host import host
 from engine.dsl.ruleset import RuleSet
+from engine.dsl.source import Source
 from engine.errors import RuleError, SettingsError
+from engine.rewriter.fuel import emitted_ops
 from engine.tensorrt import Capabilities, capabilities
 
 RTX = Capabilities((11, 1), True, frozenset({"activation"}))
@@ -198,14 +202,65 @@ def test_user_rules_come_first(user_file):
     assert loaded.overridden == (("my.mine", "base.given"),)
 
 
-def test_a_user_rule_of_the_same_name_replaces(user_file):
-    path = user_file(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=""), "one.rules")
-    from engine.dsl.source import Source, read_sources
+def both(text, given, stem="one"):
+    """A user's text beside a built-in one whose file has the same stem."""
+    return RuleSet._of([Source("one.rules", "one", 0, given), Source(f"my/{stem}.rules", stem, 1, text)], None)
 
-    built_in = Source("one.rules", "one", 0, NEG.format(name="r", pattern="aten.abs(aten.abs(x))", more=""))
-    loaded = RuleSet._of([built_in, *read_sources([path], 1)], None)
-    assert [rule.roots[0].op for rule in loaded.rules] == ["aten.neg.default"]
-    assert loaded.overridden == (("one.r", "one.r"),)
+
+def test_a_user_file_of_the_same_name_takes_nothing_away():
+    given = NEG.format(name="r", pattern="aten.abs(aten.abs(x))", more="")
+    loaded = both(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=""), given)
+    assert {rule.id: rule.roots[0].op for rule in loaded.rules} == {
+        "one.r": "aten.abs.default",
+        "user_one.r": "aten.neg.default",
+    }
+    assert loaded.overridden == ()
+
+
+def test_a_user_rule_of_the_same_file_name_and_op_comes_first():
+    given = NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more="")
+    for more in ("", "over one.r"):
+        loaded = both(NEG.format(name="r", pattern="aten.neg(aten.neg(x))", more=more), given)
+        assert [rule.id for rule in loaded.rules] == ["user_one.r", "one.r"]
+        assert loaded.overridden == (("user_one.r", "one.r"),)
+
+
+def test_macros_and_patterns_of_users_have_names_of_their_own():
+    given = (
+        "pattern pair(x) = aten.neg(aten.neg(x))\ndef doubled(x) = aten.neg(x)\n"
+        "simplify r match pair(x) emit x\nlower s match aten.sigmoid(x) emit doubled(x)\n"
+    )
+    text = (
+        "pattern pair(x) = aten.abs(aten.abs(x))\ndef doubled(x) = aten.relu(x)\n"
+        "simplify r match pair(doubled) emit doubled\nlower s match aten.tanh(x) emit doubled(x)\n"
+    )
+    loaded = both(text, given, "my")
+    roots = {rule.id: rule.roots[0].op for rule in loaded.rules}
+    assert roots["my.r"] == "aten.abs.default"
+    assert roots["one.r"] == "aten.neg.default"
+    emitted = {rule.id: emitted_ops(rule, loaded.macros) for rule in loaded.phase("lower")}
+    assert emitted == {"my.s": ("aten.relu.default",), "one.s": ("aten.neg.default",)}
+
+
+def test_loops_and_graphs_of_test_lines_take_a_users_own_macro():
+    given = "def trip(a, b) = a\ndef graph_of(x) = [aten.neg(x), x, x]\n"
+    text = (
+        "def trip(states, elements, given) = (states, elements)\n"
+        "def graph_of(x) = [aten.sin(x)]\n"
+        "lower two match higher_order.cond(p, f: graph, g: graph, operands) emit operands\n"
+        "  test p: bool[], f = graph_of, g = graph_of, operands: [f32[2]]\n"
+    )
+    loaded = both(text, given, "my")
+    named = [binding.value.name for binding in loaded.rules[0].tests[0].bindings[1:3]]
+    assert {len(loaded.macros[name].body.items) for name in named} == {1}
+
+
+def test_a_mistake_in_a_users_macro_shows_the_name_as_it_is_written():
+    given = "def twice(x) = x\n"
+    with pytest.raises(RuleError, match="`twice` is defined twice"):
+        both("def twice(x) = x\ndef twice(y) = y\n", given, "my")
+    with pytest.raises(RuleError, match="`twice` has two parameters `x`"):
+        both("def twice(x, x) = x\n", given, "my")
 
 
 def test_directories_stand_for_their_files(tmp_path):
@@ -253,7 +308,7 @@ def test_host_functions_are_found_by_name():
         return 7 * a
 
     loaded = rules("extern host.sevenfold(a: int) -> int")
-    assert loaded.hosts["host.sevenfold"] is sevenfold
+    assert loaded.hosts["host.sevenfold"](6) == 42
 
 
 def test_host_names_are_checked():
@@ -297,3 +352,81 @@ def test_rules_become_active_when_the_package_of_their_op_is_imported():
         assert [rule.id for rule in after.rules] == ["my.late"]
         assert after.hash != before.hash
         assert rules(text) is after
+
+
+# ------------------------------------------------------------------------------------------ what users pass
+
+
+RELU = "convert relu\n  match aten.relu(x: f32[..])\n  emit  trt.elementwise(x, full(0.0, x), op=MAX)\n"
+
+
+@pytest.fixture
+def relu_file(user_file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return user_file(RELU)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda path: path.name,
+        lambda path: path,
+        lambda path: str(path),
+        lambda path: [path.name],
+        lambda path: (path,),
+        lambda path: {path},
+        lambda path: (item for item in [path]),
+        lambda path: path.parent,
+        lambda path: RuleSet.load(path),
+        lambda path: [RuleSet.load(path)],
+    ],
+    ids=["name", "path", "text", "list", "tuple", "set", "generator", "folder", "set of rules", "list of one set"],
+)
+def test_what_users_pass_as_rules(relu_file, given):
+    assert "my.relu" in {rule.id for rule in load_rules(given(relu_file)).rules}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda path: [RuleSet.load(), path], "takes one RuleSet or a list of paths, not both"),
+        (lambda path: [RuleSet.load(), RuleSet.load(path)], 'RuleSet.load("one.rules", "other.rules")'),
+        (lambda path: None, "pass a list of paths"),
+        (lambda path: 3, "rules=3"),
+        (lambda path: bytes(path), "pass a list of paths"),
+        (lambda path: [[path]], "is no path of rules"),
+        (lambda path: "", "the path of rules is empty"),
+    ],
+    ids=["set and file", "two sets", "none", "number", "bytes", "list in list", "empty"],
+)
+def test_what_is_no_rules_says_what_to_pass(relu_file, given, said):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        load_rules(given(relu_file))
+
+
+def test_layers_are_declared_by_the_built_in_rules():
+    with pytest.raises(RuleError, match=r"there is no layer `trt\.elementwise`: .*builtin=True"):
+        RuleSet.from_text(RELU)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xef\xbb\xbf" + RELU.encode(), None),
+        (RELU.encode("utf-16"), "is not UTF-8"),
+        ("# caf\u00e9\n".encode("latin-1") + RELU.encode(), "the byte 0xe9 is not UTF-8"),
+        (bytes(range(256)), "is not UTF-8"),
+        (b"\0" * 100, "my.rules:1"),
+        (b"\x7fELF\2\1\1\0\0\0", "my.rules:1"),
+    ],
+    ids=["mark", "utf-16", "latin-1", "binary", "zeros", "program"],
+)
+def test_files_of_other_encodings(tmp_path, data, said):
+    path = tmp_path / "my.rules"
+    path.write_bytes(data)
+    if said is None:
+        assert "my.relu" in {rule.id for rule in load_rules(path).rules}
+        return
+    with pytest.raises(RuleError) as caught:
+        load_rules(path)
+    assert said in str(caught.value)

@@ -128,7 +128,8 @@ def good_files(folder: Path) -> Good:
     cache.store(_KEY, Entry(plan[0][:2000], "weights", ("a GPU",)))
     _runtime(folder).write(b"kernels" * 100)
     rules = json.dumps({"bodies": [], "files": [], "rules": [], "inactive": [], "layers": {}, "macros": {},
-                        "externs": {}, "overridden": [], "foreign": {}})  # fmt: skip
+                        "externs": {}, "patterns": {}, "overridden": [], "foreign": {}, "emitted": {}, "before": [],
+                        "definitions": "[]"})  # fmt: skip
     calls = ((args, {"scale": 2.5}), *[((torch.rand(2, 4),), {})] * 2)
     entries = cache.path(_KEY).read_bytes(), rules.encode(), _runtime(folder).path.read_bytes()
     return Good(tuple(archives), calls, tuple(raw), (plan,), *entries)

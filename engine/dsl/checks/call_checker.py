@@ -220,7 +220,11 @@ class CallChecker:
         if layer is None:
             self._arguments(call, scope)
             hint = suggestion(function.name, layers.items, "layers are declared in rules/layers.rules")
-            self.problems.report(f"there is no layer `{function.name}`", function.span, hint)
+            declared = bool(self.definitions.layers.items)
+            without = (
+                "" if declared else ": the built-in rules declare them, and are not loaded (builtin=True loads them)"
+            )
+            self.problems.report(f"there is no layer `{function.name}`{without}", function.span, hint)
             return None
         self.effects.layers.setdefault(function.name, function.span)
         if self.expressions.kind in ("simplify", "lower"):
@@ -280,9 +284,8 @@ class CallChecker:
         found = self._arguments(call, scope)
         arity = SIGNATURES.get(name)
         if arity is None:
-            hint = suggestion(name, [*SIGNATURES, LOOP, *self.definitions.macros])
-            if hint is None and operators.find(f"aten.{name}") is not None:
-                hint = f"ops are written in full: `aten.{name}(..)`"
+            in_full = f"ops are written in full: `aten.{name}(..)`" if operators.find(f"aten.{name}") else None
+            hint = suggestion(name, [*SIGNATURES, LOOP, *self.definitions.macros], in_full)
             self.problems.report(f"there is no function or macro `{name}`", function.span, hint)
             return None
         if name in OF_GRAPHS and self.expressions.kind in ("simplify", "lower"):

@@ -43,6 +43,7 @@ def check(
     capabilities: Capabilities | None,
     hosts: Mapping[str, Callable[..., Any]],
     syntax_errors: Sequence[Diagnostic] = (),
+    base: Checked | None = None,
 ) -> Checked:
     """Check parsed files, each with its level (0 built-in, 1 user).
 
@@ -50,6 +51,7 @@ def check(
         capabilities: of the TensorRT to convert for; None: of none in particular, so nothing is inactive.
         hosts: registered host functions by full name.
         syntax_errors: mistakes that the parser found in these files.
+        base: built-in rules that were checked before; of their files only the definitions are given.
 
     Raises:
         RuleError: with every mistake.
@@ -57,7 +59,7 @@ def check(
     problems = Problems({file.path: file.text for file, _ in files})
     try:
         problems.add(syntax_errors)
-        return _Checker(files, capabilities, hosts, problems).run()
+        return _Checker(files, capabilities, hosts, problems, base).run()
     except (TooMany, Exhausted):
         problems.raise_if_any()
         raise
@@ -70,7 +72,9 @@ class _Checker:
         capabilities: Capabilities | None,
         hosts: Mapping[str, Callable[..., Any]],
         problems: Problems,
+        base: Checked | None = None,
     ) -> None:
+        self.base = base or Checked((), (), {}, {}, {}, ())
         self.files = files
         self.capabilities = capabilities
         self.problems = problems
@@ -78,7 +82,8 @@ class _Checker:
         self.definitions = define([file for file, _ in files], capabilities, hosts, self.problems)
         self.emitted: dict[tuple[str, str], Mapping[str, Span]] = {}  # by kind and id
         self.reasons: dict[tuple[str, str], str] = {}
-        self.foreign: dict[str, str | None] = {}
+        self.foreign: dict[str, str | None] = dict(self.base.foreign)
+        self.emitted.update((("lower", name), ops) for name, ops in self.base.emitted.items())
         macros = self.definitions.macros
         self.extents = Extents(macros, {name: [*e.macros] for name, e in self.definitions.effects.items()})
         for name, extent in self.extents.of_macros.items():
@@ -89,24 +94,32 @@ class _Checker:
         for file, level in self.files:
             for item in file.rules:
                 rules.extend(self._rules(file, item, level))
-                if len(rules) > MOST_RULES:
+                if len(rules) + len(self.base.rules) > MOST_RULES:
                     self.problems.report(f"there are more than {MOST_RULES} rules", item.span, "load fewer at once")
                     raise Exhausted
-        rules = self._replaced(rules)
+        self._check_names(rules)
         self._check_over(rules)
-        termination.check(rules, self.emitted, self.problems)
+        given = [*self.base.rules, *(rule for rule, _ in self.base.inactive)]
+        termination.check([*given, *rules], self.emitted, self.problems)
         active = [rule for rule in rules if _key(rule) not in self.reasons]
-        ordered, overridden = precedence.order(active, self.problems, self.budget)
+        ordered, overridden, before = precedence.order(
+            active, self.problems, self.budget, given=self.base.rules, known=self.base.before
+        )
         self.problems.raise_if_any()
+        inactive = ((rule, self.reasons[_key(rule)]) for rule in rules if _key(rule) in self.reasons)
+        whole = all(level == 0 for _, level in self.files)
         return Checked(
             tuple(ordered),
-            tuple((rule, self.reasons[_key(rule)]) for rule in rules if _key(rule) in self.reasons),
+            (*self.base.inactive, *inactive),
             self.definitions.layers.active,
             self.definitions.macros,
             self.definitions.externs,
             tuple(overridden),
             self.foreign,
             self.definitions.patterns.items,
+            {name: ops for (kind, name), ops in self.emitted.items() if kind == "lower"} if whole else {},
+            tuple(before) if whole else (),
+            tuple((file.macros, file.externs, file.layers, file.patterns) for file, _ in self.files) if whole else (),
         )
 
     # ------------------------------------------------------------------------------------ rules
@@ -372,12 +385,12 @@ class _Checker:
 
     # ------------------------------------------------------------------------------------ sets of rules
 
-    def _replaced(self, rules: list[Rule]) -> list[Rule]:
-        """Report duplicate names; a user's rule replaces the built-in one of the same file and name."""
-        by_name: dict[tuple[str, int], list[Rule]] = defaultdict(list)
+    def _check_names(self, rules: Sequence[Rule]) -> None:
+        """Report duplicate names."""
+        by_name: dict[str, list[Rule]] = defaultdict(list)
         for rule in rules:
-            by_name[_base(rule), rule.level].append(rule)
-        for (name, _), same in by_name.items():
+            by_name[_base(rule)].append(rule)
+        for name, same in by_name.items():
             first = same[0]
             for other in same[1:]:
                 # One file per family of ops and phase: `relu` may be lowered in one and converted in the other.
@@ -386,21 +399,10 @@ class _Checker:
                     self.problems.report(
                         f"there are two rules `{name}`", other.span, "rename one", (first.span, "the other rule")
                     )
-        highest: dict[tuple[str, bool], int] = {}
-        for rule in rules:
-            key = (_base(rule), rule.kind == "convert")
-            highest[key] = max(rule.level, highest.get(key, 0))
-        kept = []
-        for rule in rules:
-            top = highest[_base(rule), rule.kind == "convert"]
-            if rule.level < top:
-                continue
-            below = tuple(r.id for level in range(rule.level) for r in by_name.get((_base(rule), level), ()))
-            kept.append(replace(rule, overridden=below) if below else rule)
-        return kept
 
     def _check_over(self, rules: Sequence[Rule]) -> None:
-        names = {_base(rule) for rule in rules}
+        given = (*self.base.rules, *(rule for rule, _ in self.base.inactive))
+        names = {_base(rule) for rule in (*given, *rules)}
         for rule in rules:
             stem = rule.id.partition(".")[0]
             for name in rule.over:

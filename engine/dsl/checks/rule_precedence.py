@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from engine.dsl.checks.constraints import Constraints, ways_of
 from engine.dsl.checks.limits import Budget
@@ -20,28 +19,49 @@ from engine.dsl.vocabulary import PHASES
 
 
 def order(
-    rules: Sequence[Rule], problems: Problems, budget: Budget | None = None
-) -> tuple[list[Rule], list[tuple[str, str]]]:
-    """Rules in precedence order with their ranks, and which user rule overrides which built-in one.
+    rules: Sequence[Rule],
+    problems: Problems,
+    budget: Budget | None = None,
+    *,
+    given: Sequence[Rule] = (),
+    known: Sequence[Sequence[int]] = (),
+) -> tuple[list[Rule], list[tuple[str, str]], list[tuple[int, ...]]]:
+    """Rules in precedence order with their ranks, which user rule overrides which built-in one, and what comes later.
+
+    Args:
+        given: built-in rules, ordered before.
+        known: by rank of those, the ranks of what comes later; the last result of that time.
 
     The order is total and depends on the rules alone: phases in turn, and ids where nothing else decides.
 
     Raises:
         Exhausted: the rules are too many or too alike to be compared.
     """
-    return _Order(rules, problems, budget or Budget(problems)).run()
+    return _Order([*given, *rules], problems, budget or Budget(problems), given, known).run()
 
 
 class _Order:
-    def __init__(self, rules: Sequence[Rule], problems: Problems, budget: Budget) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        problems: Problems,
+        budget: Budget,
+        given: Sequence[Rule],
+        known: Sequence[Sequence[int]],
+    ) -> None:
         self.budget = budget
         self.rules = sorted(rules, key=lambda rule: (PHASES.index(rule.kind), rule.id))
         self.problems = problems
         self.ways: dict[int, list[Constraints]] = {}
         self.before: list[set[int]] = [set() for _ in self.rules]  # numbers of the rules that come later
         self.overridden: set[tuple[str, str]] = set()
+        numbers = {(rule.kind, rule.id): number for number, rule in enumerate(self.rules)}
+        place = [numbers[rule.kind, rule.id] for rule in given]
+        self.given = frozenset(place)
+        for number, later in zip(place, known, strict=True):
+            self.before[number].update(place[rank] for rank in later)
 
-    def run(self) -> tuple[list[Rule], list[tuple[str, str]]]:
+    def run(self) -> tuple[list[Rule], list[tuple[str, str]], list[tuple[int, ...]]]:
         self._explicit()
         explicit = [set(later) for later in self.before]
         by_root: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -53,23 +73,31 @@ class _Order:
         for group in by_root.values():
             for index, b in enumerate(group):
                 for a in group[:index]:
-                    if (a, b) not in seen:
+                    if (a, b) not in seen and not (a in self.given and b in self.given):
                         seen.add((a, b))
                         undecided += self._compare(a, b, explicit)
         for a, b, same in undecided:
             if not self._reaches(a, b) and not self._reaches(b, a):
                 self._ambiguous(a, b, same)
-        return self._sorted(), sorted(self.overridden)
+        ordered = self._sorted()
+        ranks = {(rule.kind, rule.id): rule.rank for rule in ordered}
+        rank = [ranks.get((rule.kind, rule.id), 0) for rule in self.rules]
+        numbers = sorted(range(len(self.rules)), key=rank.__getitem__)
+        return ordered, sorted(self.overridden), [tuple(sorted(rank[b] for b in self.before[a])) for a in numbers]
 
     def _explicit(self) -> None:
         by_name: dict[str, list[int]] = defaultdict(list)
         for number, rule in enumerate(self.rules):
             by_name[_base(rule)].append(number)
         for number, rule in enumerate(self.rules):
+            if number in self.given:
+                continue
             for name in rule.over:
-                losers = by_name.get(name if "." in name else f"{rule.id.partition('.')[0]}.{name}", ())
-                self.before[number].update(loser for loser in losers if self.rules[loser].kind == rule.kind)
-            self.overridden.update((rule.id, other) for other in rule.overridden)
+                losers: Sequence[int] = by_name.get(name if "." in name else f"{rule.id.partition('.')[0]}.{name}", ())
+                losers = [loser for loser in losers if self.rules[loser].kind == rule.kind]
+                self.before[number].update(losers)
+                below = [self.rules[loser].id for loser in losers if self.rules[loser].level < rule.level]
+                self.overridden.update((rule.id, loser) for loser in below)
 
     def _ways(self, number: int) -> list[Constraints]:
         if number not in self.ways:
@@ -147,7 +175,7 @@ class _Order:
         ordered: list[Rule] = []
         while ready:
             number = heapq.heappop(ready)
-            ordered.append(replace(self.rules[number], rank=len(ordered)))
+            ordered.append(self.rules[number].ranked(len(ordered)))
             for after in self.before[number]:
                 waiting[after] -= 1
                 if waiting[after] == 0:

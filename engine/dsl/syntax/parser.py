@@ -21,6 +21,7 @@ from engine.dsl.checks.limits import LARGEST_FILE, MOST_TOKENS
 from engine.dsl.diagnostics import MOST_MISTAKES
 from engine.dsl.syntax.builder import Builder
 from engine.dsl.syntax.syntax_hints import MISTAKES, WORDS
+from engine.dsl.vocabulary import nearest
 from engine.errors import Diagnostic, RuleError, Span
 
 _ITEM = re.compile(r"^[ \t]*(simplify|lower|convert|def|pattern|extern|layer)\b(?![ \t]*[=,)\]:.])", re.MULTILINE)
@@ -193,6 +194,25 @@ def _patterns() -> dict[str, str]:
     return {t.name: t.pattern.value for t in _lark().terminals if t.pattern.type == "str"}
 
 
+_ITEMS = ("simplify", "lower", "convert", "def", "pattern", "extern", "layer")
+_CLAUSES = ("match", "when", "let", "emit", "needs", "over", "decreases", "relax", "test", "reject")
+
+
+def _clause(text: str, found: str) -> str | None:
+    """Advice where the word before a mistake, or the word itself, looks like that of a clause and is none.
+
+    Words need no space behind them, so that `matches` reads as `match es`.
+    """
+    before = re.search(r"(\w+)\s*$", text)
+    for word in (before.group(1) if before else "", found):
+        if len(word) < 3 or word in _CLAUSES or word in _ITEMS:
+            continue
+        near = nearest(word, _CLAUSES)
+        if near is not None:
+            return f"`{word}` is no clause; did you mean `{near}`?"
+    return None
+
+
 def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int) -> str | None:
     """Advice: from the letter or word itself, from open brackets, from mistakes like it."""
     if found in WORDS:
@@ -202,6 +222,9 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
     text = "\n".join(before)
     if found == "*" and text.endswith("*"):
         return "write a power as a product, or as an op"
+    clause = _clause(text, found)
+    if clause is not None:
+        return clause
     known = _mistakes().get(_situation(error))
     if known is not None:
         return known

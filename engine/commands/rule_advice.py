@@ -1,0 +1,305 @@
+"""What can be said of a user's rule without running it: why it is not checked, or can never apply, or is not finished.
+
+Rules that are loaded have no mistakes of syntax, names or sorts.  What is looked for here is seen in the text, in the
+schema of the op and in the ranks that the pattern asks for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.dsl import operators, tree
+from engine.dsl.forms import ops_in, within
+from engine.dsl.rule import ArgumentPattern, Bind, Rule
+from engine.dsl.ruleset import RuleSet
+from engine.errors import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something about one rule.
+
+    Attributes:
+        fatal: the rule was not checked, or never applies.
+    """
+
+    rule: str
+    span: Span
+    message: str
+    fatal: bool
+
+    def __str__(self) -> str:
+        kind = "error" if self.fatal else "warning"
+        return f"{self.span.file}:{self.span.line}: {kind}: {self.rule}: {self.message}"
+
+
+def advice(ruleset: RuleSet, chosen: Callable[[Rule], bool]) -> list[Advice]:
+    """What there is to say of some rules, in the order of the text; once for a family.
+
+    Args:
+        chosen: which rules are looked at.
+    """
+    found: dict[tuple[str, Span, str], Advice] = {}
+    for rule, reason in ruleset.inactive:
+        if chosen(rule) and (foreign := _unregistered(rule, reason)):
+            _add(found, rule, rule.span, foreign, fatal=True)
+        elif chosen(rule):
+            _add(found, rule, rule.span, f"it is inactive here: {reason}", fatal=False)
+    for rule in [*ruleset.rules, *(rule for rule, _ in ruleset.inactive)]:
+        if not chosen(rule):
+            continue
+        for span, message in _never(rule, ruleset.macros):
+            _add(found, rule, span, message, fatal=True)
+        for span, message in _unfinished(rule):
+            _add(found, rule, span, message, fatal=False)
+    return sorted(found.values(), key=lambda item: (item.span.file, item.span.line, item.span.column, item.message))
+
+
+def _add(found: dict[tuple[str, Span, str], Advice], rule: Rule, span: Span, message: str, *, fatal: bool) -> None:
+    name = rule.id.partition("[")[0]
+    found.setdefault((name, span, message), Advice(name, span, message, fatal))
+
+
+# ------------------------------------------------------------------------------------------ ops that are not there
+
+
+def _unregistered(rule: Rule, reason: str) -> str | None:
+    """Why a rule was not checked whose ops nothing registers; None if it is inactive for another reason."""
+    missing = reason.removeprefix("needs ").removesuffix(", which no loaded package registers")
+    if missing == reason or not reason.endswith("registers"):
+        return None
+    return f"it was not checked: nothing that is loaded registers {missing}; {unregistered_hint(missing)}"
+
+
+def unregistered_hint(missing: str) -> str:
+    """What to do about ops that nothing registers."""
+    name = missing.partition(",")[0]
+    if name.startswith("torch.ops."):
+        return f"rules write `{name.removeprefix('torch.ops.')}`"
+    namespace, _, rest = name.partition(".")
+    known = {op.partition("::")[0] for op in torch._C._dispatch_get_all_op_names()}
+    near = [
+        f"{other}.{rest}"
+        for other in difflib.get_close_matches(namespace, sorted(known), n=3, cutoff=0.6)
+        if operators.find(f"{other}.{rest}") is not None
+    ]
+    meant = f"did you mean `{near[0]}`? Or " if near else ""
+    return f"{meant}name the module that does: engine --import MODULE rules check FILE"
+
+
+# ------------------------------------------------------------------------------------------ rules that never apply
+
+
+def _never(rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[tuple[Span, str]]:
+    yield from _false_guards(rule)
+    if len(rule.roots) == 1 and rule.roots[0].outputs is None and rule.roots[0].output == 0:
+        outputs = _outputs(rule.roots[0].op)
+        for value in _results(rule.emit):
+            if outputs is not None and isinstance(value, tree.TupleOf) and len(value.items) > outputs:
+                given = f"{len(value.items)} values for {outputs} output{'' if outputs == 1 else 's'}"
+                yield value.span, f"it gives {given} of {rule.roots[0].op}"
+    if rule.kind == "simplify":
+        matched = sum(1 for root in rule.roots for _ in ops_in(root))
+        least = _Least(rule, macros).of_rule()
+        if least > matched:
+            yield (
+                rule.emit.span,
+                f"a `simplify` rule leaves fewer nodes: this matches {matched}, and gives {least} or more",
+            )
+
+
+def _outputs(op: str) -> int | None:
+    operator = operators.find(op)
+    if operator is None or any("[" in kind for kind in operator.returns):
+        return None
+    return len(operator.returns)
+
+
+def _results(value: tree.Expr) -> Iterator[tree.Expr]:
+    """What an expression can come to."""
+    if isinstance(value, tree.Conditional):
+        yield from _results(value.then)
+        yield from _results(value.otherwise)
+    else:
+        yield value
+
+
+def _ranks(patterns: Iterable[ArgumentPattern]) -> dict[str, int]:
+    """The ranks of tensors whose type says all dims."""
+    found: dict[str, int] = {}
+    for pattern in patterns:
+        dims = pattern.type.dims if isinstance(pattern, Bind) and pattern.type is not None else None
+        if isinstance(pattern, Bind) and dims is not None and not any(dim.rest for dim in dims):
+            found[pattern.name] = len(dims)
+        found.update(_ranks(within(pattern)))
+    return found
+
+
+def _false_guards(rule: Rule) -> Iterator[tuple[Span, str]]:
+    """Guards that the ranks of the pattern make false, or that ask for dims which are not there."""
+    ranks = _ranks(rule.roots)
+    for step in rule.steps:
+        if not isinstance(step, tree.Guard) or step.target is not None:
+            continue
+        if _truth(step.value, ranks) is False:
+            read = {name for name in _names(step.value) if name in ranks}
+            about = ", ".join(f"`{name}` has rank {ranks[name]}" for name in sorted(read))
+            yield step.span, f"`{step.text}` is always false: in the pattern {about}"
+        for call in tree.walk(step.value):
+            dim = _dim(call, ranks)
+            if dim is not None:
+                yield step.span, f"`{step.text}` asks for dim {dim[1]} of `{dim[0]}`, which has rank {ranks[dim[0]]}"
+
+
+def _dim(call: tree.Node, ranks: Mapping[str, int]) -> tuple[str, int] | None:
+    """A dim that a call asks for and that is not there."""
+    if not (isinstance(call, tree.Call) and isinstance(call.function, tree.Name) and call.function.name == "dim"):
+        return None
+    if len(call.arguments) != 2:
+        return None
+    tensor, axis = call.arguments
+    index = _number(axis, ranks)
+    if isinstance(tensor, tree.Name) and tensor.name in ranks and isinstance(index, int):
+        rank = ranks[tensor.name]
+        return None if -rank <= index < rank else (tensor.name, index)
+    return None
+
+
+def _names(value: tree.Expr) -> set[str]:
+    return {node.name for node in tree.walk(value) if isinstance(node, tree.Name)}
+
+
+def _truth(value: tree.Expr, ranks: Mapping[str, int]) -> bool | None:
+    """What a guard comes to, None where that depends on more than ranks."""
+    if isinstance(value, tree.Unary) and value.operator == "not":
+        inner = _truth(value.value, ranks)
+        return None if inner is None else not inner
+    if not isinstance(value, tree.Binary):
+        return None
+    if value.operator in ("and", "or"):
+        sides = [_truth(value.left, ranks), _truth(value.right, ranks)]
+        decisive = value.operator == "or"
+        if decisive in sides:
+            return decisive
+        return None if None in sides else not decisive
+    if value.operator in ("in", "not in") and isinstance(value.right, tree.ListOf | tree.TupleOf):
+        left, items = _number(value.left, ranks), [_number(item, ranks) for item in value.right.items]
+        return None if left is None or None in items else (left in items) is (value.operator == "in")
+    compare = _COMPARISONS.get(value.operator)
+    left, right = _number(value.left, ranks), _number(value.right, ranks)
+    return None if compare is None or left is None or right is None else compare(left, right)
+
+
+_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+def _number(value: Any, ranks: Mapping[str, int]) -> int | None:
+    if isinstance(value, tree.Literal) and type(value.value) is int:
+        return value.value
+    if isinstance(value, tree.Unary) and value.operator == "-":
+        number = _number(value.value, ranks)
+        return None if number is None else -number
+    if isinstance(value, tree.Binary) and value.operator in ("+", "-", "*"):
+        left, right = _number(value.left, ranks), _number(value.right, ranks)
+        if left is None or right is None:
+            return None
+        return left + right if value.operator == "+" else left - right if value.operator == "-" else left * right
+    if isinstance(value, tree.Call) and isinstance(value.function, tree.Name) and value.function.name == "rank":
+        tensor = value.arguments[0] if len(value.arguments) == 1 else None
+        return ranks.get(tensor.name) if isinstance(tensor, tree.Name) else None
+    return None
+
+
+class _Least:
+    """The least number of ops that a right side gives, whichever way its conditions go."""
+
+    def __init__(self, rule: Rule, macros: Mapping[str, tree.Macro]) -> None:
+        self.macros = macros
+        self.emit = rule.emit
+        self.lets = {
+            step.target.name: step.value
+            for step in rule.steps
+            if isinstance(step, tree.Let) and step.target.name is not None
+        }
+
+    def of_rule(self) -> int:
+        """The number for the whole right side."""
+        return self._of(self.emit, set())
+
+    def _of(self, value: Any, seen: set[str]) -> int:
+        if isinstance(value, tree.Conditional):
+            both = (set(seen), set(seen))
+            least = min(self._of(value.then, both[0]), self._of(value.otherwise, both[1]))
+            seen |= both[0] & both[1]
+            return least
+        if isinstance(value, tree.Comprehension):
+            return 0
+        if isinstance(value, tree.Name):
+            if value.name in seen or value.name not in self.lets:
+                return 0
+            seen.add(value.name)
+            return self._of(self.lets[value.name], seen)
+        if isinstance(value, tree.Binary) and value.operator in ("and", "or"):
+            return self._of(value.left, seen)
+        if isinstance(value, tree.Call):
+            count = self._of(value.arguments, seen)
+            if isinstance(value.function, tree.Qualified | tree.Upper):
+                return count + 1
+            if isinstance(value.function, tree.Name) and value.function.name in self.macros:
+                # A macro need not use what it is given.
+                return _Bare(self.macros)._of(self.macros[value.function.name].body, set())
+            return count
+        if isinstance(value, tuple):
+            return sum(self._of(item, seen) for item in value)
+        if isinstance(value, tree.Node):
+            return sum(self._of(getattr(value, name), seen) for name in value.__dataclass_fields__ if name != "span")
+        return 0
+
+
+class _Bare(_Least):
+    """The same of the body of a macro, which has no names of the rule."""
+
+    def __init__(self, macros: Mapping[str, tree.Macro]) -> None:
+        self.macros = macros
+        self.lets = {}
+
+
+# ------------------------------------------------------------------------------------------ rules that are not finished
+
+
+def _unfinished(rule: Rule) -> Iterator[tuple[Span, str]]:
+    if not any(not test.rejects for test in rule.tests):
+        yield rule.span, "it has no `test` line, so nothing shows that it is right: `test x: f32[2, 3]`"
+    read = [_names(step.value) for step in rule.steps] + [
+        _names(rule.emit) | (_names(rule.decreases) if rule.decreases is not None else set())
+    ]
+    for number, step in enumerate(rule.steps):
+        if step.target is None:
+            continue
+        later = set().union(*read[number + 1 :])
+        names = list(_targets(step.target))
+        if isinstance(step, tree.Let) and names and not later & set(names):
+            yield step.span, f"`let {', '.join(names)}` is not read"
+
+
+def _targets(target: tree.Target) -> Iterator[str]:
+    if target.items is not None:
+        for item in target.items:
+            yield from _targets(item)
+    elif target.name not in (None, "_"):
+        yield target.name  # type: ignore[misc]
+
+
+__all__ = ["Advice", "advice", "unregistered_hint"]
