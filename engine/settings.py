@@ -83,6 +83,11 @@ class CompilationSettings:
     """Sum float16 in float32 in convolutions, attention, einsum and running sums, as PyTorch does, where TensorRT sums
     it in float16.  Matrix products are always summed in float32."""
 
+    keep_quantized_weights: bool = True
+    """Keep weights that the model holds as codes and scales (int8, four bits in groups, float8 in blocks) that small in
+    engines, which dequantize them in each call; without it they are held as floats, which is faster where memory does
+    not matter."""
+
     disable_tf32: bool = False
     """Forbid TensorFloat-32 for float32 matrix products and convolutions."""
 
@@ -307,6 +312,7 @@ _CHECKS = {
     "truncate_double": _flag,
     "widen_int16": _flag,
     "use_fp32_acc": _flag,
+    "keep_quantized_weights": _flag,
     "disable_tf32": _flag,
     "hardware_compatible": _flag,
     "version_compatible": _flag,

@@ -25,7 +25,7 @@ FORMAT = 1
 # What settings say about anything but the building of an engine.  Others are part of the key, new ones too.
 _ELSEWHERE = frozenset({
     "min_block_size", "torch_executed_ops", "require_full_compilation", "truncate_double", "widen_int16",
-    "use_fp32_acc",
+    "use_fp32_acc", "keep_quantized_weights",
     "trial_load", "debug", "immutable_weights", "cache_built_engines", "reuse_cached_engines", "engine_cache_dir",
     "engine_cache_size",
     "use_cuda_graphs", "cuda_graph_scope", "cuda_graph_cache_size", "cuda_graph_strategy",

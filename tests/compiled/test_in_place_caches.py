@@ -128,8 +128,8 @@ def test_engines_write_to_the_state_itself(runtime, graphs, write):
             compiled(*calls[0])
             torch.cuda.synchronize()
         copies = [event.name for event in profile.events() if "Memcpy DtoD" in event.name]
-        # Results of a recorded call are copied; nothing else is.
-        assert len(copies) <= (0 if graphs is None else 1)
+        # A recorded call copies its result, and inputs that lie elsewhere than when it was recorded; no cache.
+        assert len(copies) <= (0 if graphs is None else 1 + len(calls[0]))
 
 
 class Counts(Keeping):

@@ -80,7 +80,7 @@ def test_what_was_loaded_when_compiling_is_what_runs(runtime):
     model, x = Model().eval().cuda(), torch.randn(4, 128, device="cuda")
     compiled = engine.compile(model, [x], min_block_size=1, runtime=runtime)
     (loaded,) = compiled.graph_module.engine_0.loaded_engines()
-    assert_agrees(compiled, model, x)
+    assert_agrees(compiled, model, x, tolerance=1e-2)
     assert compiled.graph_module.engine_0.loaded_engines() == [loaded]
 
 
@@ -89,4 +89,4 @@ def test_nothing_is_loaded_where_that_was_not_asked_for():
     model, x = Model().eval().cuda(), torch.randn(4, 128, device="cuda")
     compiled = engine.compile(model, [x], min_block_size=1, runtime="python", trial_load=False)
     assert compiled.graph_module.engine_0.loaded_engines() == []
-    assert_agrees(compiled, model, x)
+    assert_agrees(compiled, model, x, tolerance=1e-2)

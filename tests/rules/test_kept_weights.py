@@ -98,6 +98,13 @@ def test_float32():
     assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.5 + OVERHEAD
 
 
+def test_they_are_floats_where_that_is_asked_for():
+    model, x = Packed(torch.float16, 8), torch.randn(4, COLUMNS, dtype=torch.float16)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", keep_quantized_weights=False)
+    torch.testing.assert_close(compiled(x), model(x), rtol=2e-2, atol=2e-2)
+    assert compiled.report.engine_bytes > 2 * ROWS * COLUMNS
+
+
 def test_floating_weights_are_not_read():
     class Normalised(nn.Module):
         def __init__(self):

@@ -43,7 +43,7 @@ def test_shapes_in_turn(module: TorchTensorRTModule) -> None:
         results.append((module(x, y), affine_reference(x, y)))
     for result, expected in results:
         torch.testing.assert_close(result, expected)
-    assert len(engine_of(module)._plans) == 4
+    assert len(engine_of(module)._shape_bindings) == 4
 
 
 def test_outputs_are_fresh(module: TorchTensorRTModule) -> None:
@@ -185,7 +185,7 @@ def test_several_profiles() -> None:
     for n in (1, 32, 4, 4, 16, 2):
         x = torch.randn(n, 4, device="cuda")
         torch.testing.assert_close(module(x, y), affine_reference(x, y))
-    profiles = {key[0][0]: plan.profile for key, plan in engine_of(module)._plans.items()}
+    profiles = {key[0][0]: plan.profile for key, plan in engine_of(module)._shape_bindings.items()}
     assert profiles == {1: 0, 32: 1, 4: 0, 16: 1, 2: 0}
     with pytest.raises(InputError, match=r"(?s)profile 0: .* 1 to 4\n.*profile 1: .* 4 to 32"):
         module(torch.ones(33, 4, device="cuda"), y)

@@ -21,7 +21,7 @@ _RELATIONS = {
 # Features that are not layers; see `engine.tensorrt.capabilities`.
 FEATURES = frozenset({"data_dependent", "plugin"})
 # Settings that rules may ask for, as ``setting.NAME``; such rules are left out of compilations without them.
-SETTINGS = frozenset({"use_fp32_acc"})
+SETTINGS = frozenset({"use_fp32_acc", "keep_quantized_weights"})
 
 
 def parse_version(text: str) -> tuple[int, int]:
