@@ -117,13 +117,13 @@ class States(Mapping[str, torch.Tensor]):
                 "its calls and puts the state back"
             )
         stream = torch.cuda.current_stream(device)
-        if stream != self._stream:
-            if self._stream is not None and not self._stream.query():
-                raise StateError(
-                    f"the module keeps state ({', '.join(map(repr, self))}), and a call on another stream still uses "
-                    "it: wait for that one (stream.synchronize()), or give each stream a copy.deepcopy of the module"
-                )
-            self._stream = stream
+        # A stream is neither equal to None nor unlike it: PyTorch says False to both.
+        if self._stream is not None and stream != self._stream and not self._stream.query():
+            raise StateError(
+                f"the module keeps state ({', '.join(map(repr, self))}), and a call on another stream still uses "
+                "it: wait for that one (stream.synchronize()), or give each stream a copy.deepcopy of the module"
+            )
+        self._stream = stream
 
 
 def _text(shape: torch.Size, dtype: torch.dtype) -> str:

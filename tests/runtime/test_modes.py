@@ -457,7 +457,7 @@ def test_graphs_of_rtx_beside_the_default_stream(affine: Built, runtime: str) ->
 def test_kernel_specialization(affine: Built, strategy: str, runtime: str) -> None:
     settings = CompilationSettings(dynamic_shapes_kernel_specialization_strategy=strategy)
     if strategy == "eager" and not capabilities().specializes:
-        with pytest.raises(SettingsError, match="add the bias to the first row only"):
+        with pytest.raises(SettingsError, match="add the bias of a linear layer to the first row only"):
             affine.module(settings=settings, runtime=runtime)
         return
     module = affine.module(settings=settings, runtime=runtime)
