@@ -28,9 +28,9 @@ import numpy
 import torch
 
 from engine.errors import EngineError
-from engine.logger import capturing_logger
 from engine.runtime import TorchTensorRTModule, TRTEngine
 from engine.tensorrt import load
+from engine.tensorrt.logger import capturing_logger
 
 
 @dataclass

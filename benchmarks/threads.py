@@ -25,9 +25,9 @@ from typing import Any
 import numpy
 import torch
 
-from engine.logger import capturing_logger
 from engine.runtime import TorchTensorRTModule, enable_cudagraphs
 from engine.tensorrt import load
+from engine.tensorrt.logger import capturing_logger
 
 
 def network(width: int = 256, layers: int = 4) -> tuple[bytes, list[numpy.ndarray]]:

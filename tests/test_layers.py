@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first.  A package is one entry with all that is in it; ``engine/x.py`` is ``x``.
 ORDER = (
-    "errors", "storage", "sizes", "dtypes", "observers", "tensorrt", "logger", "settings", "pytorch_modes",
+    "errors", "storage", "sizes", "dtypes", "observers", "tensorrt", "settings", "pytorch_modes",
     "graph", "report", "weights", "dsl", "matcher", "evaluator", "rewriter", "partitioner", "capture",
-    "conversion", "interpreter", "runtime", "builder", "compiled", "lowering", "refitting", "files",
-    "compiler", "torch_compile", "verify", "commands", "cli", "rules",
+    "conversion", "interpreter", "runtime", "builder", "engine_cache", "compiled", "lowering", "refitting", "files",
+    "compiler", "torch_compile", "backend", "verify", "commands", "cli", "rules",
 )  # fmt: skip
 # Names of types of a later package are no imports at run time, but here they would turn the order around.
 LOW = {"errors", "sizes", "dtypes", "settings", "graph", "report", "evaluator"}

@@ -10,9 +10,9 @@ import torch
 
 from engine.conversion.weights import WeightStore
 from engine.errors import RefitError
-from engine.logger import capturing_logger
 from engine.runtime.failures import quoted
 from engine.tensorrt import load
+from engine.tensorrt.logger import capturing_logger
 
 _MOST_NAMES = 10
 

@@ -20,9 +20,9 @@ from engine.errors import ConversionError, EngineError
 from engine.graph.mirror import Mirror, Value
 from engine.graph.names import unique
 from engine.graph.tensor_spec import TensorSpec
-from engine.logger import Logger, capturing_logger
 from engine.sizes import Int, is_real
 from engine.tensorrt import load
+from engine.tensorrt.logger import Logger, capturing_logger
 from engine.weights.frozen_constants import FrozenConstant
 from engine.weights.recipe_encoding import dtype_name, encode
 

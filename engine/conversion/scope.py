@@ -16,9 +16,9 @@ from engine.conversion.readback import lost
 from engine.conversion.weights import Origin, WeightStore
 from engine.errors import ConversionError
 from engine.graph.names import unique
-from engine.logger import Logger, Message
 from engine.sizes import Int
 from engine.tensorrt import load
+from engine.tensorrt.logger import Logger, Message
 
 # Printed after every other error on a machine without a GPU; it says nothing about the network.
 _NOISE = "checkMacros.cpp::catchCudaError"

@@ -12,7 +12,6 @@ import torch
 from engine.errors import FileError, RuntimeUnavailable
 from engine.files.archive import replacing, write_json
 from engine.files.reading import reading
-from engine.logger import capturing_logger, error_texts
 from engine.runtime import EngineLoadError, TorchTensorRTModule
 from engine.runtime.engines.bindings import binding_names
 from engine.runtime.records.metadata import check_here, module_of, record_of
@@ -20,6 +19,7 @@ from engine.runtime.records.record import EngineRecord
 from engine.storage import strict_json
 from engine.storage.regular_file import read_regular
 from engine.tensorrt import load as load_tensorrt
+from engine.tensorrt.logger import capturing_logger, error_texts
 
 SUFFIXES = (".plan", ".engine", ".trt")
 

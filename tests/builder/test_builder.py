@@ -12,9 +12,9 @@ import engine
 from engine.builder import build, builder_config, compute_capabilities, for_this_gpu
 from engine.builder.builder import EngineRefused, layers_at_fault
 from engine.errors import SettingsError
-from engine.logger import capturing_logger
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities, describe_tensorrt, load
+from engine.tensorrt.logger import capturing_logger
 from tests.conversion.segments import emit
 
 rtx_only = pytest.mark.skipif(not capabilities().rtx, reason="TensorRT-RTX only")

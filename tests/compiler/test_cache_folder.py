@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import engine
-import engine.builder.engine_cache
-from engine.builder.engine_cache import Damaged, EngineCache, Entry
+import engine.engine_cache
 from engine.dsl import cache as rule_cache
+from engine.engine_cache import Damaged, EngineCache, Entry
 from engine.runtime.engines.runtime_cache import RuntimeCacheFile
 from engine.storage import cache_folder
 from engine.storage.cache_folder import locked
@@ -116,7 +116,7 @@ def test_threads_that_wait_together_are_one_wait_after_another(tmp_path):
 
 def test_engines_of_a_compilation_wait_once(held, waits, monkeypatch, caplog):
     path, _ = held
-    monkeypatch.setattr(engine.builder.engine_cache, "_PATIENCE", 0.05)
+    monkeypatch.setattr(engine.engine_cache, "_PATIENCE", 0.05)
     layers = [layer for _ in range(3) for layer in (nn.Linear(4, 4), nn.ReLU())]
     options = {"runtime": "interpreter", "min_block_size": 1, "torch_executed_ops": ["aten.relu"]}
     with caplog.at_level(logging.WARNING):

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import engine
-from engine.builder.engine_cache import Damaged, EngineCache, Entry
 from engine.dsl import cache as rule_cache
+from engine.engine_cache import Damaged, EngineCache, Entry
 from engine.files import archive
 from engine.files.archive import Reader, Writer
 from engine.runtime.engines.runtime_cache import RuntimeCacheFile

@@ -9,9 +9,9 @@ from typing import Any
 import numpy
 import torch
 
-from engine.logger import capturing_logger
 from engine.runtime import TorchTensorRTModule
 from engine.tensorrt import load
+from engine.tensorrt.logger import capturing_logger
 
 Bounds = tuple[Sequence[int], Sequence[int], Sequence[int]]
 

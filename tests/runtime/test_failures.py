@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from engine.errors import InputError, RuntimeUnavailable
-from engine.logger import capturing_logger
 from engine.runtime import EngineLoadError, trial_load
 from engine.runtime.engines.bindings import Binding, choose_profile
 from engine.runtime.failures import failed_layers
 from engine.tensorrt import load
+from engine.tensorrt.logger import capturing_logger
 from tests.runtime.networks import relu
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from engine.errors import InputError, RecordError, RuntimeUnavailable, SettingsError, TensorRTNotFound
-from engine.logger import capturing_logger, error_texts
 from engine.runtime.engines.bindings import Binding, Shape
 from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK
 from engine.runtime.engines.inputs import Input
@@ -27,6 +26,7 @@ from engine.runtime.engines.torch_tensorrt_guard import refuse_second_runtime
 from engine.runtime.failures import EngineLoadError, ExecutionError
 from engine.runtime.options import RunOptions
 from engine.tensorrt import load
+from engine.tensorrt.logger import capturing_logger, error_texts
 
 _HERE = Path(__file__).resolve().parent.parent
 _LIBRARY = _HERE / "libengine_runtime.so"

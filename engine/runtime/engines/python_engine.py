@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from engine.errors import InputError, RuntimeUnavailable
-from engine.logger import capturing_logger, error_texts
 from engine.runtime.boundary import check_count
 from engine.runtime.engines.bindings import Shape, binding_names, read_bindings
 from engine.runtime.engines.context_pool import ContextPool, PooledContext, ShapeBinding, set_workspace
@@ -23,6 +22,7 @@ from engine.runtime.engines.workspace import workspace_of
 from engine.runtime.failures import EngineLoadError, ExecutionError, quoted
 from engine.runtime.options import RunOptions
 from engine.tensorrt import capabilities, load
+from engine.tensorrt.logger import capturing_logger, error_texts
 
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 

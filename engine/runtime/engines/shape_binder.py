@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from engine.logger import Logger, error_texts
 from engine.runtime.engines.bindings import Binding, Shape, choose_profile
 from engine.runtime.engines.context_pool import ShapeBinding
 from engine.runtime.failures import ExecutionError, quoted
+from engine.tensorrt.logger import Logger, error_texts
 
 
 class ShapeBinder:

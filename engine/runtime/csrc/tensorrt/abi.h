@@ -131,7 +131,7 @@ struct Layout {
   int32_t first;
   int32_t last;
   bool versioned_logger;
-  // Whether kernels that are compiled for the shapes of a call compute what they should (engine/tensorrt.py).
+  // Whether kernels that are compiled for the shapes of a call compute what they should (engine/tensorrt/__init__.py).
   bool specializes;
   bool brief_allocator;
   int runtime_deserialize;
