@@ -153,6 +153,11 @@ class Rule:
         return self if self.rank == rank else replace(self, rank=rank)
 
     @property
+    def dequantizes(self) -> bool:
+        """Whether its right side makes floats of narrower values itself."""
+        return "trt.dequantize(" in self.text
+
+    @property
     def where(self) -> str:
         """``file:line`` of the rule."""
         return f"{self.span.file}:{self.span.line}"

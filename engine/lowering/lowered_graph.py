@@ -64,8 +64,9 @@ class LoweredGraph:
 
     def _dequantized(self, node: fx.Node) -> tuple[Value, ...] | None:
         """What the rule that takes a node reads, if it dequantizes; None if it does not."""
+        # Other rules are not tried: what they read of a constant could not be replaced by a refit.
         for match in self._matcher.matches(node):
-            plan = apply(match.rule, match, self.context)
+            plan = apply(match.rule, match, self.context) if match.rule.dequantizes else None
             if isinstance(plan, Plan):
                 found = Tile(node, match.rule, plan, match.nodes)
                 return tuple(found.operands()) if found.dequantizes else None

@@ -41,6 +41,18 @@ class Tile:
             if isinstance(output, Captured):
                 yield output.value
 
+    def tensors(self) -> Iterator[Value]:
+        """Those of the operands that layers read as tensors of the network, and not as weights."""
+        for call in self.plan.calls:
+            assert not isinstance(call, OpCall)
+            as_weights = set()
+            if isinstance(call, LayerCall):
+                kinds = {parameter.name: parameter.type for parameter in call.layer.parameters}
+                as_weights = {name for name, kind in kinds.items() if kind is not None and "weights" in kind.names}
+            for tensor in tensors([value for name, value in call.values.items() if name not in as_weights]):
+                if isinstance(tensor, Captured):
+                    yield tensor.value
+
     @property
     def dequantizes(self) -> bool:
         """Whether the plan makes floats of narrower values."""

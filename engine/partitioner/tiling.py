@@ -21,6 +21,7 @@ from engine.matcher.matcher import Matcher
 from engine.partitioner.attempts import Attempts
 from engine.partitioner.tile import Tile
 from engine.partitioner.unsupported import with_nature
+from engine.rewriter.folding import moves
 
 # (node name, rule id) -> why that pair must not be used again: TensorRT rejected it, or the engine did not load.
 Rejections = Mapping[tuple[str, str], str]
@@ -77,12 +78,14 @@ def tile(
     made: dict[fx.Node, Tile | None] = {}
 
     def constants(chosen: Tile) -> tuple[Tile, ...]:
-        nodes = dict.fromkeys(value.node for value in chosen.operands() if mirror.is_const(value))
+        nodes = dict.fromkeys(value.node for value in chosen.tensors() if mirror.is_const(value))
         return tuple(filter(None, map(constant, nodes)))
 
     def constant(node: fx.Node) -> Tile | None:
         """The tile of a constant that folding left as an op, if dequantizing is what makes it."""
         if node.op != "call_function":
+            return None
+        if not any(rule.dequantizes for rule in matcher.roots_of(mirror.op(node))) and not moves(mirror, node):
             return None
         if node not in made:
             found, _ = _best(matcher, context, node, excluded, rejections)

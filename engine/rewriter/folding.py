@@ -121,7 +121,7 @@ def _frontier(
         inputs = mirror.inputs(node)
         if (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
             return inputs
-        if _moves(mirror, node):
+        if moves(mirror, node):
             return inputs if read_if_kept(inputs[0].node) is not None and convertible(node) else None
         return dequantized(node)
 
@@ -146,7 +146,7 @@ def _frontier(
     return sorted(found)
 
 
-def _moves(mirror: Mirror, node: fx.Node) -> bool:
+def moves(mirror: Mirror, node: fx.Node) -> bool:
     """Whether a node has one operand, and gives as many elements of the same dtype: a reshape, a permutation."""
     inputs = mirror.inputs(node)
     if len(inputs) != 1:

@@ -30,7 +30,7 @@ X = torch.randn(3, 1)
 def test_what_tensorrt_refuses_is_in_the_coverage_report():
     report = engine.coverage(Swirl(), [X], rules=REFUSED, min_block_size=1)
     assert [fallback.node for fallback in report.fallbacks] == ["swirl"]
-    assert "my.mine (my.rules:1): TensorRT refused it" in report.fallbacks[0].reason
+    assert "my.mine (my.rules:1): TensorRT rejected it" in report.fallbacks[0].reason
     assert report.unbuilt == "nothing was built: what only TensorRT's builder refuses is not known"
     assert report.unbuilt in str(report)
 
@@ -39,7 +39,7 @@ def test_a_compile_that_holds_less_than_planned_warns_at_the_users_line():
     promised = engine.coverage(Swirl(), [X], rules=REFUSED, min_block_size=1)
     with pytest.warns(RefusalWarning, match="Swirl: 50.0% of the nodes are in engines, 100.0% were planned") as caught:
         built = engine.compile(Swirl(), [X], rules=REFUSED, min_block_size=1)
-    assert "my.mine (my.rules:1): TensorRT refused it" in str(caught[0].message)
+    assert "my.mine (my.rules:1): TensorRT rejected it" in str(caught[0].message)
     assert caught[0].filename == __file__
     assert built.report.coverage == promised.coverage == 0.5
     assert built.report.unbuilt == ""

@@ -15,7 +15,6 @@ from tests.zoo.forms import FORMS, cast, covered, exported
 
 _EVERY = tuple(map(str, FORMS))
 _HALF = tuple(str(form) for form in FORMS if form.dtype != torch.float32)
-_FLOAT16 = tuple(str(form) for form in FORMS if form.dtype == torch.float16)
 _DYNAMIC = tuple(str(form) for form in FORMS if form.dynamic)
 
 _ASKS_DATA = "Could not guard on data-dependent expression"
@@ -26,9 +25,6 @@ NOT_EXPORTED: dict[str, tuple[tuple[str, ...], str]] = {
     # `if is_global_attn`, which is read from the mask
     "LongformerModel": (_EVERY, _ASKS_DATA),
     "LEDModel": (_EVERY, _ASKS_DATA),
-    # `if hidden_states.dtype == torch.float16 and not torch.isfinite(hidden_states).all()`
-    "BartModel": (_FLOAT16, _ASKS_DATA),
-    "MarianMTModel": (_FLOAT16, _ASKS_DATA),
     # Lengths from buffers: `if length <= max_pad`
     "EncodecModel": (_EVERY, _ASKS_DATA),
     # Loops over the images of a batch

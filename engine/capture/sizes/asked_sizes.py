@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.examples import Examples, Wish, combined
 from engine.capture.inputs import unbounded
+from engine.graph.symbolic.implied import hints_of
 from engine.graph.symbolic.proofs import Ranges
 from engine.sizes import normal
 
@@ -131,7 +132,7 @@ def _common(first: tuple[int, int] | None, second: tuple[int, int]) -> tuple[int
 
 def _unify(shape_env: ShapeEnv, promised: Any, ranges: Ranges) -> None:
     symbols = {source: symbol for symbol, sources in shape_env.var_to_sources.items() for source in sources}
-    hints = getattr(shape_env, "backed_var_to_val", None) or getattr(shape_env, "var_to_val", {})
+    hints = hints_of(shape_env)
     pairs = list(promised.source_pairs)
     # Dims that are the same function of a dim that no input has.
     by_definition: dict[Any, Any] = {}

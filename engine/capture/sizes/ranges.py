@@ -18,6 +18,7 @@ from engine.capture.sizes.fixed_sizes import instead_of
 from engine.capture.sizes.guards import Guard
 from engine.errors import CaptureError, InputError
 from engine.graph.symbolic.all_sizes import share_of_sizes
+from engine.graph.symbolic.implied import hints_of
 from engine.sizes import Int
 
 # Larger bounds are torch.export's way of saying that there is none.
@@ -202,8 +203,7 @@ def _opt(
             return leaf
         if isinstance(leaf, torch.Tensor) and symbol in (argument.shape or ()):
             return int(leaf.shape[argument.shape.index(symbol)])  # type: ignore[union-attr]
-    # The attribute was renamed in torch 2.12.
-    hints = getattr(shape_env, "backed_var_to_val", None) or getattr(shape_env, "var_to_val", {})
+    hints = hints_of(shape_env)
     hint = hints.get(symbol)
     return int(hint) if hint is not None else 2
 

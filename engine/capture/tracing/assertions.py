@@ -50,7 +50,7 @@ def assumed_assertions(assumed: dict[str, None], asked: Callable[[FrameType], No
             frame = frame.f_back
         answer = _answer(frame.f_code, frame.f_lasti)
         if answer is not None:
-            while frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH):
+            while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _OBSERVERS)):
                 frame = frame.f_back  # torch._assert
             assumed[described_line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)] = None
         return answer

@@ -35,8 +35,10 @@ def _value(item: Any) -> Any:
     return item.meta["val"] if isinstance(item, fx.Node) else item
 
 
-def _hints(shape_env: ShapeEnv) -> Any:
-    return getattr(shape_env, "backed_var_to_val", None) or getattr(shape_env, "var_to_val", {})
+def hints_of(shape_env: ShapeEnv) -> Any:
+    """The sizes of the example, by symbol."""
+    # The attribute was renamed in torch 2.12, where the old name warns.
+    return shape_env.backed_var_to_val if hasattr(shape_env, "backed_var_to_val") else shape_env.var_to_val
 
 
 def _equal_by_chance(values: Any, shape_env: ShapeEnv) -> Iterator[list[sympy.Expr]]:
@@ -46,7 +48,7 @@ def _equal_by_chance(values: Any, shape_env: ShapeEnv) -> Iterator[list[sympy.Ex
     if len(tensors) < 2:
         return
     found: dict[int, dict[sympy.Expr, None]] = {}
-    hints = _hints(shape_env)
+    hints = hints_of(shape_env)
     for size in (normal(size) for tensor in tensors for size in tensor.shape):
         if isinstance(size, sympy.Expr) and all(symbol in hints for symbol in size.free_symbols):
             found.setdefault(int(function_of(size)(hints)), {})[size] = None
@@ -54,7 +56,7 @@ def _equal_by_chance(values: Any, shape_env: ShapeEnv) -> Iterator[list[sympy.Ex
 
 
 def _needed(op: OpOverload, values: Any, group: Sequence[sympy.Expr], shape_env: ShapeEnv) -> Iterator[sympy.Basic]:
-    usual = {symbol: int(value) for symbol, value in _hints(shape_env).items()}
+    usual = {symbol: int(value) for symbol, value in hints_of(shape_env).items()}
     for place, second in enumerate(group):
         for first in group[:place]:
             others = [size for size in group if size not in (first, second)]
@@ -73,4 +75,4 @@ def _apart(usual: Sizes, first: sympy.Expr, moved: Sequence[sympy.Expr]) -> dict
     return sizes if int(function_of(first)(sizes)) not in values else None  # type: ignore[return-value]
 
 
-__all__ = ["implied_equalities"]
+__all__ = ["hints_of", "implied_equalities"]
