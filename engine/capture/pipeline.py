@@ -183,7 +183,8 @@ def _captured_program(
     if original is not None:
         # A file keeps guards as text, and the ShapeEnv that reading it makes knows nothing of them.
         found.guards.extend(written_guards(original, arguments, symbols, notes))
-    found.guards.extend(Guard(replaced(relation, shape_env)) for relation in seen.proofs.unless_empty)
+    but_for_empty = [replaced(relation, shape_env) for relation in seen.proofs.unless_empty]
+    found.guards.extend(Guard(relation, unless_empty=True) for relation in but_for_empty)
     ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
     captured = Captured(
         graph=imported.graph,

@@ -93,7 +93,7 @@ CASES = {
     "arange": case("arange.default", lambda x: x + torch.arange(x.shape[1]), "b t"),
     "arange_from": case("arange.start", lambda x: torch.arange(x.shape[0], x.shape[0] + x.shape[1]) + x, "b t"),
     "arange_with_steps": case("arange.start_step", lambda x: A.arange.start_step(0, 2 * x.shape[1], 2) + x, "b t"),
-    "linspace": case("linspace.default", lambda x: torch.linspace(-1, 1, x.shape[1]) + x, "b t"),
+    "linspace": case("", lambda x: torch.linspace(-1, 1, x.shape[1]) + x, "b t"),
     "full": case("full.default", lambda x: torch.full((x.shape[0], x.shape[1] + 1), 2.5), "b t"),
     "full_like": case("full_like.default", lambda x: torch.full_like(x, 2) + x, "b t"),
     "ones": case("ones.default", lambda x: torch.ones(x.shape[1], x.shape[0]), "b t"),

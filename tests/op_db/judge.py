@@ -102,7 +102,8 @@ class _Run:
         if not indices:
             return
         batch = Batch([self.calls[index] for index in indices])
-        inputs = [tensor.to(self.device) for tensor in batch.inputs]
+        # Copies, together, so that what shares memory does: some calls write to their operands.
+        inputs = [tensor.to(self.device) for tensor in copy.deepcopy(list(batch.inputs))]
         runtime = "interpreter" if self.device == "cpu" else "python"
         try:
             with warnings.catch_warnings():

@@ -50,6 +50,7 @@ class Guard:
         asked: whether the model's own code decides by it; otherwise an operator of PyTorch does.
         found: what comes out differently where it does not hold; empty where that is not known.
         fixes: whether the model makes a Python number of a size there, which the relation says.
+        unless_empty: it holds but where a size is 0, and has to be tried there.
     """
 
     relation: sympy.Basic
@@ -57,6 +58,7 @@ class Guard:
     asked: bool = False
     found: str = ""
     fixes: bool = False
+    unless_empty: bool = False
 
     @cached_property
     def symbols(self) -> tuple[sympy.Symbol, ...]:
@@ -279,7 +281,8 @@ def settle(
         for symbol in guard.symbols:
             small = range(ranges[symbol].min, usual[symbol].min)
             failing_small = [size for size in small if not all(map(guard.holds, _corners(guard, usual, symbol, size)))]
-            if failing_small and not guard.asked and not isinstance(guard.relation, _WAIVED):
+            bound = not (guard.asked or guard.unless_empty or isinstance(guard.relation, _WAIVED))
+            if failing_small and bound:
                 continue
             bad = _differing(guard, symbol, failing_small, trial)
             if bad is None:
