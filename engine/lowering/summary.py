@@ -37,7 +37,9 @@ def summarize(
     computing = [node for node in mirror.graph.nodes if computes(mirror, node)]
     outside = partition.reasons
     report.nodes = len(computing)
-    report.coverage = 1.0 - len(outside) / len(computing) if computing else 1.0
+    # Constants that PyTorch needs are among those outside, and do not compute.
+    lost = sum(node in outside for node in computing)
+    report.coverage = 1.0 - lost / len(computing) if computing else 1.0
     report.fallbacks = [
         Fallback(node.name, op_name(node, mirror.op(node)), reason, model_line(node), module_path(node))
         for node, reason in outside.items()

@@ -206,3 +206,23 @@ def test_an_op_that_writes_to_its_operands_is_called_by_its_name():
 @torch.library.custom_op("engine_tests::twice_in_place", mutates_args=("x",))
 def twice_in_place(x: torch.Tensor) -> None:
     x.mul_(2)
+
+
+def test_constants_that_pytorch_needs_do_not_count_as_nodes_outside():
+    import torch.ao.quantization.fx._decomposed  # registers the ops
+
+    class Dequantized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.codes = nn.Buffer(torch.randint(-127, 128, (4, 8), dtype=torch.int8))
+            self.scales = nn.Buffer(torch.rand(4))
+
+        def forward(self, x):
+            weight = torch.ops.quantized_decomposed.dequantize_per_channel(
+                self.codes, self.scales, None, 0, -127, 127, torch.int8
+            )
+            return nn.functional.linear(x, weight).relu()
+
+    report = engine.coverage(Dequantized(), [torch.randn(2, 8)], torch_executed_ops=["aten.linear"], min_block_size=1)
+    assert report.nodes == 2
+    assert report.coverage == 0.5
