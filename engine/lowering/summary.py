@@ -118,8 +118,8 @@ def kept_notes(captured: Captured, mirror: Mirror, partition: Partition) -> list
             f"the model writes to {_counted(len(inputs), 'input')} ({_listed(list(inputs))})"
             + _how(len(inputs), copies, "")
         )
-    updates = {"_native_batch_norm_legit_functional", "_batch_norm_with_update_functional"}
-    if written and any(getattr(node.target, "_opname", "") in updates for node in captured.graph.nodes):
+    # The buffer of that name is written in training mode alone; its op may be rewritten by now.
+    if any(state.name.rpartition(".")[2] == "running_mean" for state in written):
         notes.append(
             "batch normalisation is in training mode: it uses the statistics of each batch, and keeps new ones; call "
             "model.eval() before compiling for inference"
