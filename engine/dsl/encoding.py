@@ -131,7 +131,7 @@ class Encoder:
         """A value as lists, numbers and strings."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        if isinstance(value, tuple | list):
+        if isinstance(value, tuple | list | CachedTuple):
             return [_TUPLE, *map(self.encode, value)]
         if isinstance(value, Span):
             return self._span(value)

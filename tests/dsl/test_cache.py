@@ -124,6 +124,13 @@ def test_no_scraps_are_left(folder):
     assert not list(folder.glob(".*.json*"))
 
 
+def test_what_was_read_back_can_be_kept_again(folder):
+    RuleSet.load()
+    (entry,) = (folder / "rules").glob("*.json") if (folder / "rules").is_dir() else folder.glob("*.json")
+    cache.store(entry.stem, cache.load(entry.stem))
+    assert cache.load(entry.stem).rules == RuleSet.load().rules
+
+
 def test_an_edit_of_a_users_file_is_checked_against_the_cached_built_in_rules(tmp_path, monkeypatch):
     monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path))
     RuleSet.load()
