@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 import sympy
 from torch.utils._sympy import functions
 
+from engine.graph.symbolic.size_functions import COMPARISONS, named
 from engine.sizes import Sizes as Bounds
 
 Ranges: TypeAlias = "Mapping[sympy.Symbol, tuple[int, int]]"
@@ -147,11 +147,6 @@ def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return to_whole
 
 
-def _named(names: Mapping[str, Callable[..., Any]]) -> dict[type, Callable[..., Any]]:
-    """The functions of PyTorch's sizes that this version of it has."""
-    return {getattr(functions, name): function for name, function in names.items() if hasattr(functions, name)}
-
-
 _FOLDED: dict[type, Callable[..., Any]] = {
     sympy.Add: _sum,
     sympy.Mul: _product,
@@ -164,18 +159,13 @@ _FOLDED: dict[type, Callable[..., Any]] = {
 }
 _FUNCTIONS: dict[type, Callable[..., Any]] = {
     **_FOLDED,
-    sympy.Eq: operator.eq,
-    sympy.Ne: operator.ne,
-    sympy.Lt: operator.lt,
-    sympy.Le: operator.le,
-    sympy.Gt: operator.gt,
-    sympy.Ge: operator.ge,
+    **COMPARISONS,
     sympy.Not: np.logical_not,
     sympy.Abs: np.abs,
     sympy.Mod: _whole(np.mod),
     sympy.floor: _rounded(np.floor),
     sympy.ceiling: _rounded(np.ceil),
-    **_named(
+    **named(
         {
             "CeilDiv": _whole(lambda a, b: -(-a // b)),
             "CeilToInt": _rounded(np.ceil),

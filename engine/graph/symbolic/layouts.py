@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import sympy
 import torch
 from sympy.logic.boolalg import BooleanAtom
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from engine.graph.symbolic.answers import answered_as_in_example
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 # Functions that choose strides and the steps of a view; what a view may be is asked elsewhere.
@@ -50,7 +49,6 @@ _MAKERS = frozenset({"__new__", "_get_output_tensor_from_cache_entry", "extract_
 _TENSORS = tuple(os.path.join(_TORCH, "_subclasses", name) for name in ("fake_tensor.py", "functional_tensor.py"))
 # What lies between a question and its answer.
 _MACHINERY = (os.path.join(_TORCH, "fx", "experimental", ""), os.path.join(_TORCH, "__init__.py"))
-_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -64,31 +62,18 @@ def layouts_by_hint(shape_env: ShapeEnv | None = None) -> Iterator[None]:
     Args:
         shape_env: the one whose questions are answered; None for those of all.
     """
-    target: Any = ShapeEnv if shape_env is None else shape_env
-    evaluate, asking = ShapeEnv.evaluate_expr, getattr(ShapeEnv, "_get_user_frame", None)
+    asking = getattr(ShapeEnv, "_get_user_frame", None)
     if asking is None:
         # Not a public method. Where PyTorch has none, all its questions are held against calls.
         yield
         return
 
-    def answer(asked: ShapeEnv, question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
+    def lays_out(asked: ShapeEnv, question: Any, hint: Any, frame: FrameType) -> bool:
         undecided = isinstance(hint, bool) and not isinstance(question, BooleanAtom)
-        if undecided and (_makes_tensor(sys._getframe(1)) or _is_answered_by_hint(asking(asked), question, hint)):
-            return sympy.sympify(hint)
-        return evaluate(asked, question, hint, *others, **options)
+        return undecided and (_makes_tensor(frame) or _is_answered_by_hint(asking(asked), question, hint))
 
-    with _LOCK if shape_env is None else nullcontext():
-        # A ``ShapeEnv`` notes who asks, which is never this file.
-        uninteresting_files().add(__file__)
-        before = vars(target).get("evaluate_expr")
-        target.evaluate_expr = answer if shape_env is None else partial(answer, shape_env)
-        try:
-            yield
-        finally:
-            if before is None:
-                del target.evaluate_expr
-            else:
-                target.evaluate_expr = before
+    with answered_as_in_example(shape_env, lays_out):
+        yield
 
 
 def is_of_layout(file: str, name: str) -> bool:

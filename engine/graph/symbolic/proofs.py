@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import sympy
 from sympy.logic.boolalg import BooleanAtom
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import Mod
 
 from engine.graph.symbolic.all_sizes import holds_for_all
+from engine.graph.symbolic.answers import answered_as_in_example
 from engine.graph.symbolic.layouts import layouts_by_hint
 
 Ranges: TypeAlias = "dict[sympy.Symbol, tuple[int, int]]"
-
-_LOCK = threading.RLock()
 
 
 class Proofs:
@@ -79,7 +77,8 @@ def prove_for_calls(shape_env: ShapeEnv, ranges: Ranges) -> None:
 @contextmanager
 def answers_of_calls(shape_env: ShapeEnv) -> Iterator[None]:
     """Answer what holds for all sizes of calls, and what only lays out memory, without a guard on it."""
-    with layouts_by_hint(shape_env), _answered(shape_env, _OF_CALLS.get(shape_env)):
+    proofs = _OF_CALLS.get(shape_env)
+    with layouts_by_hint(shape_env), nullcontext() if proofs is None else _as_proven(shape_env, proofs):
         yield
 
 
@@ -90,38 +89,12 @@ def answers_for_all_sizes(proofs: Proofs) -> Iterator[None]:
     PyTorch's solver knows little of quotients and remainders: it takes minutes over ``(3 * b - 1) // b == 2``, or
     gives up and fixes the size.  All sizes of a range are few enough to be tried.
     """
-    with _LOCK, _answered(None, proofs):
+    with _as_proven(None, proofs):
         yield
 
 
-@contextmanager
-def _answered(shape_env: ShapeEnv | None, proofs: Proofs | None) -> Iterator[None]:
-    target: Any = ShapeEnv if shape_env is None else shape_env
-    before, evaluate = vars(target).get("evaluate_expr"), target.evaluate_expr
-    if proofs is None:
-        yield
-        return
-
-    def answer(asked: ShapeEnv, question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
-        if proofs.answers(asked, question, hint):
-            return sympy.sympify(hint)
-        return evaluate(asked, question, hint, *others, **options)
-
-    def answer_own(question: Any, hint: Any = None, *others: Any, **options: Any) -> Any:
-        if proofs.answers(target, question, hint):
-            return sympy.sympify(hint)
-        return evaluate(question, hint, *others, **options)
-
-    # A ``ShapeEnv`` notes who asks, which is never this file.
-    uninteresting_files().add(__file__)
-    target.evaluate_expr = answer if shape_env is None else answer_own
-    try:
-        yield
-    finally:
-        if before is None:
-            del target.evaluate_expr
-        else:
-            target.evaluate_expr = before
+def _as_proven(shape_env: ShapeEnv | None, proofs: Proofs) -> AbstractContextManager[None]:
+    return answered_as_in_example(shape_env, lambda asked, question, hint, _: proofs.answers(asked, question, hint))
 
 
 def _relation(question: Any, hint: int) -> Any:

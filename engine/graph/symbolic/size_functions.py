@@ -26,7 +26,7 @@ COMPARISONS: dict[type, Callable[..., Any]] = {
 }
 
 
-def _named(names: Mapping[str, Callable[..., Any]]) -> dict[type, Callable[..., Any]]:
+def named(names: Mapping[str, Callable[..., Any]]) -> dict[type, Callable[..., Any]]:
     """The functions of PyTorch's sizes that this version of it has."""
     return {getattr(functions, name): function for name, function in names.items() if hasattr(functions, name)}
 
@@ -51,7 +51,7 @@ _PLAIN: dict[type, Callable[..., Any]] = {
     sympy.floor: math.floor,
     sympy.ceiling: math.ceil,
     sympy.sign: lambda a: (a > 0) - (a < 0),
-    **_named(
+    **named(
         {
             "BitwiseFn_bitwise_and": operator.and_,
             "BitwiseFn_bitwise_or": operator.or_,
@@ -197,4 +197,4 @@ def _near(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-__all__ = ["COMPARISONS", "Function", "Sizes", "difference", "function_of"]
+__all__ = ["COMPARISONS", "Function", "Sizes", "difference", "function_of", "named"]
