@@ -50,7 +50,7 @@ def held_to(extern: tree.Extern, function: Callable[..., Any]) -> Callable[..., 
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = function(*args, **kwargs)
         if not _is(given, extern.result):
-            raise WrongResult(f"{extern.name} gave {given!r:.80}, and is declared to give {_shown(extern.result)}")
+            raise WrongResult(f"{extern.name} gave {given!r:.80}, and is declared to give {extern.result}")
         return given
 
     return checked
@@ -91,13 +91,3 @@ def _is(value: Any, kind: tree.Type) -> bool:
         isinstance(value, kinds[name]) and (name in ("bool", "scalar") or not isinstance(value, bool))
         for name in kind.names
     )
-
-
-def _shown(kind: tree.Type) -> str:
-    if kind.element is not None:
-        text = f"[{_shown(kind.element)}]"
-    elif kind.items is not None:
-        text = f"({', '.join('_' if part is None else _shown(part) for part in kind.items)})"
-    else:
-        text = "|".join(kind.names)
-    return text + ("?" if kind.optional else "")

@@ -154,8 +154,9 @@ class Rule:
 
     @property
     def dequantizes(self) -> bool:
-        """Whether its right side makes floats of narrower values itself."""
-        return "trt.dequantize(" in self.text
+        """Whether its own right side, without the macros it uses, makes floats of narrower values."""
+        parts = tree.walk((*self.steps, self.emit))
+        return any(isinstance(part, tree.Qualified) and part.name == "trt.dequantize" for part in parts)
 
     @property
     def where(self) -> str:

@@ -49,6 +49,18 @@ class Type(Node):
     element: Type | None = None  # [element]
     items: tuple[Type, ...] | None = None  # (a, b)
 
+    def __str__(self) -> str:
+        """The type as a rule writes it."""
+        if self.element is not None:
+            text = f"[{self.element}]"
+        elif self.items is not None:
+            text = f"({', '.join('_' if item is None else str(item) for item in self.items)})"
+        else:
+            text = "|".join(self.names)
+        if self.dims is not None:
+            text += f"[{', '.join('..' if d.rest else str(d.name or d.size or '_') for d in self.dims)}]"
+        return (f"{self.modifier} " if self.modifier else "") + text + ("?" if self.optional else "")
+
 
 # ---------------------------------------------------------------- expressions
 

@@ -49,7 +49,7 @@ class Rejections(dict[tuple[str, str], str]):
         if tiles:
             return tiles
         # Constants that the engine makes of narrower ones can be held as they are.
-        constants = [constant for chosen in segment.tiles for constant in list(chosen.with_constants())[:-1]]
+        constants = [constant for chosen in segment.tiles for constant in chosen.below()]
         if constants:
             return constants
         # Loops and conditionals are where TensorRT fails without a name; those inside others give way first.

@@ -185,7 +185,7 @@ class HasListType(Condition):
         return value is not MISSING and conforms(frame.mirror, value, self.type)
 
     def expected(self, frame: Frame) -> str:
-        return show_type(self.type)
+        return str(self.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,19 +435,6 @@ def show(mirror: Mirror, value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "none" if value is None else str(value).lower()
     return str(value)
-
-
-def show_type(type_: tree.Type) -> str:
-    """A type as a rule writes it."""
-    if type_.element is not None:
-        text = f"[{show_type(type_.element)}]"
-    elif type_.items is not None:
-        text = f"({', '.join(map(show_type, type_.items))})"
-    else:
-        text = "|".join(type_.names)
-    if type_.dims is not None:
-        text += f"[{', '.join('..' if d.rest else str(d.name or d.size or '_') for d in type_.dims)}]"
-    return (f"{type_.modifier} " if type_.modifier else "") + text + ("?" if type_.optional else "")
 
 
 def place(frame: Frame, path: int) -> str:

@@ -41,7 +41,7 @@ class Segment:
         for chosen in self.tiles:
             yield chosen
             yield from chosen.inside()
-            yield from list(chosen.with_constants())[:-1]
+            yield from chosen.below()
 
 
 @dataclass(frozen=True, slots=True)

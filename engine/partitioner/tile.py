@@ -58,11 +58,11 @@ class Tile:
         """Whether the plan makes floats of narrower values."""
         return any(isinstance(call, LayerCall) and call.layer.name == "trt.dequantize" for call in self.plan.calls)
 
-    def with_constants(self) -> Iterator[Tile]:
-        """The tiles of its constants, operands first, and then itself."""
+    def below(self) -> Iterator[Tile]:
+        """The tiles of its constants and of what those are made of, operands first."""
         for tile in self.constants:
-            yield from tile.with_constants()
-        yield self
+            yield from tile.below()
+            yield tile
 
     def inside(self) -> Iterator[Tile]:
         """The tiles of the graphs that the plan runs, and of the graphs in those, in plan order."""

@@ -83,15 +83,13 @@ def tile(
 
     def constant(node: fx.Node) -> Tile | None:
         """The tile of a constant that folding left as an op, if dequantizing is what makes it."""
-        if node.op != "call_function":
-            return None
-        if not any(rule.dequantizes for rule in matcher.roots_of(mirror.op(node))) and not moves(mirror, node):
-            return None
-        if node not in made:
-            found, _ = _best(matcher, context, node, excluded, rejections)
-            found = None if found is None else replace(found, constants=constants(found))
-            made[node] = found if found is not None and (found.dequantizes or found.constants) else None
-        return made[node]
+        if node.op == "call_function" and node not in made:
+            made[node] = None
+            if moves(mirror, node) or any(rule.dequantizes for rule in matcher.roots_of(mirror.op(node))):
+                found, _ = _best(matcher, context, node, excluded, rejections)
+                found = None if found is None else replace(found, constants=constants(found))
+                made[node] = found if found is not None and (found.dequantizes or found.constants) else None
+        return made.get(node)
 
     inside: dict[fx.Node, fx.Node] = {}
     for node in reversed(mirror.graph.nodes):
