@@ -1,8 +1,8 @@
-"""Modes of PyTorch that a caller may have turned on, and that our own work must not follow."""
+"""What a caller of PyTorch may have turned on or holds, and our own work must not follow or change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 autocast_is_on: Callable[[], bool] = torch._C._is_any_autocast_enabled
 without_autocast: Callable[[], Any] = torch._C._DisableAutocast
 """A context in which every op runs in the dtype of its inputs."""
+# Missing from PyTorch that is built without CUDA.
+is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
 
 
 @contextmanager
@@ -30,4 +32,15 @@ def apart() -> Iterator[None]:
         yield
 
 
-__all__ = ["apart", "autocast_is_on", "undisturbed", "without_autocast"]
+@contextmanager
+def put_back(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Give tensors the values back that they have now, after the body and on the current stream."""
+    before = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+
+
+__all__ = ["apart", "autocast_is_on", "is_capturing", "put_back", "undisturbed", "without_autocast"]

@@ -18,6 +18,7 @@ from engine.compiled.placement import placed
 from engine.compiled.states import States
 from engine.compiled.written_inputs import check_written
 from engine.errors import EngineError
+from engine.graph.marks import WRITE
 from engine.pytorch_modes import autocast_is_on, without_autocast
 from engine.report import Report
 from engine.runtime.call_path import has_hooks, is_plain
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from engine.capture.signature import Signature
     from engine.refitting.weight_map import WeightPlan
     from engine.runtime.cuda_graphs.cache import GraphCache
-
-_COPY = torch.ops.aten.copy_.default
 
 
 class CompiledModule(nn.Module):
@@ -177,13 +176,12 @@ class CompiledModule(nn.Module):
 
     def _replaced_states(self) -> bool:
         """Check the states; whether one is another tensor than in the call before, so that graphs of it are dropped."""
-        replaced = self.states.ready(self._device)
+        replaced = self.states.ready(self._input_device)
         if replaced and self._graphs is not None:
             self._graphs.clear()
         return replaced
 
-    @property
-    def _device(self) -> str | None:
+    def _input_device(self) -> str | None:
         """The kind of device that the inputs are on, where it is one."""
         kinds = {argument.device for argument in self._signature.arguments if argument.device is not None}
         return kinds.pop() if len(kinds) == 1 else None
@@ -206,7 +204,7 @@ class CompiledModule(nn.Module):
 def _runs_ops(graph_module: fx.GraphModule) -> bool:
     """Whether PyTorch computes something on tensors between the engines; copies compute nothing."""
     return any(
-        isinstance(node.target, OpOverload | HigherOrderOperator) and node.target is not _COPY
+        isinstance(node.target, OpOverload | HigherOrderOperator) and node.target is not WRITE
         for node in graph_module.graph.nodes
     )
 

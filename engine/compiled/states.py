@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from engine.errors import StateError
+from engine.pytorch_modes import is_capturing
 
 # Address of a tensor's memory -> the states that it is one of.
 _OWNERS: weakref.WeakValueDictionary[int, States] = weakref.WeakValueDictionary()
-_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
 
 
 class States(Mapping[str, torch.Tensor]):
@@ -59,11 +59,11 @@ class States(Mapping[str, torch.Tensor]):
     def __repr__(self) -> str:
         return f"States({', '.join(f'{n}: {_text(t.shape, t.dtype)}' for n, t in self.items())})"
 
-    def ready(self, device: str | None) -> bool:
+    def ready(self, device: Callable[[], str | None]) -> bool:
         """Check that a call can use the states; whether one was replaced since the last call.
 
         Args:
-            device: the kind of device that the module's inputs are on.
+            device: gives the kind of device that the module's inputs are on; asked only where a state was replaced.
 
         Raises:
             StateError: a state has another shape, dtype or device than the compiled module takes, belongs to another
@@ -72,7 +72,7 @@ class States(Mapping[str, torch.Tensor]):
         now: list[Any] = list(map(self._held.get, self.buffers.values()))
         changed = len(now) != len(self._known) or not all(map(operator.is_, now, self._known))
         if changed:
-            self._check(device)
+            self._check(device())
             self._known = now
         if now[0].is_cuda:
             self._check_stream(now[0].device)
@@ -109,7 +109,7 @@ class States(Mapping[str, torch.Tensor]):
             _OWNERS[place] = self
 
     def _check_stream(self, device: torch.device) -> None:
-        if _is_capturing():
+        if is_capturing():
             names = ", ".join(map(repr, self))
             raise StateError(
                 f"the module keeps state ({names}), and is called in a stream under capture: recording a CUDA graph "

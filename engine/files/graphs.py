@@ -22,6 +22,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from engine.errors import FileError, SaveError
 from engine.files.values import read_value, write_value
+from engine.graph.marks import WRITE
 from engine.runtime import TorchTensorRTModule
 from engine.weights import known_ops
 
@@ -42,7 +43,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC if hasattr(torch, name)},
 }
 # What states and inputs that a model writes to become: the only op of a graph that writes.
-_WRITE = torch.ops.aten.copy_.default
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 # Of names that begin with an underscore only those that torch.export gives to tensors.
 _PRIVATE = re.compile(r"_(lifted|tensor|param|buffer|constant)\w*")
@@ -108,7 +108,7 @@ class GraphWriter:
         if node.op in ("placeholder", "output"):
             return node.name if node.op == "placeholder" else target
         if node.op == "call_function":
-            if target is _WRITE:
+            if target is WRITE:
                 return "write"
             if isinstance(target, OpOverload | HigherOrderOperator) and not known_ops.is_listed(target):
                 self.unlisted[str(target)] = None
@@ -246,7 +246,7 @@ class _Reader:
             args = tuple(read_value(value, special) for value in _listed(item["args"]))
             kwargs = {_identifier(key): read_value(value, special) for key, value in item["kwargs"].items()}
             _check_call(op, target, args, kwargs, graphs)
-            if target is _WRITE:
+            if target is WRITE:
                 _check_write(args, kwargs, inside)
             # Inputs are given by position.  By another name one could hide something that the code of the graph uses.
             node = graph.create_node(op, name if op == "placeholder" else target, args, kwargs, name)
@@ -274,7 +274,7 @@ class _Reader:
         if op in ("placeholder", "output"):
             return _identifier(target)
         if op == "call_function":
-            return _WRITE if target == "write" else read_function(target, self.allowed)
+            return WRITE if target == "write" else read_function(target, self.allowed)
         name = target["as"]
         if not isinstance(name, str) or not _is_free(name):
             raise FileError(f"{str(name)[:40]!r} is not a name for something that a graph holds")

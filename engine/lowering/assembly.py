@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from engine.capture.state import State
 from engine.graph.aliases import aliases_of
+from engine.graph.marks import WRITE
 from engine.graph.mirror import Mirror, Value
 from engine.lowering.explicit_dtypes import make_dtypes_explicit
 from engine.lowering.snapshot import ModelMemory
@@ -211,7 +212,7 @@ class _Assembler:
 
         results[:] = [apart(result, reading | behind) for result in results]
         for place, value in zip(places, [apart(value, reading) for value in values], strict=True):
-            self.graph.call_function(torch.ops.aten.copy_.default, (place, value)).meta.update(place.meta)
+            self.graph.call_function(WRITE, (place, value)).meta.update(place.meta)
 
     def finish(self, written: Sequence[str] = ()) -> fx.GraphModule:
         results: list[Any] = []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.errors import BuildError, RefitError
-from engine.pytorch_modes import apart
+from engine.pytorch_modes import apart, put_back
 from engine.refitting.weight_map import Spec, WeightPlan
 from engine.weights.frozen_constants import digest
 from engine.weights.recipe import Recipe
@@ -338,7 +337,7 @@ def _verify(fresh: CompiledModule, weights: Any, args: tuple[Any, ...], kwargs: 
         return pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))  # type: ignore[no-any-return]
 
     # What the two write to their arguments and states in this call is not to stay.
-    with torch.no_grad(), _put_back([*model.buffers(), *fresh.states.values()]):
+    with torch.no_grad(), put_back([*model.buffers(), *fresh.states.values()]):
         given, named = again()
         wanted = pytree.tree_leaves(model(*pytree.tree_map(moved, given), **pytree.tree_map(moved, named)))
         wanted = pytree.tree_map_only(torch.Tensor, torch.clone, wanted)
@@ -351,16 +350,6 @@ def _verify(fresh: CompiledModule, weights: Any, args: tuple[Any, ...], kwargs: 
             f"the refitted {fresh.report.model} does not return what the model returns:"
             + "".join(f"\n  {problem}" for problem in problems)
         )
-
-
-@contextmanager
-def _put_back(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    kept = [tensor.clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        for tensor, value in zip(tensors, kept, strict=True):
-            tensor.copy_(value)
 
 
 def _difference(want: Any, have: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx, nn
 
+from engine.graph.marks import WRITE
 from engine.runtime.cuda_graphs.cache import GraphCache
 from engine.runtime.module import TorchTensorRTModule
 
@@ -69,7 +70,7 @@ def _states(graph_module: fx.GraphModule) -> list[torch.Tensor]:
 
 
 def _places(graph_module: fx.GraphModule) -> list[fx.Node]:
-    copies = [node for node in graph_module.graph.nodes if node.target is torch.ops.aten.copy_.default]
+    copies = [node for node in graph_module.graph.nodes if node.target is WRITE]
     return [place for node in copies if isinstance(place := node.args[0], fx.Node)]
 
 

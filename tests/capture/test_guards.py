@@ -20,6 +20,7 @@ from engine.capture.sizes.guards import Guard, settle
 from engine.capture.sizes.predicates import function_of, text_of
 from engine.errors import CaptureError, InputError
 from engine.graph.symbolic import layouts, proofs
+from tests.capture.call import Call
 from tests.comparison import assert_agrees
 
 S, N = (sympy.Symbol(name, integer=True, positive=True) for name in "sn")
@@ -34,15 +35,6 @@ class Ways(nn.Module):
         if x.shape[1] % 2 == 0:
             return x.neg()
         return x
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 class Pair(nn.Module):

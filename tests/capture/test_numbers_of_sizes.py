@@ -5,21 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.export import Dim
 
 from engine.capture import capture
 from engine.errors import CaptureError
+from tests.capture.call import Call
 from tests.comparison import assert_agrees
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def table(x):

@@ -15,18 +15,10 @@ from engine.capture.sizes.guards import Guard
 from engine.capture.sizes.small_size_check import Difference
 from engine.capture.sizes.waived import real_guards
 from engine.errors import CaptureError, InputError
+from tests.capture.call import Call
 from tests.comparison import assert_agrees
 
 S, N = (sympy.Symbol(name, integer=True, positive=True) for name in "sn")
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 # Each takes the whole of an example whose sizes are multiples of 8.

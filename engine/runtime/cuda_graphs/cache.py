@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 
 import torch
 
+from engine.pytorch_modes import is_capturing, put_back
 from engine.runtime.cuda_graphs.own_streams import own_stream
 from engine.runtime.cuda_graphs.recorded_call import RecordedCall, RecordedInput
+from engine.runtime.cuda_graphs.turns import turns
 from engine.runtime.engines.context_pool import ContextPool, PooledContext, captured_contexts
 from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK
 from engine.runtime.engines.inputs import MISALIGNED
-from engine.runtime.engines.turns import turns
 from engine.runtime.failures import ExecutionError
 
 Run: TypeAlias = "Callable[[Sequence[Any]], Sequence[Any]]"
@@ -97,7 +98,7 @@ class GraphCache:
         """
         device, last = self._last
         graph = last.get(_raw_stream(device))
-        if graph is None or len(inputs) != graph.count or not graph.accepts(*inputs) or _is_capturing():
+        if graph is None or len(inputs) != graph.count or not graph.accepts(*inputs) or is_capturing():
             return None
         stay = [*map(_data_ptr, inputs)] == graph.addresses
         if stay and graph.result is not None:
@@ -113,7 +114,7 @@ class GraphCache:
             What ``run`` raises, of a call that is not replayed.
         """
         device = next((value.get_device() for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda), -1)
-        if device < 0 or getattr(_THREAD, "recording", False) or _is_capturing():
+        if device < 0 or getattr(_THREAD, "recording", False) or is_capturing():
             return self._finish(self._run(inputs))
         if device != _current_device():
             with torch.cuda.device(device):
@@ -242,7 +243,7 @@ class GraphCache:
                     static[position] = _buffer(value) if position in buffered else value.detach()
             side.wait_stream(current)
             try:
-                with torch.cuda.stream(side), _put_back([*self._find_kept(), *self._written_now(static)]):
+                with torch.cuda.stream(side), put_back([*self._find_kept(), *self._written_now(static)]):
                     for _ in range(_WARM_UPS):
                         self._run(static)
             finally:
@@ -337,17 +338,6 @@ def _recording() -> Iterator[None]:
         _THREAD.recording = False
 
 
-@contextlib.contextmanager
-def _put_back(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Give tensors the values back that they have now, on the current stream."""
-    before = [tensor.clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        for tensor, value in zip(tensors, before, strict=True):
-            tensor.copy_(value)
-
-
 class _NotRecordedError(Exception):
     """A call cannot be recorded because of what it does."""
 
@@ -412,6 +402,5 @@ def _no_stream(device: int) -> int:
 # Missing from PyTorch that is built without CUDA.
 _raw_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _no_stream)
 _current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", lambda: -1)
-_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: False)
 
 __all__ = ["GraphCache"]
