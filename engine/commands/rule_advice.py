@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from engine.dsl import operators, tree
+from engine.dsl.checks.needs import RELATIONS
 from engine.dsl.forms import ops_in, within
 from engine.dsl.rule import ArgumentPattern, Bind, Rule
 from engine.dsl.ruleset import RuleSet
@@ -190,19 +191,9 @@ def _truth(value: tree.Expr, ranks: Mapping[str, int]) -> bool | None:
     if value.operator in ("in", "not in") and isinstance(value.right, tree.ListOf | tree.TupleOf):
         left, items = _number(value.left, ranks), [_number(item, ranks) for item in value.right.items]
         return None if left is None or None in items else (left in items) is (value.operator == "in")
-    compare = _COMPARISONS.get(value.operator)
+    compare = RELATIONS.get(value.operator)
     left, right = _number(value.left, ranks), _number(value.right, ranks)
     return None if compare is None or left is None or right is None else compare(left, right)
-
-
-_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
 
 
 def _number(value: Any, ranks: Mapping[str, int]) -> int | None:

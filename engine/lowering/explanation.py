@@ -22,6 +22,7 @@ from engine.lowering.subgraphs import Subgraphs
 from engine.matcher.conditions import show
 from engine.partitioner import Partition, Tile, partition
 from engine.partitioner.attempts import Attempt
+from engine.partitioner.tiling import coverage
 from engine.report.decisions import Placement
 from engine.report.why import Costly, Gain, Step, Tried, Why
 from engine.rewriter.decomposition import has_decomposition
@@ -217,11 +218,9 @@ class Explanation:
         reasons = {node: reason for node, reason in self.graph.tiling.reasons.items() if node not in tiles}
         tiling = replace(self.graph.tiling, tiles=tiles, reasons=reasons)
         placed = partition(self.mirror, tiling, min_block_size=least)
-        computing = sum(1 for node in self.mirror.graph.nodes if node in self._placements)
         won = len(self.placed.reasons) - len(placed.reasons)
-        coverage = 1.0 - len(placed.reasons) / computing if computing else 1.0
         merged = len(self.placed.segments) - len(placed.segments)
-        return Gain(what, won, coverage, len(placed.segments), merged)
+        return Gain(what, won, coverage(self.mirror, placed.reasons)[1], len(placed.segments), merged)
 
 
 def _named(mirror: Mirror, name: str) -> fx.Node | None:

@@ -18,7 +18,7 @@ from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
 from engine.partitioner import Color, Partition
 from engine.partitioner.precision import precision
-from engine.partitioner.tiling import computes
+from engine.partitioner.tiling import coverage
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.decisions import Decisions, Placement
 from engine.settings import CompilationSettings
@@ -34,12 +34,8 @@ def summarize(
 ) -> None:
     """Write coverage, segments, fallbacks, rules and decisions to a report, in place of what was there before."""
     mirror = graph.mirror
-    computing = [node for node in mirror.graph.nodes if computes(mirror, node)]
     outside = partition.reasons
-    report.nodes = len(computing)
-    # Constants that PyTorch needs are among those outside, and do not compute.
-    lost = sum(node in outside for node in computing)
-    report.coverage = 1.0 - lost / len(computing) if computing else 1.0
+    report.nodes, report.coverage = coverage(mirror, outside)
     report.fallbacks = [
         Fallback(node.name, op_name(node, mirror.op(node)), reason, model_line(node), module_path(node))
         for node, reason in outside.items()

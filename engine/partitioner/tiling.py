@@ -7,7 +7,7 @@ absorbed, and the plan's operands are needed in turn.  Values that are not neede
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -55,6 +55,16 @@ def computes(mirror: Mirror, node: fx.Node) -> bool:
     if op == "getitem" or mirror.is_size(node):
         return False
     return not mirror.is_const(Value(node, 0))
+
+
+def coverage(mirror: Mirror, outside: Container[fx.Node]) -> tuple[int, float]:
+    """How many nodes compute, and the share of them that is not outside engines; 1 where none computes.
+
+    Constants that PyTorch needs may be outside, and do not compute.
+    """
+    computing = [node for node in mirror.graph.nodes if computes(mirror, node)]
+    lost = sum(node in outside for node in computing)
+    return len(computing), 1.0 - lost / len(computing) if computing else 1.0
 
 
 def tile(

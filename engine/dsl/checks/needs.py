@@ -10,7 +10,7 @@ from engine.dsl.diagnostics import Problems
 from engine.dsl.vocabulary import suggestion
 from engine.tensorrt import Capabilities
 
-_RELATIONS = {
+RELATIONS = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -44,7 +44,7 @@ def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
             wanted = parse_version(version)
             installed = capabilities.version
             # `trt == 10` is any 10.x.
-            return bool(_RELATIONS[term.operator](installed if "." in version else (installed[0], 0), wanted))
+            return bool(RELATIONS[term.operator](installed if "." in version else (installed[0], 0), wanted))
         case tree.Name(name="rtx"):
             return capabilities.rtx
         case tree.Qualified():
