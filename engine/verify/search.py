@@ -29,7 +29,7 @@ from engine.verify.forms import described, fitted, fitting
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
-from engine.verify.variations import Variation, operand_forms, variations
+from engine.verify.variations import Variation, operand_forms, reads_strides, variations
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
@@ -118,7 +118,8 @@ def _operands(
     told: Callable[[str], None],
 ) -> None:
     """Run the lines with each operand constant, a parameter, expanded, and the same as another one."""
-    for form in (form for line in lines for form in operand_forms(line)):
+    expanded = reads_strides(finding.rule)
+    for form in (form for line in lines for form in operand_forms(line, expanded=expanded)):
         text = written(form)
         if finding.wrong or text in avoid:
             continue

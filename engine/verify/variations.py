@@ -15,6 +15,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from engine.dsl import tree
+from engine.dsl.forms import ops_in
+from engine.dsl.rule import Rule
 from engine.verify.stages import Stage
 
 _CHANGES = ("sizes", "one size", "dtype", "numbers", "rank", "absent")
@@ -22,6 +24,15 @@ _SIZES = (1, 2, 3, 4, 5, 7, 8)
 _FLOATS = (0.0, 0.5, 1.0, 2.0, -1.0)
 _FLOATING = ("f32", "f16", "bf16")
 _INTEGRAL = ("i64", "i32")
+_MOST_DIMS = 8  # of a tensor of TensorRT
+# PyTorch 2.13: kernels for CPUs that read an expanded operand as if it were contiguous, past its end.
+_READ_AS_CONTIGUOUS = frozenset(
+    {
+        "aten.native_group_norm.default",
+        "aten._embedding_bag.default",
+        "aten._embedding_bag_forward_only.default",
+    }
+)
 _WIDEST = 3  # how far a symbolic size ranges where the line does not say
 
 
@@ -104,7 +115,7 @@ class _Change:
         size = self.draw(st.sampled_from((1, 2, 3)))
 
         def widened(item: Any) -> Any:
-            if not isinstance(item, tree.TensorSpec) or item.const or not item.dims:
+            if not isinstance(item, tree.TensorSpec) or item.const or not 0 < len(item.dims) < _MOST_DIMS:
                 return item
             return dataclasses.replace(item, dims=(tree.Dim(item.span, size=size), *item.dims))
 
@@ -188,10 +199,18 @@ class _Change:
                 yield from ((item, dim) for dim in item.dims)
 
 
-def operand_forms(line: tree.Test) -> Iterator[tree.Test]:
+def reads_strides(rule: Rule) -> bool:
+    """Whether PyTorch's kernels of the ops in a rule read expanded operands rightly."""
+    return not any(op.op in _READ_AS_CONTIGUOUS for root in rule.roots for op in ops_in(root))
+
+
+def operand_forms(line: tree.Test, *, expanded: bool = True) -> Iterator[tree.Test]:
     """The line with each operand in turn as a constant, as a parameter, expanded, and the same as one before it.
 
     Operands of symbolic sizes stay as they are, but for being the same as others.
+
+    Args:
+        expanded: whether operands may be expanded.
     """
     for binding in line.bindings:
         spec = binding.value
@@ -200,12 +219,10 @@ def operand_forms(line: tree.Test) -> Iterator[tree.Test]:
         forms: list[Any] = []
         if all(dim.name is None for dim in spec.dims):
             forms = [
-                _formed(spec, const, parameter, expanded)
+                _formed(spec, const, parameter, form)
                 for const, parameter in ((False, False), (True, False), (True, True))
-                for expanded in (False, True)
+                for form in ((False, True) if expanded and any(dim.size != 1 for dim in spec.dims) else (False,))
             ]
-            if all(dim.size == 1 for dim in spec.dims):
-                forms = [form for form in forms if not form.expanded]
         for other in line.bindings[: line.bindings.index(binding)]:
             # A dim that gets its range here is a name in both.
             if isinstance(other.value, tree.TensorSpec) and _same_sort(other.value, spec):
@@ -248,4 +265,4 @@ def _map(item: Any, function: Any) -> Any:
     return function(item)
 
 
-__all__ = ["Variation", "operand_forms", "variations"]
+__all__ = ["Variation", "operand_forms", "reads_strides", "variations"]
