@@ -56,14 +56,15 @@ class Quotient:
         Raises:
             networkx.NetworkXUnfeasible: the vertices form a cycle, so that no order runs each of them as one.
         """
-        colors = self.graph.nodes(data="color")
+        colors = dict(self.graph.nodes(data="color"))
         found: dict[fx.Node, int] = {}
-        members: dict[int, list[fx.Node]] = defaultdict(list)
         for vertex in networkx.topological_sort(self.graph):
-            least = max((found[before] for before in self.graph.pred[vertex]), default=0)
+            least = max(map(found.__getitem__, self.graph.predecessors(vertex)), default=0)
             found[vertex] = least + (least % 2 != (colors[vertex] is Color.TENSORRT))
+        members: dict[int, list[fx.Node]] = defaultdict(list)
+        for vertex in self.graph:  # in graph order, which is that in which they were added
             members[found[vertex]].append(vertex)
-        return {level: sorted(members[level]) for level in sorted(members)}
+        return {level: members[level] for level in sorted(members)}
 
 
 def _operands(mirror: Mirror, node: fx.Node) -> Iterator[Value]:
