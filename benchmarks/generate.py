@@ -19,9 +19,12 @@ from dataclasses import dataclass
 
 import torch
 
-from examples.generate import compiled, stream
+from engine.generation import Generator
+from tests.zoo.request import declare_torchvision_operators
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StaticCache  # isort: skip
+declare_torchvision_operators()
+
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StaticCache  # noqa: E402
 
 _BACKENDS = ("eager", "inductor", "engine")
 _SIZES = {
@@ -100,10 +103,7 @@ def _measured(name: str, model: PreTrainedModel, prompt: torch.Tensor, count: in
 
 
 def _engine(model: PreTrainedModel, prompt: torch.Tensor, longest: int) -> Generate:
-    module = compiled(model, prompt.shape[0], longest)
-    if prompt.is_cuda:
-        module.set_cuda_graphs(True)
-    return lambda prompt, count: stream(module, prompt, count)
+    return Generator(model, prompt.shape[0], longest).stream
 
 
 def _loop(model: PreTrainedModel, prompt: torch.Tensor, longest: int, inductor: bool) -> Generate:
@@ -117,8 +117,14 @@ def _loop(model: PreTrainedModel, prompt: torch.Tensor, longest: int, inductor: 
         position = torch.arange(prompt.shape[1], device=prompt.device)
         token, forward = prompt, model.forward
         for _ in range(count):
-            logits = forward(input_ids=token, cache_position=position, past_key_values=cache, use_cache=True).logits
-            token = logits[:, -1].float().argmax(-1, keepdim=True)
+            logits = forward(
+                input_ids=token,
+                cache_position=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+            token = logits[:, -1].argmax(-1, keepdim=True)
             yield token
             position, forward = position[-1:] + 1, step
 
