@@ -37,6 +37,8 @@ def doubled(count, first, step):
         (RELU + "  when " + "- " * 3000 + "1 > 0\n  emit x", "nests more than 64 levels"),
         (RELU + "  emit " + "x if true else " * 3000 + "x", "nests more than 64 levels"),
         (RELU + "  emit x" + ".0" * 3000, "nests more than 64 levels"),
+        # A word that advice must not look for from each of its letters on.
+        (RELU + "  emit " + "x" * 200_000 + " )", "unexpected|closes nothing"),
         (
             doubled(40, "def m0(x) = aten.neg(x)\n", "def m{1}(x) = aten.add.Tensor(m{0}(x), m{0}(x))\n")
             + RELU

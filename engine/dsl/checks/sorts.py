@@ -96,6 +96,7 @@ def describe(sort: str) -> str:
         "tuple": "a tuple",
         "enum": "an enum member",
         "graph": "a graph",
+        "op": "an op",
     }[sort]
 
 

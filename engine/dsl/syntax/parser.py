@@ -195,6 +195,7 @@ def _patterns() -> dict[str, str]:
 
 
 _ITEMS = ("simplify", "lower", "convert", "def", "pattern", "extern", "layer")
+_WORD = re.compile(r"\w+")
 _CLAUSES = ("match", "when", "let", "emit", "needs", "over", "decreases", "relax", "test", "reject")
 
 
@@ -203,8 +204,9 @@ def _clause(text: str, found: str) -> str | None:
 
     Words need no space behind them, so that `matches` reads as `match es`.
     """
-    before = re.search(r"(\w+)\s*$", text)
-    for word in (before.group(1) if before else "", found):
+    # Read backwards: a search for the end of the text starts anew at each letter.
+    before = _WORD.match(text.rstrip()[::-1])
+    for word in (before.group()[::-1] if before else "", found):
         if len(word) < 3 or word in _CLAUSES or word in _ITEMS:
             continue
         near = nearest(word, _CLAUSES)
