@@ -1,7 +1,9 @@
 """The report: as text for people, as data for programs, the same from run to run."""
 
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -226,3 +228,30 @@ def test_constants_that_pytorch_needs_do_not_count_as_nodes_outside():
     report = engine.coverage(Dequantized(), [torch.randn(2, 8)], torch_executed_ops=["aten.linear"], min_block_size=1)
     assert report.nodes == 2
     assert report.coverage == 0.5
+
+
+class Signed(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,)).cumsum(0).to(torch.float64)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))])
+def test_copies_and_pickles_say_the_same(way):
+    report = engine.coverage(Signed(), [torch.randn(2, 3)], min_block_size=1)
+    other = way(report)
+    assert other == report
+    assert str(other) == str(report)
+    assert other.as_dict() == report.as_dict()
+    assert other.query(color="torch") == report.query(color="torch")
+    assert dict(other.graph.nodes(data=True)) == dict(report.graph.nodes(data=True))
+    assert sorted(other.graph.edges(keys=True)) == sorted(report.graph.edges(keys=True))
+    assert other.decisions.inner_graphs().keys() == report.decisions.inner_graphs().keys() != set()
+
+
+def test_a_pickled_report_says_what_it_does_not_keep():
+    report = pickle.loads(pickle.dumps(engine.coverage(Signed(), [torch.randn(2, 3)])))
+    for ask in (lambda: report.why("sin"), report.costly, report.gains):
+        with pytest.raises(engine.EngineError, match="pickles keep what rules said"):
+            ask()
+    again = copy.deepcopy(pickle.loads(pickle.dumps(report)))
+    assert again.query() == report.query()
