@@ -42,3 +42,7 @@ def test_rules_from_the_cache_need_no_parser(tmp_path):
     cache = {"ENGINE_CACHE_DIR": str(tmp_path)}
     assert loaded_after(code, "lark", **cache) == ["lark"]
     assert loaded_after(code, "lark", **cache) == []
+
+
+def test_the_plugin_of_pytest_loads_no_pytorch():
+    assert loaded_after("import engine.testing.plugin", "torch", "networkx", "lark", "numpy") == []

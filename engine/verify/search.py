@@ -22,10 +22,10 @@ from engine.dsl.expansion import expand
 from engine.dsl.rule import ArgumentPattern, Bind, OneOf, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
 from engine.evaluator.right_side import resolve
-from engine.verify.agreement import NotApplied, check
+from engine.verify.agreement import NotApplied, check, check_forms
 from engine.verify.branches import reached
 from engine.verify.findings import Finding
-from engine.verify.forms import described, fitted, fitting
+from engine.verify.forms import fitted, fitting
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
@@ -69,7 +69,7 @@ def try_rule(
     lines = [test for test, reason in unfit if reason is None]
     if unfit and not lines:
         finding.unfit = str(unfit[0][1])
-    _own_lines(finding, lines, rules, told)
+    _own_lines(finding, [*lines, *(test for test in rule.tests if test.rejects)], rules, told)
     _operands(finding, lines, rules, avoid, told)
     marked = any(isinstance(item, tree.Dim) and item.range for line in lines for item in tree.walk(line))
     for stage in STAGES if lines else ():
@@ -96,18 +96,13 @@ def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet, tol
     """Run the lines as they are, in every plain form of the pattern."""
     for line in lines:
         told(written(line))
-        for form in fitting(finding.rule, line):
-            try:
-                finding.needed |= check(finding.rule, line, rules, form=form).needed
-            except Inapplicable:
-                continue
-            except NotApplied as error:
-                if form == described(finding.rule, line):
-                    finding.wrong, finding.error = written(line), str(error).strip()
-                    return
-            except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
-                finding.wrong, finding.error = written(line), _told(error)
-                return
+        try:
+            finding.needed |= check_forms(finding.rule, line, rules)
+        except Inapplicable:
+            continue
+        except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
+            finding.wrong, finding.error = written(line), _told(error)
+            return
 
 
 def _operands(

@@ -15,8 +15,11 @@ from torch import nn
 import engine
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.table import render_report
+from engine.testing import portable
+from engine.testing.graphs import graph_text, partition_text
+from engine.testing.helpers import start
+from engine.testing.networks import networks_text
 from tests.operators import swirl
-from tests.summaries import graph_text, networks_text, partition_text, portable, start
 
 # What differs from run to run and from machine to machine.
 VARYING = re.compile(
@@ -76,7 +79,7 @@ CASES = {
 def texts(name):
     model, args, settings = CASES[name]
     compilation = start(model().eval(), args, **settings)
-    return "\n\n".join([graph_text(compilation), partition_text(compilation.report), networks_text(compilation)])
+    return "\n\n".join([graph_text(compilation.mirror), partition_text(compilation.report), networks_text(compilation)])
 
 
 @pytest.mark.parametrize("name", CASES)
