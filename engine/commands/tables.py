@@ -17,6 +17,7 @@ from engine.verify.stages import STAGES
 if TYPE_CHECKING:
     from engine.commands.rule_statistics import Statistics
     from engine.dsl.ruleset import RuleSet
+    from engine.errors import Span
     from engine.verify.findings import Finding, Summary
 
 
@@ -52,26 +53,37 @@ def _spec(spec: Any) -> str:
 def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | None) -> None:
     """Print the rules of a set, in order of precedence within an op, inactive ones with their reason.
 
+    Where not all are built in, it says which package brings a rule, or that it is the user's.
+
     Named patterns follow, each with what it stands for.
     """
-    table = new_table("", "rule", "kind", "op", "where", "says", whole=("rule", "kind"))
+    origins = ruleset.origins
+    others = any(origins.get(path) != "built in" for path in ruleset.sources)
+    origin = ("from",) if others else ()
+    table = new_table("", "rule", "kind", "op", *origin, "where", "says", whole=("rule", "kind", *origin))
     rows = [(rule, "") for rule in ruleset.rules] + [(rule, reason) for rule, reason in ruleset.inactive]
     for rule, reason in sorted(rows, key=lambda row: (row[0].kind, row[0].roots[0].op, row[0].rank, row[0].id)):
         roots = ", ".join(dict.fromkeys(root.op for root in rule.roots))
         if (kind and rule.kind != kind) or (op and not f"{roots}.".startswith(f"{op}.")):
             continue
-        where = f"{Path(rule.span.file).name}:{rule.span.line}"
-        table.add_row(rule.id, rule.kind, roots, where, f"inactive: {reason}" if reason else _says(rule))
+        where = _where(ruleset, rule.span, others)
+        table.add_row(rule.id, rule.kind, roots, *where, f"inactive: {reason}" if reason else _says(rule))
     for name, item in sorted(ruleset.patterns.items()):
         ops = ", ".join(ops_of(item, ruleset.patterns))
         if kind not in (None, "pattern") or (
             op and not any(f"{name}.".startswith(f"{op}.") for name in ops.split(", "))
         ):
             continue
-        where = f"{Path(item.span.file).name}:{item.span.line}"
+        where = _where(ruleset, item.span, others)
         parameters = ", ".join(parameter.name for parameter in item.parameters)
-        table.add_row(f"{name}({parameters})", "pattern", ops, where, written_pattern(item.body))
+        table.add_row(f"{name}({parameters})", "pattern", ops, *where, written_pattern(item.body))
     new_console(file).print(fix_widths(table))
+
+
+def _where(ruleset: RuleSet, span: Span, others: bool) -> tuple[str, ...]:
+    """File and line; before that, where there are others than built-in rules, whose they are."""
+    place = f"{Path(span.file).name}:{span.line}"
+    return (ruleset.origins.get(span.file, "yours"), place) if others else (place,)
 
 
 def _says(rule: Rule) -> str:

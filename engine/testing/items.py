@@ -37,9 +37,9 @@ class RulesFile(pytest.File):
             name = base(members[0][0]).partition(".")[2]
             yield RuleLines.from_parent(self, name=name, members=members, ruleset=ruleset)
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The mistakes of a file that does not load, as ``engine rules check`` shows them."""
-        return str(excinfo.value) if isinstance(excinfo.value, EngineError) else super().repr_failure(excinfo)
+        return str(excinfo.value) if isinstance(excinfo.value, EngineError) else super().repr_failure(excinfo, style)
 
 
 class RuleLines(pytest.Collector):

@@ -45,7 +45,7 @@ def check(
     syntax_errors: Sequence[Diagnostic] = (),
     base: Checked | None = None,
 ) -> Checked:
-    """Check parsed files, each with its level (0 built-in, 1 user).
+    """Check parsed files, each with its level (0 built-in, 1 of a package, 2 of a user).
 
     Args:
         capabilities: of the TensorRT to convert for; None: of none in particular, so nothing is inactive.
