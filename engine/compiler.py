@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import fx, nn
@@ -52,7 +52,7 @@ from engine.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Report
 from engine.runtime.options import RunOptions
-from engine.settings import CompilationSettings
+from engine.settings import CompilationSettings, Settings
 from engine.weights.frozen_constants import frozen_constant
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
@@ -66,7 +66,7 @@ def compile(
     dynamic_shapes: Any = None,
     rules: Any = (),
     runtime: str = "auto",
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> CompiledModule | DeferredModule:
     """Compile a model to TensorRT.
 
@@ -115,7 +115,7 @@ def coverage(
     dynamic_shapes: Any = None,
     rules: Any = (),
     networks: bool = True,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Report:
     """The report of :func:`compile` without building anything: what would run where, and why.
 

@@ -29,10 +29,12 @@ _HOMES = {
 __all__ = ["as_module", "assert_covered", "converts", "partition", "portable", "rewrites"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'engine.testing' has no attribute {name!r}")
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'engine.testing' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from engine.compiler import Compilation, coverage
 from engine.errors import SettingsError
 from engine.report import Report
-from engine.settings import CompilationSettings
+from engine.settings import CompilationSettings, Settings
 from engine.testing.graphs import fallback_lines, graph_text, partition_text
 from engine.testing.networks import networks_text
 
@@ -57,7 +57,7 @@ def rewrites(
     *,
     rules: Any = (),
     dynamic_shapes: Any = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> str:
     """What ``simplify`` and ``lower`` rules make of a model: a line for each node, with the rules that made it.
 
@@ -78,7 +78,7 @@ def converts(
     *,
     rules: Any = (),
     dynamic_shapes: Any = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> str:
     """The TensorRT networks that a model becomes: every layer with its rule, node, dtypes, shapes and attributes.
 
@@ -91,7 +91,7 @@ def converts(
     Raises:
         ConversionError: TensorRT refuses a layer; other errors as in :func:`engine.compile`.
     """
-    settings = {"min_block_size": 1, **settings}
+    settings.setdefault("min_block_size", 1)
     compilation = start(model, args, kwargs, rules=rules, dynamic_shapes=dynamic_shapes, **settings)
     return "\n".join(filter(None, [networks_text(compilation), *fallback_lines(compilation.report)]))
 
@@ -103,7 +103,7 @@ def partition(
     *,
     rules: Any = (),
     dynamic_shapes: Any = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> str:
     """What of a model is in which engine, by which rule, and why the rest is in PyTorch; nothing is built.
 
@@ -125,7 +125,7 @@ def assert_covered(
     at_least: float = 1.0,
     rules: Any = (),
     dynamic_shapes: Any = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Report:
     """Insist that a share of a model's nodes is in engines; the report for further questions.
 
@@ -156,7 +156,7 @@ def start(
     *,
     rules: Any = (),
     dynamic_shapes: Any = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Compilation:
     """A compilation up to its partition, with everything inside it in reach."""
     options = CompilationSettings.from_kwargs(**settings)

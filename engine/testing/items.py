@@ -39,7 +39,7 @@ class RulesFile(pytest.File):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The mistakes of a file that does not load, as ``engine rules check`` shows them."""
-        return str(excinfo.value) if isinstance(excinfo.value, EngineError) else super().repr_failure(excinfo, style)
+        return str(excinfo.value) if isinstance(excinfo.value, EngineError) else super().repr_failure(excinfo)
 
 
 class RuleLines(pytest.Collector):

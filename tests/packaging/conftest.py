@@ -28,12 +28,13 @@ def install(source: Path, target: Path, *arguments: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory) -> Path:
+def installed() -> Path:
     """A folder with the installed package and the example beside it; built once for all workers."""
     place = Path(os.environ["ENGINE_TEST_CACHE"]) / "installed"
     with FileLock(f"{place}.lock"):
         if not place.exists():
-            sources = tmp_path_factory.mktemp("sources")
+            sources = place.with_name("sources")
+            sources.mkdir()
             skipped = shutil.ignore_patterns("__pycache__", "*.so", "native.json")
             for name in SOURCES:
                 copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
