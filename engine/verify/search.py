@@ -89,6 +89,8 @@ def _unfit(rule: Rule, test: tree.Test, rules: RuleSet, told: Callable[[str], No
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
     except Inapplicable as error:
         return str(error).strip()
+    except Exception as error:  # what the line itself says, such as a size that is divided by zero
+        return _told(error)
     return None
 
 

@@ -341,6 +341,23 @@ def test_a_host_function_is_held_to_the_type_it_is_declared_to_give(given, decla
         assert "at square (" in note
 
 
+@pytest.mark.parametrize("given", ["raises", "abc"])
+def test_a_question_is_strict_about_host_functions_of_the_users_own_rules(given, rules, monkeypatch):
+    monkeypatch.setenv("ENGINE_CHECK", "0")
+    engine.rules.host("given_by_a_user")(lambda n: 1 // 0 if given == "raises" else given)
+    path = rules(
+        "extern host.given_by_a_user(n: int) -> int?\n"
+        "lower held\n  match aten.square(x: floating[.., N])\n"
+        "  when  k := host.given_by_a_user(N)\n  emit  aten.mul.Tensor(x, x)"
+    )
+    said = "raised ZeroDivisionError" if given == "raises" else "gave 'abc', and is declared to give int?"
+    model, x = Squared(), [torch.randn(2, 8)]
+    with pytest.raises(EngineError, match=rf"my\.rules:2: my\.held .*at square \(.*host\.given_by_a_user {said}"):
+        engine.coverage(model, x, rules=path)
+    (note,) = engine.compile(model, x, rules=path, runtime="interpreter").report.notes
+    assert said in note
+
+
 class Squared(torch.nn.Module):
     def forward(self, x):
         return torch.ops.aten.square(x)
