@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
     from engine.errors import Span
     from engine.verify.findings import Finding, Summary
+    from engine.verify.mutation.judging import Judged
 
 
 def render_engines(found: dict[str, Any], file: TextIO) -> None:
@@ -195,6 +197,26 @@ def render_summary(summary: Summary, file: TextIO) -> None:
         f"{len(summary.unrejected)} of {summary.guards} guards are false on no line",
         soft_wrap=True,
     )
+
+
+def render_mutants(found: Sequence[Judged], file: TextIO) -> float:
+    """Print which changes of rules no line notices, and count; the share of those noticed that mean something else."""
+    console = new_console(file)
+    for item in found:
+        if item.outcome != "noticed":
+            text = "not noticed" if item.outcome == "survived" else "perhaps the same"
+            console.print(f"{item.where}: {item.rule}: {item.what}: {text}: {item.reason}", soft_wrap=True)
+            if item.line:
+                console.print(f"  {item.line}", soft_wrap=True)
+    noticed, survived = (sum(item.outcome == what for item in found) for what in ("noticed", "survived"))
+    share = noticed / (noticed + survived) if noticed + survived else 1.0
+    same = len(found) - noticed - survived
+    console.print(
+        f"{len(found)} changes of {len({item.rule for item in found})} rules: {noticed} noticed, {survived} not, "
+        f"{same} perhaps the same; {share:.1%} noticed of those that mean something else",
+        soft_wrap=True,
+    )
+    return share
 
 
 _STAGE_WORDS: dict[str, str] = {

@@ -155,14 +155,14 @@ class _Search:
     def run(self, lines: Sequence[tree.Test], examples: int) -> None:
         """Try variations of lines, and note what was found."""
         rule = self.finding.rule
-        optional = sorted(name for root in rule.roots for name in _optional(root))
+        optional = sorted(name for root in rule.roots for name in optional_names(root))
         drawn = variations(lines, self.stage, forms=len(expand(rule)), optional=optional)
 
         def attempt(variation: Variation) -> None:
             self._attempt(variation)
 
         try:
-            _settings(examples)(given(drawn)(hypothesis.seed(self.seed)(attempt)))()
+            search_settings(examples)(given(drawn)(hypothesis.seed(self.seed)(attempt)))()
         except AssertionError:
             # The last failure that Hypothesis runs is the smallest that it found.
             smallest, self.finding.error = self.failing[-1]
@@ -211,7 +211,7 @@ class _Search:
         return "agreed"
 
 
-def _optional(pattern: ArgumentPattern) -> Iterator[str]:
+def optional_names(pattern: ArgumentPattern) -> Iterator[str]:
     """Names that a pattern binds to arguments which the schema lets be none; ops that take graphs have no schema."""
     if isinstance(pattern, OpMatch) and not operators.is_higher_order(pattern.op):
         schema = resolve(pattern.op)[1]._schema.arguments
@@ -219,17 +219,18 @@ def _optional(pattern: ArgumentPattern) -> Iterator[str]:
             if isinstance(argument, Bind) and str(schema[position].real_type).startswith("Optional"):
                 yield argument.name
             elif isinstance(argument, OpMatch | OneOf):
-                yield from _optional(argument)
+                yield from optional_names(argument)
     elif isinstance(pattern, OneOf):
         for item in pattern.patterns:
-            yield from _optional(item)
+            yield from optional_names(item)
 
 
 def _told(error: Exception) -> str:
     return str(error).strip() if isinstance(error, EngineError) else f"{type(error).__name__}: {error}".strip()
 
 
-def _settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def search_settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """How Hypothesis draws: the same each time, without a limit of time, and without a database."""
     return hypothesis.settings(
         max_examples=examples,
         deadline=None,
@@ -243,4 +244,4 @@ def _settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None
     )
 
 
-__all__ = ["try_rule", "verify"]
+__all__ = ["optional_names", "search_settings", "try_rule", "verify"]
