@@ -20,7 +20,6 @@ from torch import fx, nn
 from engine import tensorrt
 from engine.builder import compute_capabilities, for_this_gpu
 from engine.capture import Captured, capture
-from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
@@ -36,6 +35,7 @@ from engine.errors import (
     TensorRTNotFound,
 )
 from engine.evaluator import Faults
+from engine.graph.collector import collector_held_back
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
 from engine.lowering import rule_times

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 import engine
 
@@ -171,6 +170,8 @@ def _hypothesis() -> Iterator[None]:
 @contextmanager
 def counting(title: str) -> Iterator[Callable[[str], None]]:
     """Show how far something is: all the time on a terminal, every quarter of a minute in a log."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         last = time.monotonic()

@@ -17,6 +17,7 @@ from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import BUILT_IN, USER, Source, builtin_sources, package_sources, read_sources
 from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
+from engine.graph.collector import collector_held_back
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class RuleSet:
         if known is not None and operators.schemas(foreign) == foreign:
             _recent[key, frozenset(hosts.items())] = known, foreign
             return known
-        checked = _cached(sources, target, hosts, key)
+        with collector_held_back():
+            checked = _cached(sources, target, hosts, key)
         made = cls(
             rules=checked.rules,
             inactive=checked.inactive,

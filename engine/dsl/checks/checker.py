@@ -100,7 +100,7 @@ class _Checker:
         self._check_names(rules)
         self._check_over(rules)
         given = [*self.base.rules, *(rule for rule, _ in self.base.inactive)]
-        termination.check([*given, *rules], self.emitted, self.problems)
+        termination.check(given, rules, self.emitted, self.problems)
         active = [rule for rule in rules if _key(rule) not in self.reasons]
         ordered, overridden, before = precedence.order(
             active, self.problems, self.budget, given=self.base.rules, known=self.base.before
