@@ -130,9 +130,14 @@ def _outdated(target):
 
 _SLOW = {"bind_shapes.cpp", "python.cpp", "operators.cpp", "run.cpp", "engine.cpp", "loaded_engine.cpp", "inputs.cpp"}
 
+# An editable install takes the rules from the checkout.  Without other folders it is one line in a .pth file, which
+# type checkers and editors follow; of several folders setuptools makes an import hook, which they do not.
+if "editable_wheel" in sys.argv:
+    FOLDERS = {}
+
 setup(
     packages=[*find_packages(include=["engine", "engine.*"]), *FOLDERS],
-    package_dir=FOLDERS,
+    package_dir=FOLDERS or {"": "."},
     package_data={"engine": ["py.typed", "dsl/syntax/*.lark"], **{name: ["*.rules"] for name in FOLDERS}},
     ext_modules=[Extension("engine.runtime._native", [str(BINDING)])],
     cmdclass={"build_ext": BuildNative},

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import fx, nn
@@ -20,7 +20,6 @@ from torch import fx, nn
 from engine import tensorrt
 from engine.builder import compute_capabilities, for_this_gpu
 from engine.capture import Captured, capture
-from engine.capture.collector import collector_held_back
 from engine.capture.importer import is_importable
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
@@ -36,6 +35,7 @@ from engine.errors import (
     TensorRTNotFound,
 )
 from engine.evaluator import Faults
+from engine.graph.collector import collector_held_back
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
 from engine.lowering import rule_times
@@ -52,7 +52,7 @@ from engine.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Report
 from engine.runtime.options import RunOptions
-from engine.settings import CompilationSettings
+from engine.settings import CompilationSettings, Settings
 from engine.weights.frozen_constants import frozen_constant
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
@@ -66,7 +66,7 @@ def compile(
     dynamic_shapes: Any = None,
     rules: Any = (),
     runtime: str = "auto",
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> CompiledModule | DeferredModule:
     """Compile a model to TensorRT.
 
@@ -115,11 +115,12 @@ def coverage(
     dynamic_shapes: Any = None,
     rules: Any = (),
     networks: bool = True,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Report:
     """The report of :func:`compile` without building anything: what would run where, and why.
 
-    Takes the same arguments as :func:`compile`.  What only TensorRT's builder can refuse is not in it.
+    Takes the same arguments as :func:`compile`.  What only TensorRT's builder can refuse is not in it.  A host function
+    of a rule in ``rules`` that raises, which a compile notes and goes on without the rule, is an error here.
 
     Args:
         networks: write the TensorRT networks, so that what TensorRT refuses then is known; without, or where TensorRT
@@ -128,7 +129,7 @@ def coverage(
     started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
     with observed("compile", CompileEvent, _model_name(model)) as event:
-        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options)
+        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options, strict_hosts=True)
         if event is not None:
             event.report = compilation.report
         with apart():
@@ -176,7 +177,9 @@ class Compilation:
         partition: where each node runs, after :meth:`place`.
     """
 
-    def __init__(self, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> None:
+    def __init__(
+        self, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report, faults: Faults
+    ) -> None:
         self.captured = captured
         self.settings = settings
         self.report = report
@@ -191,7 +194,7 @@ class Compilation:
         )
         self.mirror.hoist_sizes()
         self.mirror.written = written_places(self.mirror, captured.written)
-        self.subgraphs = Subgraphs(ruleset, settings, faults=Faults(settings.debug or None))
+        self.subgraphs = Subgraphs(ruleset, settings, faults=faults)
         self.graph = LoweredGraph(self.mirror, self.subgraphs.context(self.mirror), ruleset, settings)
         self.rejections = self.subgraphs.rejections = Rejections(self.graph, self.subgraphs)
         self.partition = Partition((), {})
@@ -207,10 +210,12 @@ class Compilation:
         settings: CompilationSettings,
         *,
         values: bool = False,
+        strict_hosts: bool = False,
     ) -> Self:
         """Capture the model and bring its graph down to what the ``convert`` rules understand.
 
         Args:
+            strict_hosts: see :class:`engine.evaluator.Faults`.
             values: insist that the model's tensors have values, which an engine needs and a report does not.
         """
         report = Report(model=_model_name(model))
@@ -226,14 +231,23 @@ class Compilation:
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings, timings=timings, values=values
             )
         with apart():
-            return cls.lowered(captured, ruleset, settings, report)
+            return cls.lowered(captured, ruleset, settings, report, strict_hosts=strict_hosts)
 
     @classmethod
-    def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
+    def lowered(
+        cls,
+        captured: Captured,
+        ruleset: RuleSet,
+        settings: CompilationSettings,
+        report: Report,
+        *,
+        strict_hosts: bool = False,
+    ) -> Self:
         """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
         timings = report.timings
         with timings.phase("mirror"), collector_held_back():
-            self = cls(captured, ruleset.with_settings(settings), settings, report)
+            faults = Faults(settings.debug or None, strict_hosts)
+            self = cls(captured, ruleset.with_settings(settings), settings, report, faults)
         with timings.phase("rewrite"), collector_held_back():
             self.graph.rewrite(self.subgraphs.trace)
         with timings.phase("fold"), collector_held_back():

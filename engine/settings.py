@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
 import torch
 from torch import fx
@@ -40,6 +40,49 @@ _ELSEWHERE = {
     "refit_identical_engine_weights": "use immutable_weights=False, which takes any weights",
     "strip_engine_weights": "engines keep their weights; use immutable_weights=False to replace them",
 }
+
+
+Op: TypeAlias = str | OpOverload | OpOverloadPacket | Callable[..., Any]
+"""An op or a node: by name, or the op itself."""
+
+
+class Settings(TypedDict, total=False):
+    """The settings as keyword arguments of :func:`engine.compile`, as editors and type checkers know them.
+
+    :class:`CompilationSettings` says what each means, and what its default is.
+    """
+
+    min_block_size: int
+    torch_executed_ops: Op | Iterable[Op]
+    require_full_compilation: bool
+    optimization_level: int | None
+    opt_shape_profile: bool
+    workspace_size: int
+    truncate_double: bool
+    widen_int16: bool
+    use_fp32_acc: bool
+    keep_quantized_weights: bool
+    disable_tf32: bool
+    hardware_compatible: bool
+    version_compatible: bool
+    target_compute_capabilities: str | Iterable[str]
+    trial_load: bool | None
+    use_cuda_graphs: bool
+    cuda_graph_scope: Literal["module", "engine"]
+    cuda_graph_cache_size: int
+    cuda_graph_strategy: Literal["disabled", "whole_graph_capture"]
+    dynamic_shapes_kernel_specialization_strategy: Literal["lazy", "eager", "none"]
+    runtime_cache_path: str | os.PathLike[str]
+    use_pre_allocated_outputs: bool
+    share_device_memory: bool
+    enable_weight_streaming: bool
+    weight_streaming_budget: int | None
+    immutable_weights: bool
+    cache_built_engines: bool
+    reuse_cached_engines: bool
+    engine_cache_dir: str | os.PathLike[str]
+    engine_cache_size: int
+    debug: bool
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import pytest
 import torch
 from syrupy.extensions.amber import AmberSnapshotExtension
 
+pytest_plugins = ["pytester"]
+
 HERE = Path(__file__).resolve().parent
 
 # Every rewrite of every test is checked against the shapes and dtypes that PyTorch infers.

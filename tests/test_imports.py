@@ -42,3 +42,22 @@ def test_rules_from_the_cache_need_no_parser(tmp_path):
     cache = {"ENGINE_CACHE_DIR": str(tmp_path)}
     assert loaded_after(code, "lark", **cache) == ["lark"]
     assert loaded_after(code, "lark", **cache) == []
+
+
+def test_a_check_of_an_edited_file_loads_what_it_needs(tmp_path):
+    path = tmp_path / "my.rules"
+    code = (
+        "from engine.commands.cli import cli\n"
+        f"try:\n    cli(['rules', 'check', {str(path)!r}])\nexcept SystemExit as done:\n    assert done.code == 0, done"
+    )
+    heavy = ("sympy", "networkx", "lark.load_grammar", "filelock", "hypothesis")
+    for number in range(2):
+        path.write_text(
+            f"# {number}\nlower mine\n  match aten.square(x)\n  emit  aten.mul.Tensor(x, x)\n  test  x: f32[2]\n"
+        )
+        loaded = loaded_after(code, *heavy, ENGINE_CACHE_DIR=str(tmp_path))
+    assert loaded == ["lark.load_grammar"]  # lark imports it, whether a grammar is read or not
+
+
+def test_the_plugin_of_pytest_loads_no_pytorch():
+    assert loaded_after("import engine.testing.plugin", "torch", "networkx", "lark", "numpy") == []

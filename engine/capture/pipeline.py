@@ -16,7 +16,6 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from engine.capture.captured import Captured
-from engine.capture.collector import collector_held_back
 from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
 from engine.capture.pytrees import register_inputs
@@ -38,6 +37,7 @@ from engine.capture.substitution import substitute, substitutes
 from engine.capture.tracing.torch_export import Seen, export, functional
 from engine.capture.values import check_values
 from engine.errors import CaptureError
+from engine.graph.collector import collector_held_back
 from engine.graph.symbolic.implied import implied_equalities
 from engine.graph.symbolic.proofs import Proofs, prove_for_calls
 from engine.pytorch_modes import apart

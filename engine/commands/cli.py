@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
 
 import engine
 from engine.commands.models import load_program
 from engine.commands.options import AS_JSON, RULES, given_settings, print_report, progress, with_settings
 from engine.commands.questions import coverage, trace, why
-
-if TYPE_CHECKING:
-    from engine.dsl.rule import Rule
+from engine.commands.searches import mutate, rules_in, verify
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -124,7 +118,7 @@ def check(files: tuple[Path, ...]) -> None:
     from engine.commands.rule_advice import advice
 
     ruleset = engine.RuleSet.load(*files)
-    found = advice(ruleset, _in(files)) if files else []
+    found = advice(ruleset, rules_in(files)) if files else []
     for item in found:
         click.echo(str(item), err=item.fatal)
     fatal = sum(item.fatal for item in found)
@@ -134,99 +128,8 @@ def check(files: tuple[Path, ...]) -> None:
     sys.exit(1 if fatal else 0)
 
 
-def _in(files: tuple[Path, ...]) -> Callable[[Rule], bool]:
-    """Whether a rule is of one of these files, or of a file in one of these folders."""
-    places = [path.resolve() for path in files]
-
-    def chosen(rule: Rule) -> bool:
-        path = Path(rule.span.file).resolve()
-        return any(path == place or place in path.parents for place in places)
-
-    return chosen
-
-
-@rules.command("verify")
-@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--rule", "names", multiple=True, help="Only rules whose id starts with this; may be given several times."
-)
-@click.option("--examples", default=30, show_default=True, type=click.IntRange(min=1), help="Instances per stage.")
-@click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes to try rules in.")
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for everything found, as JSON."
-)
-def verify_command(
-    files: tuple[Path, ...], names: tuple[str, ...], examples: int, seed: int, jobs: int, json_file: Path | None
-) -> None:
-    """Search for instances on which rules are wrong: those of FILES, or the built-in ones.
-
-    Every rule is tried on its test lines and on variations of them: other sizes, ranks, dtypes and numbers, with
-    sizes known, symbolic as marked, and symbolic wherever they can be.  Says as well which branches of rules no test
-    line reaches, and which `relax` nothing needs.  Needs Hypothesis: pip install "engine[verify]".
-    """
-    import json
-
-    from engine.commands.rule_advice import advice
-    from engine.commands.tables import render_finding, render_summary
-
-    try:
-        from engine.verify.workers import verify_in_processes
-    except ModuleNotFoundError as error:
-        if error.name != "hypothesis":
-            raise
-        raise engine.EngineError('rules verify needs Hypothesis: pip install "engine[verify]"') from error
-    from engine.verify.findings import Summary
-
-    ruleset = engine.RuleSet.load(*files)
-    own = _in(files)
-    chosen = [
-        rule
-        for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
-        if (not files or own(rule)) and (not names or rule.id.startswith(names))
-    ]
-    unchecked = [item for item in advice(ruleset, own) if item.fatal] if files else []
-    for item in unchecked:
-        click.echo(str(item), err=True)
-    if not chosen:
-        if unchecked:
-            sys.exit(1)
-        raise engine.EngineError("there is no such rule; `engine rules list` shows them")
-    findings = []
-    paths = [str(path) for path in files]
-    with _counting(f"trying {len(chosen)} rules") as count:
-        for finding in verify_in_processes(ruleset, chosen, paths, examples=examples, seed=seed, jobs=jobs):
-            render_finding(finding, sys.stdout)
-            sys.stdout.flush()
-            findings.append(finding)
-            count(f"{len(findings)} of {len(chosen)}, {finding.rule.id}")
-    summary = Summary.of(ruleset, findings)
-    render_summary(summary, sys.stdout)
-    if json_file is not None:
-        drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
-        json_file.write_text(json.dumps({**drawn, **summary.as_dict()}, indent=1) + "\n", encoding="utf-8")
-    sys.exit(0 if summary.fine and not unchecked else 1)
-
-
-@contextmanager
-def _counting(title: str) -> Iterator[Callable[[str], None]]:
-    """Show how far something is: all the time on a terminal, once a minute in a log."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last = time.monotonic()
-
-        def log(text: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= 60:
-                last = time.monotonic()
-                click.echo(f"{title}: {text}", err=True)
-
-        yield log
-        return
-    with console.status(title) as status:
-        yield lambda text: status.update(f"{title}: {text}")
-
-
+for _search in (verify, mutate):
+    rules.add_command(_search)
 for _question in (coverage, why, trace):
     cli.add_command(_question)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 import engine
 
@@ -44,6 +43,8 @@ def given_settings(settings: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def progress(title: str) -> Iterator[None]:
     """Show on a terminal what is being done."""
+    from rich.console import Console
+
     from engine.report import listening
 
     console = Console(stderr=True)

@@ -71,10 +71,16 @@ def _add(found: dict[tuple[str, Span, str], Advice], rule: Rule, span: Span, mes
 
 def _unregistered(rule: Rule, reason: str) -> str | None:
     """Why a rule was not checked whose ops nothing registers; None if it is inactive for another reason."""
-    missing = reason.removeprefix("needs ").removesuffix(", which no loaded package registers")
-    if missing == reason or not reason.endswith("registers"):
+    missing = unregistered_ops(reason)
+    if missing is None:
         return None
     return f"it was not checked: nothing that is loaded registers {missing}; {unregistered_hint(missing)}"
+
+
+def unregistered_ops(reason: str) -> str | None:
+    """The ops that an inactive rule waits for, None if it is inactive for another reason."""
+    missing = reason.removeprefix("needs ").removesuffix(", which no loaded package registers")
+    return missing if missing != reason and reason.endswith("registers") else None
 
 
 def unregistered_hint(missing: str) -> str:
@@ -293,4 +299,4 @@ def _targets(target: tree.Target) -> Iterator[str]:
         yield target.name  # type: ignore[misc]
 
 
-__all__ = ["Advice", "advice", "unregistered_hint"]
+__all__ = ["Advice", "advice", "unregistered_hint", "unregistered_ops"]

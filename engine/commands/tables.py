@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,7 +18,9 @@ from engine.verify.stages import STAGES
 if TYPE_CHECKING:
     from engine.commands.rule_statistics import Statistics
     from engine.dsl.ruleset import RuleSet
+    from engine.errors import Span
     from engine.verify.findings import Finding, Summary
+    from engine.verify.mutation.judging import Judged
 
 
 def render_engines(found: dict[str, Any], file: TextIO) -> None:
@@ -52,26 +55,37 @@ def _spec(spec: Any) -> str:
 def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | None) -> None:
     """Print the rules of a set, in order of precedence within an op, inactive ones with their reason.
 
+    Where not all are built in, it says which package brings a rule, or that it is the user's.
+
     Named patterns follow, each with what it stands for.
     """
-    table = new_table("", "rule", "kind", "op", "where", "says", whole=("rule", "kind"))
+    origins = ruleset.origins
+    others = any(origins.get(path) != "built in" for path in ruleset.sources)
+    origin = ("from",) if others else ()
+    table = new_table("", "rule", "kind", "op", *origin, "where", "says", whole=("rule", "kind", *origin))
     rows = [(rule, "") for rule in ruleset.rules] + [(rule, reason) for rule, reason in ruleset.inactive]
     for rule, reason in sorted(rows, key=lambda row: (row[0].kind, row[0].roots[0].op, row[0].rank, row[0].id)):
         roots = ", ".join(dict.fromkeys(root.op for root in rule.roots))
         if (kind and rule.kind != kind) or (op and not f"{roots}.".startswith(f"{op}.")):
             continue
-        where = f"{Path(rule.span.file).name}:{rule.span.line}"
-        table.add_row(rule.id, rule.kind, roots, where, f"inactive: {reason}" if reason else _says(rule))
+        where = _where(ruleset, rule.span, others)
+        table.add_row(rule.id, rule.kind, roots, *where, f"inactive: {reason}" if reason else _says(rule))
     for name, item in sorted(ruleset.patterns.items()):
         ops = ", ".join(ops_of(item, ruleset.patterns))
         if kind not in (None, "pattern") or (
             op and not any(f"{name}.".startswith(f"{op}.") for name in ops.split(", "))
         ):
             continue
-        where = f"{Path(item.span.file).name}:{item.span.line}"
+        where = _where(ruleset, item.span, others)
         parameters = ", ".join(parameter.name for parameter in item.parameters)
-        table.add_row(f"{name}({parameters})", "pattern", ops, where, written_pattern(item.body))
+        table.add_row(f"{name}({parameters})", "pattern", ops, *where, written_pattern(item.body))
     new_console(file).print(fix_widths(table))
+
+
+def _where(ruleset: RuleSet, span: Span, others: bool) -> tuple[str, ...]:
+    """File and line; before that, where there are others than built-in rules, whose they are."""
+    place = f"{Path(span.file).name}:{span.line}"
+    return (ruleset.origins.get(span.file, "yours"), place) if others else (place,)
 
 
 def _says(rule: Rule) -> str:
@@ -183,6 +197,26 @@ def render_summary(summary: Summary, file: TextIO) -> None:
         f"{len(summary.unrejected)} of {summary.guards} guards are false on no line",
         soft_wrap=True,
     )
+
+
+def render_mutants(found: Sequence[Judged], file: TextIO) -> float:
+    """Print which changes of rules no line notices, and count; the share of those noticed that mean something else."""
+    console = new_console(file)
+    for item in found:
+        if item.outcome != "noticed":
+            text = "not noticed" if item.outcome == "survived" else "perhaps the same"
+            console.print(f"{item.where}: {item.rule}: {item.what}: {text}: {item.reason}", soft_wrap=True)
+            if item.line:
+                console.print(f"  {item.line}", soft_wrap=True)
+    noticed, survived = (sum(item.outcome == what for item in found) for what in ("noticed", "survived"))
+    share = noticed / (noticed + survived) if noticed + survived else 1.0
+    same = len(found) - noticed - survived
+    console.print(
+        f"{len(found)} changes of {len({item.rule for item in found})} rules: {noticed} noticed, {survived} not, "
+        f"{same} perhaps the same; {share:.1%} noticed of those that mean something else",
+        soft_wrap=True,
+    )
+    return share
 
 
 _STAGE_WORDS: dict[str, str] = {

@@ -121,18 +121,46 @@ def parse(entry: str, data: bytes) -> Checked | None:
 
 def store(entry: str, checked: Checked) -> None:
     """Keep an outcome; failing to is not an error."""
-    import filelock
-
     try:
         payload = json.dumps(_encode(checked), separators=(",", ":"))
         folder = directory()
         folder.mkdir(parents=True, exist_ok=True)
         # Entries are whole files that take their place at once, so only clearing out takes turns.
         _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
-        with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / ".lock", timeout=0):
-            _clear(folder)
-            _prune(folder)
+        _tidy(folder)
     except (OSError, ValueError) as error:
+        _warn(error)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what is old, or was left behind; one process at a time, and only where there is something to do."""
+    names = [path.name for path in folder.iterdir()]
+    if sum(name.endswith(".json") for name in names) <= _ENTRIES and not any(".json." in name for name in names):
+        return
+    import filelock
+
+    with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / ".lock", timeout=0):
+        _clear(folder)
+        _prune(folder)
+
+
+def load_tables(name: str) -> str | None:
+    """A text of :func:`store_tables`; None if there is none, or none that can be trusted."""
+    try:
+        digest, _, text = read_regular(directory() / "tables" / f"{name}.json").decode("utf-8").partition("\n")
+    except (OSError, ValueError, FileError):
+        return None
+    return text if digest == _digest(name, text) else None
+
+
+def store_tables(name: str, text: str) -> None:
+    """Keep a text that depends on nothing but its name; failing to is not an error."""
+    try:
+        folder = directory() / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / f"{name}.json", f"{_digest(name, text)}\n{text}")
+        _clear(folder)
+    except OSError as error:
         _warn(error)
 
 

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
-from engine.graph.arguments import graph_parameters
-
 # Op libraries of PyTorch itself that exist only after an import.
 _LIBRARIES = {
     "onnx": "torch.onnx.ops",
@@ -115,6 +113,8 @@ def higher_order(name: str) -> HigherOrderOperator | None:
 
 def _describe_higher_order(name: str, op: HigherOrderOperator) -> Operator:
     """Such ops have no schema: their arguments are those of the Python function, of any kind."""
+    from engine.graph.arguments import graph_parameters  # which loads sympy
+
     arguments = tuple(
         Argument(parameter, "Any", True, keyword_only, default if has_default else ..., False)
         for parameter, keyword_only, has_default, default in graph_parameters(op)

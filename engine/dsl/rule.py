@@ -123,7 +123,7 @@ class Rule:
     Attributes:
         id: ``file.name``; members of a family add ``[k]``.
         kind: ``simplify``, ``lower`` or ``convert``.
-        level: 0 built-in, 1 user; a higher level wins.
+        level: 0 built-in, 1 of a package, 2 of a user; a higher level wins.
         roots: the root patterns; several for a tuple pattern.
         steps: ``let`` and ``when`` clauses in order.
         family: values of the family variables (literals, :class:`EnumToken` or :class:`OpName`).

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from engine.dsl import host, tree
 from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
-from engine.dsl.source import Source, builtin_sources, read_sources
+from engine.dsl.source import BUILT_IN, USER, Source, builtin_sources, package_sources, read_sources
 from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
+from engine.graph.collector import collector_held_back
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class RuleSet:
         overridden: pairs of a user rule's id and the id of the built-in rule that it comes before.
         hash: of all texts and of what decides which rules are active.
         sources: paths of the files, in the order they were read.
+        origins: where the file of a path comes from: ``built in``, or name and version of a package; users' files are
+            not in it.
     """
 
     rules: tuple[Rule, ...]
@@ -50,6 +53,7 @@ class RuleSet:
     overridden: tuple[tuple[str, str], ...]
     hash: str
     sources: tuple[str, ...]
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
     _by_kind: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False)
     _by_setting: dict[frozenset[str], RuleSet] = field(default_factory=dict, repr=False)
 
@@ -68,19 +72,21 @@ class RuleSet:
     ) -> RuleSet:
         """Load rules files; a directory stands for all ``.rules`` files under it.
 
-        Files that are built in stay built in, so that a tool can be pointed at one of them.
+        Files that are built in stay built in, and those of a package the package's, so that a tool can be pointed at
+        one of them.
 
         Args:
-            builtin: with the built-in rules; the files' own rules win over them.
+            builtin: with the built-in rules and those of installed packages (see :func:`package_sources`); the files'
+                own rules win over them.
             capabilities: of the TensorRT to convert for; None: the installed one, and if there is none, no rule
                 is inactive for its sake.
 
         Raises:
             RuleError: with every mistake in every file; it is a FileNotFoundError too where a path does not exist.
         """
-        sources = builtin_sources() if builtin else []
+        sources = _given() if builtin else []
         known = {Path(source.path).resolve() for source in sources}
-        own = [source for source in read_sources(paths, level=1) if Path(source.path).resolve() not in known]
+        own = [source for source in read_sources(paths, level=USER) if Path(source.path).resolve() not in known]
         return cls._of([*sources, *own], capabilities)
 
     @classmethod
@@ -97,8 +103,8 @@ class RuleSet:
         Raises:
             RuleError: with every mistake.
         """
-        source = Source(f"{name}.rules", name, 1 if builtin else 0, text)
-        return cls._of([*(builtin_sources() if builtin else ()), source], capabilities)
+        source = Source(f"{name}.rules", name, USER if builtin else BUILT_IN, text)
+        return cls._of([*(_given() if builtin else ()), source], capabilities)
 
     @classmethod
     def _of(cls, sources: Sequence[Source], wanted: Capabilities | None) -> RuleSet:
@@ -114,7 +120,8 @@ class RuleSet:
         if known is not None and operators.schemas(foreign) == foreign:
             _recent[key, frozenset(hosts.items())] = known, foreign
             return known
-        checked = _cached(sources, target, hosts, key)
+        with collector_held_back():
+            checked = _cached(sources, target, hosts, key)
         made = cls(
             rules=checked.rules,
             inactive=checked.inactive,
@@ -128,6 +135,7 @@ class RuleSet:
             overridden=checked.overridden,
             hash=_digest(digest, json.dumps(dict(checked.foreign), sort_keys=True)),
             sources=tuple(source.path for source in sources),
+            origins=MappingProxyType({source.path: source.origin for source in sources if source.origin}),
         )
         _recent[key, frozenset(hosts.items())] = made, dict(checked.foreign)
         while len(_recent) > _MOST_RECENT:
@@ -217,15 +225,30 @@ def _installed() -> Capabilities | None:
         return None
 
 
+def _given() -> list[Source]:
+    """What is there without any file of a user."""
+    return [*builtin_sources(), *package_sources()]
+
+
 def _apart(sources: Sequence[Source]) -> list[Source]:
-    """Sources in which the ids of a user's rules differ from those of built-in rules: a file that is called like a
-    built-in one gets another stem.
+    """Sources in which the ids of rules differ from those of built-in rules and of packages before: a file that is
+    called like one of theirs gets another stem.
     """
-    taken = {source.stem for source in sources if source.level == 0}
-    return [
-        replace(source, stem=f"user_{source.stem}") if source.level > 0 and source.stem in taken else source
-        for source in sources
-    ]
+    taken: dict[str, str] = {}
+    found = []
+    for source in sources:
+        owner = _owner(source)
+        if source.level > BUILT_IN and taken.get(source.stem, owner) != owner:
+            prefix = source.origin.partition(" ")[0].replace("-", "_").replace(".", "_") or "user"
+            source = replace(source, stem=f"{prefix}_{source.stem}")
+        taken.setdefault(source.stem, owner)
+        found.append(source)
+    return found
+
+
+def _owner(source: Source) -> str:
+    """Whose names those of a file are: users' files share theirs, and so do the files of a package."""
+    return "" if source.level == USER else source.origin or "built in"
 
 
 def _hash(sources: Sequence[Source], target: Capabilities | None) -> str:
@@ -262,7 +285,7 @@ def _cached(
 
     checked = cache.load(key)
     if checked is None:
-        built_in = [source for source in sources if source.level == 0]
+        built_in = [source for source in sources if source.level == BUILT_IN]
         base = None
         if built_in and len(built_in) < len(sources):
             base = _cached(built_in, target, hosts, _key(built_in, target, hosts, _hash(built_in, target)))
@@ -282,18 +305,23 @@ def _check(
     from engine.dsl.syntax.own_names import apart
     from engine.dsl.syntax.parser import parse_with_errors
 
-    given: list[tree.File] = []
-    own: list[tree.File] = []
+    groups: dict[tuple[int, str], list[tree.File]] = {}
     errors: list[Diagnostic] = []
     known = iter(base.definitions if base is not None else ())
     for source in sources:
-        if base is not None and source.level == 0:
-            given.append(tree.File(source.stem, source.path, source.text, (), *next(known)))
+        group = groups.setdefault((source.level, _owner(source)), [])
+        if base is not None and source.level == BUILT_IN:
+            group.append(tree.File(source.stem, source.path, source.text, (), *next(known)))
             continue
         file, found = parse_with_errors(source.text, source.path, source.stem)
-        (given if source.level == 0 else own).append(file)
+        group.append(file)
         errors += found
-    macros = [macro.name for file in given for macro in file.macros]
-    patterns = [pattern.name for file in given for pattern in file.patterns]
-    files = [*((file, 0) for file in given), *((file, 1) for file in apart(own, macros, patterns))]
+    files: list[tuple[tree.File, int]] = []
+    for level, owner in groups:
+        own = groups[level, owner]
+        if level > BUILT_IN:
+            macros = [macro.name for file, _ in files for macro in file.macros]
+            patterns = [pattern.name for file, _ in files for pattern in file.patterns]
+            own = apart(own, macros, patterns)
+        files += [(file, level) for file in own]
     return check(files, target, hosts, errors, base)

@@ -1,26 +1,41 @@
-"""Finding and reading ``.rules`` files."""
+"""Finding and reading ``.rules`` files: the built-in ones, those that installed packages bring, those of users."""
 
 from __future__ import annotations
 
 import codecs
+import importlib
+import importlib.metadata
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.dsl.checks.limits import LARGEST_FILE, MOST_ENTRIES, MOST_FILES
 from engine.errors import Diagnostic, RuleError, SettingsError, Span
 
+BUILT_IN, PACKAGE, USER = 0, 1, 2
+"""Levels of rules; a higher one wins."""
+
+GROUP = "engine.rules"
+"""The group of entry points by which installed packages bring rules."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The text of a rules file; ``stem`` begins the ids of its rules, ``level`` is 0 for built-in files."""
+    """The text of a rules file.
+
+    Attributes:
+        stem: what the ids of its rules begin with.
+        level: ``BUILT_IN``, ``PACKAGE`` or ``USER``.
+        origin: ``built in``, or name and version of the package that brings it; empty for files of users.
+    """
 
     path: str
     stem: str
     level: int
     text: str
+    origin: str = ""
 
 
 def builtin_directory() -> Path:
@@ -38,7 +53,61 @@ def builtin_directory() -> Path:
 
 def builtin_sources() -> list[Source]:
     """The built-in rules files."""
-    return read_sources([builtin_directory()], level=0)
+    return [replace(source, origin="built in") for source in read_sources([builtin_directory()], level=BUILT_IN)]
+
+
+def package_sources() -> list[Source]:
+    """The rules files of installed packages, in the order of the names of their entry points.
+
+    An entry point of the group ``engine.rules`` names a package, whose ``.rules`` files are read, or an attribute of a
+    module that is a path or several.  The module is imported, so that it can register ops and host functions.
+    ``ENGINE_RULES=builtin`` leaves packages out; ``ENGINE_RULES=one,other`` takes only those entry points.
+
+    Raises:
+        RuleError: an entry point cannot be loaded or names no rules, or ``ENGINE_RULES`` names one that is not there.
+    """
+    wanted = [name.strip() for name in os.environ.get("ENGINE_RULES", "").split(",") if name.strip()]
+    if wanted == ["builtin"]:
+        return []
+    # One distribution may be found twice, in two folders of the path; the first is the one that is imported.
+    found = {point.name: point for point in reversed(tuple(importlib.metadata.entry_points(group=GROUP)))}
+    missing = [name for name in wanted if name not in found and name != "builtin"]
+    if missing:
+        there = f"there are {', '.join(sorted(found))}" if found else "no installed package brings rules"
+        hint = "ENGINE_RULES=builtin leaves all of them out"
+        raise RuleError([Diagnostic(f"ENGINE_RULES names {missing[0]!r}; {there}", hint=hint)])
+    sources: list[Source] = []
+    for name in sorted(found):
+        if not wanted or name in wanted:
+            sources += _of_package(found[name])
+    return sources
+
+
+def _of_package(point: importlib.metadata.EntryPoint) -> list[Source]:
+    distribution = point.dist
+    origin = f"{distribution.name} {distribution.version}" if distribution is not None else point.name
+    try:
+        paths = _paths(point)
+        sources = read_sources(paths, level=PACKAGE)
+        if not sources:
+            raise ValueError(f"there is no .rules file in {', '.join(paths)}: is it in the package's data?")
+    except Exception as error:  # whatever the import of a package raises
+        hint = f"mend or remove {origin}; ENGINE_RULES=builtin leaves the rules of packages out"
+        message = f"the rules of {origin} (entry point {point.name} = {point.value}) cannot be loaded"
+        raise RuleError([Diagnostic(f"{message}: {type(error).__name__}: {error}", hint=hint)]) from error
+    return [replace(source, origin=origin) for source in sources]
+
+
+def _paths(point: importlib.metadata.EntryPoint) -> list[str]:
+    """The files and folders that an entry point names."""
+    module = importlib.import_module(point.module)
+    if not point.attr:
+        if not hasattr(module, "__path__"):
+            raise ValueError(f"{point.module} is not a package: name one, or a path: {point.module}:RULES")
+        return [str(folder) for folder in module.__path__]
+    given = point.load()
+    folder = Path(module.__file__ or "").parent
+    return [str(folder / path) for path in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
 class RulesNotFound(RuleError, FileNotFoundError):

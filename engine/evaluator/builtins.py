@@ -29,20 +29,30 @@ _COMPARABLE_ELEMENTS = 1 << 28
 
 
 class Raised(Exception):
-    """Something that a rule evaluates raised an exception of Python; ``span`` is the place in the rule."""
+    """Something that a rule evaluates raised an exception of Python.
 
-    def __init__(self, reason: str, span: Span) -> None:
+    Attributes:
+        span: the place in the rule.
+        host: it is a host function that is at fault, not the rule.
+    """
+
+    def __init__(self, reason: str, span: Span, host: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.span = span
+        self.host = host
 
     @classmethod
     def of(cls, error: Exception, span: Span, said: str = "") -> Raised:
-        """An exception with the place that it came from; one that has a place already keeps it."""
+        """An exception with the place that it came from; one that has a place already keeps it.
+
+        Args:
+            said: which host function raised it, if one did.
+        """
         if isinstance(error, Raised):
             return error
         first = str(error).strip().partition("\n")[0]
-        return cls(f"{said}{type(error).__name__}" + (f": {first}" if first else ""), span)
+        return cls(f"{said}{type(error).__name__}" + (f": {first}" if first else ""), span, bool(said))
 
 
 class BuiltinContext(Protocol):

@@ -18,6 +18,7 @@ from engine import sizes as symints
 from engine.dsl import tree
 from engine.dsl.host import WrongResult
 from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.dsl.source import USER
 from engine.dsl.vocabulary import constants
 from engine.errors import Span
 from engine.evaluator import graphs, loops
@@ -164,7 +165,11 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
         raised = Raised.of(error, rule.span)
         at = f"{raised.span.file}:{raised.span.line}"
         message = f"{rule.id} cannot be evaluated{{at}}: {raised.reason} ({at})"
-        context.faults.tell(rule, match.roots[0], message, kind="raised", cause=raised.__cause__ or error)
+        # Rules that packages bring are not what the user is trying out.
+        strict = True if raised.host and rule.level == USER and context.faults.strict_hosts else None
+        context.faults.tell(
+            rule, match.roots[0], message, kind="raised", strict=strict, cause=raised.__cause__ or error
+        )
         return Failure(raised.reason, raised.span, guarded)
 
 
@@ -372,7 +377,7 @@ def _call(expr: tree.Call, env: Env) -> Any:
         try:
             return env.context.hosts[name](*positional, **keywords)
         except WrongResult as error:
-            raise Raised(str(error), expr.span) from error
+            raise Raised(str(error), expr.span, host=True) from error
         except Exception as error:
             raise Raised.of(error, expr.span, f"{name} raised ") from error
     layer = env.context.layers.get(name)

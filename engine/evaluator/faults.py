@@ -26,10 +26,12 @@ class Faults:
 
     Args:
         strict: raise what would be noted; by default what ``ENGINE_CHECK`` says.
+        strict_hosts: raise where a host function of a user's rule raises or breaks its declaration.
     """
 
-    def __init__(self, strict: bool | None = None) -> None:
+    def __init__(self, strict: bool | None = None, strict_hosts: bool = False) -> None:
         self.strict = checking() if strict is None else strict
+        self.strict_hosts = strict_hosts
         self._notes: dict[tuple[str, str], str] = {}
 
     @property

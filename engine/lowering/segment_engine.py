@@ -8,11 +8,11 @@ import torch
 
 from engine.builder import Blueprint, NoBlueprint, build
 from engine.capture import Captured
-from engine.capture.collector import collector_held_back
 from engine.conversion import BuiltNetwork, emit_network
 from engine.conversion.weights import refits_natively
 from engine.engine_cache import CachedEngine
 from engine.errors import BuildError
+from engine.graph.collector import collector_held_back
 from engine.graph.mirror import Mirror
 from engine.lowering.snapshot import ModelMemory
 from engine.observers import BuildEvent, observed

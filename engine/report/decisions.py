@@ -68,10 +68,14 @@ class Explained(Protocol):
 class Decisions:
     """The placements of the nodes of a graph, and of the graphs inside its ops.
 
+    Nothing changes them, so copies share them.  Pickled they are what was decided, without the graph to ask.
+
     Attributes:
         mirror: the lowered graph.
         explanation: answers questions about it, where it can still be asked.
     """
+
+    explanation: Explained | None
 
     def __init__(
         self, mirror: Mirror, placements: Mapping[fx.Node, Placement], explanation: Explained | None = None
@@ -107,6 +111,37 @@ class Decisions:
                 found[name] = decided_graph(mirror, self._placements)
                 pending.append(mirror)
         return found
+
+    def __deepcopy__(self, memo: object) -> Decisions:
+        return self
+
+    def __reduce__(self) -> tuple[type[Decisions], tuple[Any, ...]]:
+        return KeptDecisions, (self.listed(), self.graph(), self.inner_graphs())
+
+
+class KeptDecisions(Decisions):
+    """What was decided, in a process that does not have the graph."""
+
+    def __init__(
+        self,
+        listed: list[Decision],
+        graph: networkx.MultiDiGraph,
+        inner_graphs: dict[str, networkx.MultiDiGraph],
+    ) -> None:
+        self.explanation = None
+        self._kept = listed, graph, inner_graphs
+
+    def listed(self) -> list[Decision]:
+        """Every node that computes, in graph order."""
+        return list(self._kept[0])
+
+    def graph(self) -> networkx.MultiDiGraph:
+        """The graph with what was decided."""
+        return self._kept[1].copy()
+
+    def inner_graphs(self) -> dict[str, networkx.MultiDiGraph]:
+        """The graphs inside ops of the model, by name."""
+        return {name: graph.copy() for name, graph in self._kept[2].items()}
 
 
 def decided_graph(mirror: Mirror, placements: Mapping[fx.Node, Placement]) -> networkx.MultiDiGraph:

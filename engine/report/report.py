@@ -168,6 +168,9 @@ class Timings:
 class Report:
     """What became of a model.
 
+    It can be copied and pickled; a pickled one knows what was decided, but cannot be asked ``why``, ``costly`` or
+    ``gains``.
+
     Attributes:
         coverage: nodes in engines / nodes that compute, 0..1 (1.0 for a graph that computes nothing).
         segments: in order of execution.
@@ -220,7 +223,10 @@ class Report:
     def _explained(self) -> Explained:
         explanation = self.decisions.explanation if self.decisions is not None else None
         if explanation is None:
-            raise EngineError("files do not keep what rules said: ask the report of engine.compile or engine.coverage")
+            raise EngineError(
+                "neither files nor pickles keep what rules said: ask the report of engine.compile or "
+                "engine.coverage in its own process"
+            )
         return explanation
 
     def why(self, node: str) -> Why:
@@ -231,7 +237,7 @@ class Report:
 
         Raises:
             InputError: there is no such node; the nearest names are offered.
-            EngineError: the module was loaded from a file, which does not keep it.
+            EngineError: the report comes from a file or a pickle, which do not keep it.
         """
         return self._explained().why(node)
 
@@ -239,7 +245,7 @@ class Report:
         """The nodes that stay in PyTorch, those that read and give the most elements first.
 
         Raises:
-            EngineError: the module was loaded from a file, which does not keep it.
+            EngineError: the report comes from a file or a pickle, which do not keep it.
         """
         return self._explained().fallbacks()
 
@@ -247,7 +253,7 @@ class Report:
         """What a rule for an op, or another setting, would win: most nodes first, then most segments merged.
 
         Raises:
-            EngineError: the module was loaded from a file, which does not keep it.
+            EngineError: the report comes from a file or a pickle, which do not keep it.
         """
         return self._explained().gains()
 

@@ -8,6 +8,7 @@ eager; that of a ``convert`` rule is the TensorRT network, run by the interprete
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from engine.matcher.matcher import Matcher
 from engine.partitioner.tile import Tile
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
+from engine.verify.forms import described, fitting
 from engine.verify.instance import Inapplicable, Instance, execute, instance
 from engine.verify.values import (
     SPECIAL_DRAWS,
@@ -120,6 +122,24 @@ def check(
         runs += len(trial.samples)
         needed |= trial.needed
     return Verdict(runs, frozenset(needed), expansion)
+
+
+def check_forms(rule: Rule, test: tree.Test, rules: RuleSet) -> frozenset[str]:
+    """Check a line in every plain form of the pattern that it can describe; the words of ``relax`` that it needs.
+
+    Without an optional op, or with operands exchanged, it may be no instance.
+
+    Raises:
+        Inapplicable: the line describes no instance of this rule.
+        Disagreement: see :func:`check`.
+    """
+    form = described(rule, test)
+    needed = check(rule, test, rules, form=form).needed
+    for other in fitting(rule, test):
+        if other != form and not test.rejects:
+            with suppress(Inapplicable, NotApplied):
+                needed |= check(rule, test, rules, form=other).needed
+    return needed
 
 
 def converted(
@@ -314,4 +334,4 @@ def _shape_of(graph: fx.Graph) -> list[tuple[str, str]]:
     return [(node.name, str(node.target)) for node in graph.nodes]
 
 
-__all__ = ["Disagreement", "NotApplied", "Verdict", "check", "converted"]
+__all__ = ["Disagreement", "NotApplied", "Verdict", "check", "check_forms", "converted"]

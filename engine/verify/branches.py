@@ -15,7 +15,7 @@ from engine.dsl import tree
 from engine.dsl.expansion import expand
 from engine.dsl.rule import Rule
 from engine.errors import Span
-from engine.evaluator import Failure, apply
+from engine.evaluator import Failure, Faults, apply
 from engine.evaluator.coverage import Visits, recording
 from engine.lowering.subgraphs import Subgraphs
 from engine.matcher.matcher import Matcher
@@ -86,7 +86,7 @@ def reached(rule: Rule, rules: RuleSet) -> Reached:
                     made = instance(rule, test, macros=rules.macros, form=form)
                 except Inapplicable:
                     continue
-                context = Subgraphs(rules, CompilationSettings()).context(made.mirror)
+                context = Subgraphs(rules, CompilationSettings(), faults=Faults(strict=False)).context(made.mirror)
                 for match in Matcher([rule], made.mirror).matches(made.roots[0]):
                     if not isinstance(apply(rule, match, context), Failure):
                         forms.add(match.expansion)

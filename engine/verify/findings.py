@@ -61,7 +61,7 @@ class Finding:
     @property
     def own_line(self) -> str:
         """Where the rule itself has the line on which it is wrong; empty if the line was found by the search."""
-        own = (test for test in self.rule.tests if not test.rejects and written(test) == self.wrong)
+        own = (test for test in self.rule.tests if written(test) == self.wrong)
         return next((f"{test.span.file}:{test.span.line}" for test in own), "")
 
     @property

@@ -22,10 +22,10 @@ from engine.dsl.expansion import expand
 from engine.dsl.rule import ArgumentPattern, Bind, OneOf, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
 from engine.evaluator.right_side import resolve
-from engine.verify.agreement import NotApplied, check
+from engine.verify.agreement import NotApplied, check, check_forms
 from engine.verify.branches import reached
 from engine.verify.findings import Finding
-from engine.verify.forms import described, fitted, fitting
+from engine.verify.forms import fitted, fitting
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
@@ -69,7 +69,7 @@ def try_rule(
     lines = [test for test, reason in unfit if reason is None]
     if unfit and not lines:
         finding.unfit = str(unfit[0][1])
-    _own_lines(finding, lines, rules, told)
+    _own_lines(finding, [*lines, *(test for test in rule.tests if test.rejects)], rules, told)
     _operands(finding, lines, rules, avoid, told)
     marked = any(isinstance(item, tree.Dim) and item.range for line in lines for item in tree.walk(line))
     for stage in STAGES if lines else ():
@@ -89,6 +89,8 @@ def _unfit(rule: Rule, test: tree.Test, rules: RuleSet, told: Callable[[str], No
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
     except Inapplicable as error:
         return str(error).strip()
+    except Exception as error:  # what the line itself says, such as a size that is divided by zero
+        return _told(error)
     return None
 
 
@@ -96,18 +98,13 @@ def _own_lines(finding: Finding, lines: Sequence[tree.Test], rules: RuleSet, tol
     """Run the lines as they are, in every plain form of the pattern."""
     for line in lines:
         told(written(line))
-        for form in fitting(finding.rule, line):
-            try:
-                finding.needed |= check(finding.rule, line, rules, form=form).needed
-            except Inapplicable:
-                continue
-            except NotApplied as error:
-                if form == described(finding.rule, line):
-                    finding.wrong, finding.error = written(line), str(error).strip()
-                    return
-            except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
-                finding.wrong, finding.error = written(line), _told(error)
-                return
+        try:
+            finding.needed |= check_forms(finding.rule, line, rules)
+        except Inapplicable:
+            continue
+        except Exception as error:  # of PyTorch, where it refuses what the right side does; or of ours
+            finding.wrong, finding.error = written(line), _told(error)
+            return
 
 
 def _operands(
@@ -159,14 +156,14 @@ class _Search:
     def run(self, lines: Sequence[tree.Test], examples: int) -> None:
         """Try variations of lines, and note what was found."""
         rule = self.finding.rule
-        optional = sorted(name for root in rule.roots for name in _optional(root))
+        optional = sorted(name for root in rule.roots for name in optional_names(root))
         drawn = variations(lines, self.stage, forms=len(expand(rule)), optional=optional)
 
         def attempt(variation: Variation) -> None:
             self._attempt(variation)
 
         try:
-            _settings(examples)(given(drawn)(hypothesis.seed(self.seed)(attempt)))()
+            search_settings(examples)(given(drawn)(hypothesis.seed(self.seed)(attempt)))()
         except AssertionError:
             # The last failure that Hypothesis runs is the smallest that it found.
             smallest, self.finding.error = self.failing[-1]
@@ -215,7 +212,7 @@ class _Search:
         return "agreed"
 
 
-def _optional(pattern: ArgumentPattern) -> Iterator[str]:
+def optional_names(pattern: ArgumentPattern) -> Iterator[str]:
     """Names that a pattern binds to arguments which the schema lets be none; ops that take graphs have no schema."""
     if isinstance(pattern, OpMatch) and not operators.is_higher_order(pattern.op):
         schema = resolve(pattern.op)[1]._schema.arguments
@@ -223,17 +220,18 @@ def _optional(pattern: ArgumentPattern) -> Iterator[str]:
             if isinstance(argument, Bind) and str(schema[position].real_type).startswith("Optional"):
                 yield argument.name
             elif isinstance(argument, OpMatch | OneOf):
-                yield from _optional(argument)
+                yield from optional_names(argument)
     elif isinstance(pattern, OneOf):
         for item in pattern.patterns:
-            yield from _optional(item)
+            yield from optional_names(item)
 
 
 def _told(error: Exception) -> str:
     return str(error).strip() if isinstance(error, EngineError) else f"{type(error).__name__}: {error}".strip()
 
 
-def _settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def search_settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """How Hypothesis draws: the same each time, without a limit of time, and without a database."""
     return hypothesis.settings(
         max_examples=examples,
         deadline=None,
@@ -247,4 +245,4 @@ def _settings(examples: int) -> Callable[[Callable[[], None]], Callable[[], None
     )
 
 
-__all__ = ["try_rule", "verify"]
+__all__ = ["optional_names", "search_settings", "try_rule", "verify"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
 
 # A fork would copy the threads' locks of PyTorch and TensorRT, but not the threads.
-_START = "spawn"
+START = "spawn"
 _LONGEST_LINE = 4096
 _MOST_CRASHES = 8
 # So few rules are not worth the start of a process, though an instance may end this one.
@@ -58,17 +58,15 @@ def verify_in_processes(
         return
 
     def pool(jobs: int, current: Any = None) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context(_START)
-        initial = (tuple(files), modules, digest, current)
-        return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=initial)
+        context = multiprocessing.get_context(START)
+        initial = (*initial_arguments(rules, files), current)
+        return ProcessPoolExecutor(jobs, mp_context=context, initializer=start, initargs=initial)
 
     def finding(rule: Rule, found: _Found) -> Finding:
         # None where the rule's op is of a package that only this process has imported.
         return try_rule(rules, rule, examples, seed) if found is None else Finding(rule, **found)
 
     digest = _contents(rules)
-    # Importing them registers the host functions.
-    modules = tuple(sorted({function.__module__ for function in rules.hosts.values()}))
     settled: dict[int, Finding] = {}
     at = 0
     while at < len(chosen):
@@ -107,7 +105,7 @@ def _alone(
     """Try a rule in a process of its own; without the lines that end it, should there be any."""
     crashed: list[str] = []
     while True:
-        current = multiprocessing.get_context(_START).Array("c", _LONGEST_LINE)
+        current = multiprocessing.get_context(START).Array("c", _LONGEST_LINE)
         with pool(1, current) as worker:
             try:
                 found = worker.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
@@ -123,7 +121,24 @@ def _alone(
             return Finding(rule, crashed=tuple(crashed))
 
 
-def _start(files: Sequence[str], modules: Sequence[str], digest: str, current: Any) -> None:
+def initial_arguments(rules: RuleSet, files: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """What :func:`start` needs in another process: the files, the modules that register host functions, a digest."""
+    modules = tuple(sorted({function.__module__ for function in rules.hosts.values()}))
+    return tuple(files), modules, _contents(rules)
+
+
+def loaded() -> RuleSet:
+    """The rules of a process that :func:`start` has made ready."""
+    assert _rules is not None
+    return _rules
+
+
+def start(files: Sequence[str], modules: Sequence[str], digest: str, current: Any = None) -> None:
+    """Make a process ready: PyTorch with one thread, host functions registered, rules loaded.
+
+    Raises:
+        EngineError: the rules are not those of the process that asks.
+    """
     import torch
 
     from engine.dsl.ruleset import RuleSet
@@ -155,11 +170,10 @@ def _contents(rules: RuleSet) -> str:
 
 
 def _try(kind: str, name: str, examples: int, seed: int, avoid: tuple[str, ...] = ()) -> _Found:
-    assert _rules is not None
     rule = _by_name.get((kind, name))
     if rule is None:
         return None
-    found = try_rule(_rules, rule, examples, seed, avoid=avoid, told=_told)
+    found = try_rule(loaded(), rule, examples, seed, avoid=avoid, told=_told)
     # The rule itself stays: the other process has it, and its text is decoded where it is needed.
     return {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "rule"}
 
@@ -169,4 +183,4 @@ def _told(line: str) -> None:
         _current.value = line.encode()[: _LONGEST_LINE - 1]
 
 
-__all__ = ["verify_in_processes"]
+__all__ = ["START", "initial_arguments", "loaded", "start", "verify_in_processes"]

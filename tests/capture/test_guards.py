@@ -20,7 +20,7 @@ from engine.capture.sizes.guards import Guard, settle
 from engine.capture.sizes.predicates import function_of, text_of
 from engine.errors import CaptureError, InputError
 from engine.graph.symbolic import layouts, proofs
-from tests.capture.call import Call
+from engine.testing import as_module
 from tests.comparison import assert_agrees
 
 S, N = (sympy.Symbol(name, integer=True, positive=True) for name in "sn")
@@ -160,8 +160,8 @@ def test_torch_compile_takes_the_other_way():
 
 
 def test_what_the_model_does_with_one_is_tried():
-    same = Call(lambda x: x + 1 if x.shape[0] == 1 else 1 + x)
-    other = Call(lambda x: x * 3 if x.shape[0] == 1 else x + 1)
+    same = as_module(lambda x: x + 1 if x.shape[0] == 1 else 1 + x)
+    other = as_module(lambda x: x * 3 if x.shape[0] == 1 else x + 1)
     fits, crosses = ranged((2, 2), (4, 2), (8, 2)), ranged((1, 2), (4, 2), (8, 2))
     compiled = engine.compile(same, [crosses], min_block_size=1, runtime="interpreter")
     for size in (1, 2, 8):
@@ -192,8 +192,8 @@ def test_the_trial_writes_to_no_buffer():
 
 def test_squeeze_keeps_its_rank():
     with pytest.raises(CaptureError, match="squeeze leaves out the dim"):
-        capture(Call(torch.squeeze), [ranged((1, 3), (4, 3), (8, 3))])
-    assert capture(Call(torch.squeeze), [ranged((2, 3), (4, 3), (8, 3))]).guards == ()
+        capture(as_module(torch.squeeze), [ranged((1, 3), (4, 3), (8, 3))])
+    assert capture(as_module(torch.squeeze), [ranged((2, 3), (4, 3), (8, 3))]).guards == ()
 
 
 @pytest.mark.parametrize(("low", "message"), [(0, "from 2 to 8"), (1, "from 2 to 8"), (2, "")])
@@ -201,12 +201,12 @@ def test_slices_of_more_elements_than_there_are(low, message):
     inputs = [ranged((low, 3), (4, 3), (8, 3))]
     if message:
         with pytest.raises(CaptureError, match=f"{message}(.|\n)*a slice has fewer elements"):
-            capture(Call(lambda x: x[:2]), inputs)
+            capture(as_module(lambda x: x[:2]), inputs)
     else:
-        assert capture(Call(lambda x: x[:2]), inputs).guards == ()
+        assert capture(as_module(lambda x: x[:2]), inputs).guards == ()
     # From 1 on there is always something in front of the second element, be it nothing.
     if low:
-        assert capture(Call(lambda x: x[1:]), inputs).guards == ()
+        assert capture(as_module(lambda x: x[1:]), inputs).guards == ()
 
 
 @pytest.mark.parametrize("promise", ["assert", "torch._assert", "torch._check"])
@@ -221,7 +221,7 @@ def test_a_model_that_refuses_one(promise):
         return x / (x.shape[0] - 1)
 
     with pytest.raises(CaptureError, match=r"the model raises (AssertionError|RuntimeError): one is not enough"):
-        capture(Call(refusing), [ranged((1, 3), (4, 3), (8, 3))])
+        capture(as_module(refusing), [ranged((1, 3), (4, 3), (8, 3))])
 
 
 def test_a_model_of_one_size_says_where():
@@ -246,7 +246,7 @@ def test_a_model_of_one_size_says_where():
 )
 def test_a_model_that_fixes_the_size_of_its_batch_says_where(fixing):
     with pytest.raises(CaptureError, match=r"the model fixes a size at .*test_guards\.py:\d+ in <lambda>: lambda x: "):
-        capture(Call(fixing), [ranged((2, 6), (4, 6), (8, 6))])
+        capture(as_module(fixing), [ranged((2, 6), (4, 6), (8, 6))])
 
 
 # ------------------------------------------------------------------------------------ windows
@@ -280,7 +280,7 @@ def test_shifted_windows_at_every_size_that_they_hold_for():
 
 
 def test_a_slice_with_an_end_that_an_operator_compares():
-    model = Call(lambda x: x[:, : x.shape[0] // 2] * 2)
+    model = as_module(lambda x: x[:, : x.shape[0] // 2] * 2)
     captured = capture(model, [torch.randn(6, 8)], dynamic_shapes={"x": {0: Dim.DYNAMIC}})
     # From 18 on, half of it is more than there is, and the size of the result would be another.
     (allowed,) = captured.ranges.values()
@@ -348,7 +348,7 @@ def test_settling():
 
 
 def test_the_question_of_an_operator_is_not_taken_for_the_models():
-    model = Call(lambda x: F.max_pool2d(x[:, None], 3, 2, ceil_mode=True).reshape(x.shape[0], 4, -1))
+    model = as_module(lambda x: F.max_pool2d(x[:, None], 3, 2, ceil_mode=True).reshape(x.shape[0], 4, -1))
     captured = capture(model, [torch.randn(4, 30, 8)], dynamic_shapes=[{1: Dim.DYNAMIC, 2: Dim.DYNAMIC}])
     asking = {noted.sloc.framework_loc.filename for noted in captured.shape_env.guards}
     assert asking
@@ -359,6 +359,6 @@ def test_the_question_of_an_operator_is_not_taken_for_the_models():
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_the_strides_of_a_result_on_a_gpu_bound_no_size(mode):
     """PyTorch lays out what has 4, or 16, channels in another way; here they are the batch, as in DETR's masks."""
-    model = Call(lambda x: F.interpolate(x[None], size=(6, 5), mode=mode)[0])
+    model = as_module(lambda x: F.interpolate(x[None], size=(6, 5), mode=mode)[0])
     captured = capture(model, [torch.randn(20, 4, 4, device="cuda")], dynamic_shapes=[{0: Dim("b", min=1, max=32)}])
     assert list(captured.ranges.values()) == [Range(1, 20, 32)]

@@ -9,7 +9,7 @@ from torch.export import Dim
 
 from engine.capture import capture
 from engine.errors import CaptureError
-from tests.capture.call import Call
+from engine.testing import as_module
 from tests.comparison import assert_agrees
 
 
@@ -47,7 +47,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("name", [*SIZES, *NUMBERS])
 def test_every_size(name):
-    model = Call((SIZES | NUMBERS)[name])
+    model = as_module((SIZES | NUMBERS)[name])
     captured = capture(model, [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=40)}])
     assert any("strict mode" in note for note in captured.notes) is (name in NUMBERS)
     assert captured.guards == ()
@@ -61,7 +61,7 @@ def test_every_size(name):
 def test_in_an_engine(name):
     import engine
 
-    model = Call((SIZES | NUMBERS)[name])
+    model = as_module((SIZES | NUMBERS)[name])
     shapes = [{0: Dim("n", min=2, max=40)}]
     compiled = engine.compile(
         model, [torch.randn(6, 3)], dynamic_shapes=shapes, runtime="interpreter", min_block_size=1
@@ -82,7 +82,7 @@ def test_in_an_engine(name):
 )
 def test_what_to_write_instead(function, said):
     with pytest.raises(CaptureError) as error:
-        capture(Call(function), [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=40)}])
+        capture(as_module(function), [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=40)}])
     assert f"{__file__}:" in str(error.value)
     assert said in str(error.value)
 
@@ -94,8 +94,8 @@ def test_a_branch_that_strict_mode_takes():
         return (x * 2 if x.shape[0] == 1 else x) + x.new_ones(len(x), 1)
 
     with pytest.raises(CaptureError, match=r"sizes from 2 to 40.*\n.*in single.*\n.*other values"):
-        capture(Call(single), [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=40)}])
-    captured = capture(Call(single), [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=2, max=40)}])
+        capture(as_module(single), [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=40)}])
+    captured = capture(as_module(single), [torch.randn(6, 3)], dynamic_shapes=[{0: Dim("n", min=2, max=40)}])
     x = torch.randn(2, 3)
     torch.testing.assert_close(captured.module()(x)[0], single(x))
 
@@ -106,9 +106,9 @@ def test_an_equality_of_several_sizes_that_holds_almost_nowhere():
 
     dims = {0: Dim.DYNAMIC(min=1, max=90), 1: Dim.DYNAMIC(min=1, max=90)}
     with pytest.raises(CaptureError, match=r"next to none of these sizes\n.*in area"):
-        capture(Call(area), [torch.randn(4, 3)], dynamic_shapes=[dims])
+        capture(as_module(area), [torch.randn(4, 3)], dynamic_shapes=[dims])
     # Dims that are equal are as many as there are.
-    square = Call(lambda x: x @ x if x.shape[0] // 2 == x.shape[1] // 2 else x)
+    square = as_module(lambda x: x @ x if x.shape[0] // 2 == x.shape[1] // 2 else x)
     captured = capture(square, [torch.randn(4, 4)], dynamic_shapes=[dims])
     assert captured.guards != () or len(captured.ranges) == 1
 
@@ -123,7 +123,7 @@ def test_attention_that_is_causal_from_two_on(form):
             return F.scaled_dot_product_attention(x, x, x, None, 0.0, causal)
         return F.scaled_dot_product_attention(x, x, x, is_causal=causal if form == "keyword" else bool(causal))
 
-    captured = capture(Call(attend), [torch.randn(1, 2, 5, 8)], dynamic_shapes=[{2: Dim("t", min=1, max=16)}])
+    captured = capture(as_module(attend), [torch.randn(1, 2, 5, 8)], dynamic_shapes=[{2: Dim("t", min=1, max=16)}])
     assert captured.guards == ()
     for length in (1, 2, 16):
         x = torch.randn(1, 2, length, 8)
@@ -132,7 +132,7 @@ def test_attention_that_is_causal_from_two_on(form):
 
 def test_causal_attention_to_more_than_there_are_queries():
     memory = torch.randn(1, 2, 7, 8)
-    model = Call(lambda x: F.scaled_dot_product_attention(x, memory, memory, is_causal=x.shape[2] > 1))
+    model = as_module(lambda x: F.scaled_dot_product_attention(x, memory, memory, is_causal=x.shape[2] > 1))
     with pytest.raises(CaptureError, match="holds for sizes from 2 to 16"):
         capture(model, [torch.randn(1, 2, 5, 8)], dynamic_shapes=[{2: Dim("t", min=1, max=16)}])
 
@@ -142,7 +142,7 @@ def test_the_shape_as_a_tensor():
         height, width = torch._shape_as_tensor(x)[-2:]
         return x / torch.stack([width, height]).prod()
 
-    captured = capture(Call(scaled), [torch.randn(5, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=16)}])
+    captured = capture(as_module(scaled), [torch.randn(5, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=16)}])
     for rows in (1, 2, 16):
         x = torch.randn(rows, 3)
         torch.testing.assert_close(captured.module()(*captured.bind([x]))[0], scaled(x))

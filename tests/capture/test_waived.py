@@ -15,7 +15,7 @@ from engine.capture.sizes.guards import Guard
 from engine.capture.sizes.small_size_check import Difference
 from engine.capture.sizes.waived import real_guards
 from engine.errors import CaptureError, InputError
-from tests.capture.call import Call
+from engine.testing import as_module
 from tests.comparison import assert_agrees
 
 S, N = (sympy.Symbol(name, integer=True, positive=True) for name in "sn")
@@ -37,7 +37,7 @@ CROPS = {
 @pytest.mark.parametrize("name", CROPS)
 @pytest.mark.parametrize("lazily", [False, True], ids=["whole", "torch.compile"])
 def test_an_example_that_divides_and_calls_that_do_not(name, lazily):
-    model = Call(CROPS[name])
+    model = as_module(CROPS[name])
     options = {"runtime": "interpreter", "min_block_size": 1}
     if lazily:
         torch._dynamo.reset()
@@ -52,7 +52,7 @@ def test_an_example_that_divides_and_calls_that_do_not(name, lazily):
 
 
 def test_what_is_waived_is_no_fact():
-    captured = capture(Call(CROPS["front"]), [torch.randn(2, 8)], dynamic_shapes=[{1: Dim.DYNAMIC(min=4, max=32)}])
+    captured = capture(as_module(CROPS["front"]), [torch.randn(2, 8)], dynamic_shapes=[{1: Dim.DYNAMIC(min=4, max=32)}])
     (size,) = captured.ranges
     whole = sympy.Eq(size, size - functions.Mod(size, 2))
     assert captured.guards == ()
@@ -65,7 +65,7 @@ def test_what_is_asked_of_calls_is_a_fact():
         torch._check(x.shape[1] % 2 == 0)
         return x.view(x.shape[0], 2, x.shape[1] // 2)
 
-    captured = capture(Call(halves), [torch.randn(3, 8)], dynamic_shapes=[{1: Dim.DYNAMIC(min=4, max=32)}])
+    captured = capture(as_module(halves), [torch.randn(3, 8)], dynamic_shapes=[{1: Dim.DYNAMIC(min=4, max=32)}])
     (size,) = captured.ranges
     assert captured.sizes().decide(sympy.Eq(functions.Mod(size, 2), 0)) is True
     with pytest.raises(InputError, match=r"x\.shape\[1\] % 2 == 0"):
@@ -76,7 +76,7 @@ def test_sizes_of_one_decide_nothing():
     def pick(x):
         return x * torch.full((1,), torch.sym_min(x.shape[0], 2) + torch.sym_max(x.shape[0] // 2, 1))
 
-    model = Call(pick)
+    model = as_module(pick)
     captured = capture(model, [torch.randn(4, 3)], dynamic_shapes=[{0: Dim("n", min=1, max=8)}])
     (size,) = captured.ranges
     assert captured.sizes().decide(sympy.Ge(size, 2)) is None
@@ -94,7 +94,7 @@ def test_sizes_of_one_decide_nothing():
 
 def test_an_empty_dim_decides_nothing():
     """To PyTorch's arithmetic the symbol of a size is positive: ``max(n, 1)`` is ``n`` before anybody asks."""
-    model = Call(lambda x: torch.cat((x, x.new_ones(torch.sym_max(x.shape[0], 1), 3))))
+    model = as_module(lambda x: torch.cat((x, x.new_ones(torch.sym_max(x.shape[0], 1), 3))))
     named = [{0: Dim("n", max=8)}]
     captured = capture(model, [torch.randn(4, 3)], dynamic_shapes=named)
     assert list(captured.ranges.values()) == [Range(1, 4, 8)]
@@ -108,7 +108,7 @@ def test_an_empty_dim_decides_nothing():
 
 
 def test_a_model_that_takes_no_empty_dim():
-    model = Call(lambda x: x.view(x.shape[0], -1) * 2)
+    model = as_module(lambda x: x.view(x.shape[0], -1) * 2)
     captured = capture(model, [torch.randn(4, 3)], dynamic_shapes=[{0: Dim("n", max=8)}])
     assert list(captured.ranges.values()) == [Range(1, 4, 8)]
     assert captured.notes == ()
@@ -121,7 +121,7 @@ def test_a_size_that_is_written_otherwise_where_it_divides():
         rows = x.reshape(x.shape[0], 4, -1)
         return rows * rows.shape[2]
 
-    model = Call(quarters)
+    model = as_module(quarters)
     shapes = [{1: Dim.DYNAMIC(min=5, max=40)}]
     compiled = engine.compile(
         model, [torch.randn(2, 16, 24)], dynamic_shapes=shapes, runtime="interpreter", min_block_size=1
@@ -134,7 +134,7 @@ def test_a_size_that_is_written_otherwise_where_it_divides():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_random_numbers_are_no_difference(training):
-    model = Call(lambda x: F.dropout(x[:, x.shape[1] % 2 :], 0.5, training=training))
+    model = as_module(lambda x: F.dropout(x[:, x.shape[1] % 2 :], 0.5, training=training))
     captured = capture(model, [torch.randn(4, 8)], dynamic_shapes=[{1: Dim.DYNAMIC(min=4, max=32)}])
     assert captured.guards == ()
 
@@ -154,7 +154,7 @@ def test_results_that_change_from_call_to_call_tell_nothing():
 
 def test_a_slice_that_is_cut_short_for_one_element():
     """The operator asks whether there are as many as ``max(n - m, 3)``, which PyTorch means to be as good for 1."""
-    model = Call(lambda x: x[:, : torch.sym_max(x.shape[1] - x.shape[0], 3)] * 2)
+    model = as_module(lambda x: x[:, : torch.sym_max(x.shape[1] - x.shape[0], 3)] * 2)
     inputs = [torch.randn(12, 8)]
     with pytest.raises(CaptureError, match=r"holds for sizes from [23] to 20"):
         capture(model, inputs, dynamic_shapes=[{1: Dim.DYNAMIC(min=1, max=20)}])

@@ -12,8 +12,8 @@ from torch import nn
 
 import engine
 from engine.commands.cli import cli, main
+from engine.testing import portable
 from tests.operators import swirl
-from tests.summaries import portable
 
 
 class Model(nn.Module):
@@ -197,7 +197,7 @@ def test_modules_of_the_user_are_imported_first(tmp_path):
 def test_rules_check_prints_every_mistake(programs, snapshot):
     result = run("rules", "check", programs / "broken.rules", code=1)
     assert result.stdout == ""
-    assert portable(result.stderr).replace(str(programs), "") == snapshot
+    assert portable(result.stderr, rule_lines=True).replace(str(programs), "") == snapshot
 
 
 @pytest.mark.parametrize(

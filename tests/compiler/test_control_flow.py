@@ -13,9 +13,10 @@ import engine
 from engine.builder import Blueprint
 from engine.conversion import emit_network
 from engine.errors import CoverageError
+from engine.testing.helpers import start
+from engine.testing.networks import networks_text
 from tests.comparison import TOLERANCE, assert_agrees
 from tests.control_flow import CASES, Call, Cell, Gated
-from tests.summaries import networks_text, start
 
 RUNTIMES = [
     pytest.param("interpreter", "cpu", id="interpreter"),

@@ -9,8 +9,9 @@ from torch.export import Dim
 
 import engine
 from engine.errors import CaptureError, InputError
+from engine.testing.helpers import start
+from engine.testing.networks import networks_text
 from tests.comparison import assert_agrees
-from tests.summaries import networks_text, start
 
 
 class Pool(nn.Module):

@@ -18,7 +18,7 @@ from engine.errors import (
     SettingsError,
     TensorRTNotFound,
 )
-from tests.summaries import portable
+from engine.testing import portable
 
 
 class Model(nn.Module):
@@ -281,4 +281,4 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage, monkeypatch):
 def test_messages_have_no_paths_of_this_package(compiled):
     with pytest.raises(InputError) as caught:
         compiled(torch.randn(9, 8))
-    assert portable(str(caught.value)) == str(caught.value)
+    assert portable(str(caught.value), rule_lines=True) == str(caught.value)

@@ -1,7 +1,9 @@
 """The report: as text for people, as data for programs, the same from run to run."""
 
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,8 +15,11 @@ from torch import nn
 import engine
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.table import render_report
+from engine.testing import portable
+from engine.testing.graphs import graph_text, partition_text
+from engine.testing.helpers import start
+from engine.testing.networks import networks_text
 from tests.operators import swirl
-from tests.summaries import graph_text, networks_text, partition_text, portable, start
 
 # What differs from run to run and from machine to machine.
 VARYING = re.compile(
@@ -74,7 +79,7 @@ CASES = {
 def texts(name):
     model, args, settings = CASES[name]
     compilation = start(model().eval(), args, **settings)
-    return "\n\n".join([graph_text(compilation), partition_text(compilation.report), networks_text(compilation)])
+    return "\n\n".join([graph_text(compilation.mirror), partition_text(compilation.report), networks_text(compilation)])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -226,3 +231,30 @@ def test_constants_that_pytorch_needs_do_not_count_as_nodes_outside():
     report = engine.coverage(Dequantized(), [torch.randn(2, 8)], torch_executed_ops=["aten.linear"], min_block_size=1)
     assert report.nodes == 2
     assert report.coverage == 0.5
+
+
+class Signed(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,)).cumsum(0).to(torch.float64)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))])
+def test_copies_and_pickles_say_the_same(way):
+    report = engine.coverage(Signed(), [torch.randn(2, 3)], min_block_size=1)
+    other = way(report)
+    assert other == report
+    assert str(other) == str(report)
+    assert other.as_dict() == report.as_dict()
+    assert other.query(color="torch") == report.query(color="torch")
+    assert dict(other.graph.nodes(data=True)) == dict(report.graph.nodes(data=True))
+    assert sorted(other.graph.edges(keys=True)) == sorted(report.graph.edges(keys=True))
+    assert other.decisions.inner_graphs().keys() == report.decisions.inner_graphs().keys() != set()
+
+
+def test_a_pickled_report_says_what_it_does_not_keep():
+    report = pickle.loads(pickle.dumps(engine.coverage(Signed(), [torch.randn(2, 3)])))
+    for ask in (lambda: report.why("sin"), report.costly, report.gains):
+        with pytest.raises(engine.EngineError, match="pickles keep what rules said"):
+            ask()
+    again = copy.deepcopy(pickle.loads(pickle.dumps(report)))
+    assert again.query() == report.query()

@@ -141,7 +141,7 @@ def test_an_edit_of_a_users_file_is_checked_against_the_cached_built_in_rules(tm
     monkeypatch.setattr(parser, "parse_with_errors", lambda text, *rest: read.append(rest) or parse(text, *rest))
     loaded = RuleSet.load(path)
     assert read == [(str(path), "my")]
-    sources = [*builtin_sources(), *read_sources([path], 1)]
+    sources = [*builtin_sources(), *read_sources([path], 2)]
     afresh = ruleset._check(sources, ruleset._installed(), host.registered(), None)
     assert [(rule.id, rule.rank) for rule in loaded.rules] == [(rule.id, rule.rank) for rule in afresh.rules]
     assert loaded.rules == afresh.rules
@@ -161,7 +161,7 @@ def test_mistakes_of_a_users_file_are_those_of_all_files_together(tmp_path):
     path.write_text(
         "lower a match aten.mul.Tensor(x, y) emit aten.square(x)\nlower b match aten.relu(x) over c emit lift(x)"
     )
-    sources = [*builtin_sources(), *read_sources([path], 1)]
+    sources = [*builtin_sources(), *read_sources([path], 2)]
     with pytest.raises(RuleError) as together:
         ruleset._check(sources, ruleset._installed(), host.registered(), None)
     with pytest.raises(RuleError) as apart:

@@ -197,14 +197,14 @@ def test_user_rules_come_first(user_file):
     base = user_file(NEG.format(name="given", pattern="aten.neg(aten.neg(x))", more=""), "base.rules")
     from engine.dsl.source import read_sources
 
-    loaded = RuleSet._of([*read_sources([base], 0), *read_sources([path], 1)], None)
+    loaded = RuleSet._of([*read_sources([base], 0), *read_sources([path], 2)], None)
     assert [rule.id for rule in loaded.rules] == ["my.mine", "base.given"]
     assert loaded.overridden == (("my.mine", "base.given"),)
 
 
 def both(text, given, stem="one"):
     """A user's text beside a built-in one whose file has the same stem."""
-    return RuleSet._of([Source("one.rules", "one", 0, given), Source(f"my/{stem}.rules", stem, 1, text)], None)
+    return RuleSet._of([Source("one.rules", "one", 0, given), Source(f"my/{stem}.rules", stem, 2, text)], None)
 
 
 def test_a_user_file_of_the_same_name_takes_nothing_away():

@@ -9,8 +9,8 @@ from torch import nn
 
 import engine
 from engine.partitioner.coloring import Color, Quotient
+from engine.testing.helpers import start
 from tests.operators import swirl
-from tests.summaries import start
 
 
 class Block(nn.Module):

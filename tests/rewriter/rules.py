@@ -5,13 +5,12 @@ The rank of a rule is its place in the text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from textwrap import dedent
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from engine.dsl import operators, tree
 from engine.dsl.checks.pattern_resolver import PatternResolver
@@ -21,7 +20,6 @@ from engine.dsl.syntax.parser import parse
 from engine.evaluator import Context
 from engine.graph.mirror import Mirror
 from engine.rewriter import RewriteStats, Trace, rewrite
-from engine.rewriter.change import text as text_of
 from tests.graph.build import mirror_of, run
 
 
@@ -103,29 +101,6 @@ def same(mirror: Mirror, model: Callable[..., Any], inputs: Sequence[Any]) -> No
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
-
-
-def show(mirror: Mirror) -> str:
-    """The graph as text: one node per line with op, operands, shape and rewrites."""
-    text = "\n".join(_line(mirror, node) for node in mirror.graph.nodes)
-    # PyTorch names symbols by a hash that differs between its versions.
-    symbols = {name: f"s{number}" for number, name in enumerate(dict.fromkeys(re.findall(r"\bs\d+\b", text)))}
-    return re.sub(r"\bs\d+\b", lambda found: symbols[found[0]], text)
-
-
-def _line(mirror: Mirror, node: fx.Node) -> str:
-    if node.op == "output":
-        return f"output {node.args[0]}"
-    val = node.meta["val"]
-    shape = text_of(val) if isinstance(val, torch.Tensor) else ""
-    text = f"%{node.name} = {mirror.op(node)}"
-    if node.op == "call_function":
-        items = [str(item) for item in (*node.args, *(f"{k}={v}" for k, v in node.kwargs.items() if v is not None))]
-        text += f"({', '.join(items)})"
-    elif node.op == "get_attr":
-        text += f"[{node.target}]"
-    rules = ", ".join(step.rule_id for step in node.meta.get("rules", ()))
-    return f"{text} {shape}".rstrip() + (f"  # {rules}" if rules else "")
 
 
 def ops(mirror: Mirror) -> list[str]:

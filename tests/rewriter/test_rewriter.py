@@ -13,8 +13,9 @@ from torch.export import Dim
 from engine.errors import EngineError
 from engine.graph.provenance import history
 from engine.rewriter import Trace, rewrite
+from engine.testing.graphs import graph_text
 from tests.graph.build import find, mirror_of
-from tests.rewriter.rules import context, ops, rewritten, rules_of, same, show
+from tests.rewriter.rules import context, ops, rewritten, rules_of, same
 
 BATCH = ({0: Dim("batch", min=2, max=8)},)
 
@@ -29,7 +30,7 @@ def test_a_lowering_keeps_the_graph_equal(snapshot: SnapshotAssertion) -> None:
         text, lambda x, y, b: torch.addmm(b, x, y, alpha=2.0), (torch.randn(2, 3), torch.randn(3, 4), torch.randn(4))
     )
     assert stats.applications == 1
-    assert show(mirror) == snapshot
+    assert graph_text(mirror) == snapshot
 
 
 CHAIN = """\
@@ -162,7 +163,7 @@ simplify qkv
 def test_several_roots(dynamic: object, snapshot: SnapshotAssertion) -> None:
     mirror, stats = rewritten(QKV, Projections(), (torch.randn(2, 3, 8),), dynamic)
     assert stats.applications == 1
-    assert show(mirror) == snapshot
+    assert graph_text(mirror) == snapshot
 
 
 def test_shared_interiors_survive() -> None:
@@ -206,7 +207,7 @@ def test_literals_become_constants_or_ops(dynamic: object, snapshot: SnapshotAss
       emit  aten.sub.Tensor(x, full(-2.0, x))
     """
     mirror, _ = rewritten(text, lambda x: (x * 0, x + 2, x.exp() + 2), (torch.randn(4, 3),), dynamic)
-    assert show(mirror) == snapshot
+    assert graph_text(mirror) == snapshot
 
 
 def test_sizes_computed_by_rules_are_symbolic(snapshot: SnapshotAssertion) -> None:
@@ -217,7 +218,7 @@ def test_sizes_computed_by_rules_are_symbolic(snapshot: SnapshotAssertion) -> No
       emit  aten.view(aten.mul.Tensor(y, y), shape(x))
     """
     mirror, _ = rewritten(text, lambda x: x.square(), (torch.randn(4, 3, 5),), BATCH)
-    assert show(mirror) == snapshot
+    assert graph_text(mirror) == snapshot
 
 
 def test_constant_subgraphs_are_left_alone() -> None:

@@ -1,7 +1,7 @@
-"""Every built-in rule does on each of its test lines what its pattern means, and the lines leave nothing out.
+"""The test lines of built-in rules leave nothing out; `pytest rules` runs them (:mod:`engine.testing.plugin`).
 
-One test per rule and test line; a line that the ops of one member of a family refuse (a rank, an argument
-type) says nothing about that member and is skipped there, but each member needs a line that fits it.
+A line that the ops of one member of a family refuse (a rank, an argument type) says nothing about that member, but each
+member needs a line that fits it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import torch
 from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
-from engine.verify.agreement import NotApplied, check
 from engine.verify.branches import Reached, base, callers, of_macro, reached, unreached
-from engine.verify.forms import described, fitting
 from engine.verify.instance import Inapplicable, instance
 from engine.verify.line import written
 
@@ -25,29 +23,6 @@ from engine.verify.line import written
 @functools.cache
 def rules() -> RuleSet:
     return RuleSet.load()
-
-
-def _lines() -> list[object]:
-    return [
-        pytest.param(rule, number, id=f"{rule.id}-{number}")
-        for rule in sorted(rules().rules, key=lambda rule: rule.id)
-        for number in range(len(rule.tests))
-    ]
-
-
-@pytest.mark.parametrize(("rule", "number"), _lines())
-def test_rule_agrees_with_its_pattern(rule: Rule, number: int) -> None:
-    try:
-        check(rule, rule.tests[number], rules())
-    except Inapplicable as reason:
-        pytest.skip(str(reason).splitlines()[0])
-    for form in fitting(rule, rule.tests[number]):
-        if form == described(rule, rule.tests[number]):
-            continue
-        try:
-            check(rule, rule.tests[number], rules(), form=form)
-        except (Inapplicable, NotApplied):
-            continue  # without an optional op, or with operands exchanged, it may be no instance
 
 
 FILES = sorted({rule.span.file for rule in rules().rules}, key=lambda file: Path(file).parts[-2:])

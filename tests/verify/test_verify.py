@@ -16,12 +16,12 @@ from engine.dsl.ruleset import RuleSet
 from engine.dsl.syntax.parser import parse
 from engine.evaluator import evaluation
 from engine.evaluator.coverage import recording
+from engine.testing import portable
 from engine.verify.agreement import Disagreement, NotApplied, check
 from engine.verify.findings import Finding, Summary
 from engine.verify.line import written
 from engine.verify.search import verify
 from engine.verify.workers import verify_in_processes
-from tests.summaries import portable
 
 WRONG = Path(__file__).parent / "wrong" / "wrong.rules"
 CARELESS = WRONG.with_name("careless.rules")
@@ -180,7 +180,7 @@ def test_what_is_said_of_careless_rules(snapshot: SnapshotAssertion) -> None:
     told = io.StringIO()
     for name in ("no_lines", "refused_line", "wrong_constant", "wrong_dtype", "wrong_guard"):
         render_finding(tried(rules, name, examples=1), told)
-    assert portable(told.getvalue()) == snapshot
+    assert portable(told.getvalue(), rule_lines=True) == snapshot
 
 
 def test_a_built_in_file_is_no_file_of_a_user() -> None:

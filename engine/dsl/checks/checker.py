@@ -45,7 +45,7 @@ def check(
     syntax_errors: Sequence[Diagnostic] = (),
     base: Checked | None = None,
 ) -> Checked:
-    """Check parsed files, each with its level (0 built-in, 1 user).
+    """Check parsed files, each with its level (0 built-in, 1 of a package, 2 of a user).
 
     Args:
         capabilities: of the TensorRT to convert for; None: of none in particular, so nothing is inactive.
@@ -100,7 +100,7 @@ class _Checker:
         self._check_names(rules)
         self._check_over(rules)
         given = [*self.base.rules, *(rule for rule, _ in self.base.inactive)]
-        termination.check([*given, *rules], self.emitted, self.problems)
+        termination.check(given, rules, self.emitted, self.problems)
         active = [rule for rule in rules if _key(rule) not in self.reasons]
         ordered, overridden, before = precedence.order(
             active, self.problems, self.budget, given=self.base.rules, known=self.base.before

@@ -9,14 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
-
-import networkx
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.dsl import tree
 from engine.dsl.diagnostics import Problems
 from engine.dsl.forms import shown
 from engine.dsl.vocabulary import constants, nearest
+
+if TYPE_CHECKING:
+    import networkx
 
 # Limits of one pattern with all named patterns written out: ops, lists, alternatives and what they hold.
 MAX_PARTS = 400
@@ -154,11 +156,28 @@ class NamedPatterns:
 
     def _measure(self) -> None:
         """Find patterns that use themselves, and how much the others stand for; nothing is written out."""
+        uses = {
+            name: [n.name for n in tree.walk(item.body) if isinstance(n, tree.Named) and n.name in self.items]
+            for name, item in self.items.items()
+        }
+        try:
+            order = list(TopologicalSorter(uses).static_order())
+        except CycleError:
+            order = self._without_circles(uses)
+        for name in order:
+            # What uses a pattern that is wrong is wrong as well, without a report of its own.
+            if name in self._wrong or any(used in self._wrong for used in uses[name]):
+                self._wrong.add(name)
+            else:
+                self._extents[name] = self._extent(self.items[name].body)
+
+    def _without_circles(self, uses: Mapping[str, list[str]]) -> list[str]:
+        """Report patterns that use themselves; the others in order, those that are used first."""
+        import networkx  # loaded only to tell what is wrong
+
         graph = networkx.DiGraph()
-        graph.add_nodes_from(self.items)
-        for name, item in self.items.items():
-            uses = (node.name for node in tree.walk(item.body) if isinstance(node, tree.Named))
-            graph.add_edges_from((name, used) for used in uses if used in self.items)
+        graph.add_nodes_from(uses)
+        graph.add_edges_from((name, used) for name, others in uses.items() for used in others)
         for members in networkx.strongly_connected_components(graph):
             start = min(members)
             if len(members) > 1 or graph.has_edge(start, start):
@@ -171,12 +190,8 @@ class NamedPatterns:
                     "named patterns are expanded where they are used, and cannot recur",
                 )
                 self._wrong |= members
-        # What uses a pattern that is wrong is wrong as well, without a report of its own.
-        for name in list(self._wrong):
-            self._wrong |= networkx.ancestors(graph, name)
         right = graph.subgraph(name for name in graph if name not in self._wrong)
-        for name in reversed(list(networkx.topological_sort(right))):
-            self._extents[name] = self._extent(self.items[name].body)
+        return list(reversed(list(networkx.topological_sort(right))))
 
     def _extent(self, pattern: Any) -> _Extent:
         """How much a pattern stands for; the patterns that it uses have been measured."""
@@ -226,6 +241,8 @@ def _merge(
 
 
 def _distance(graph: networkx.DiGraph, start: str, goal: str) -> int:
+    import networkx
+
     length: int = networkx.shortest_path_length(graph, start, goal)
     return length
 

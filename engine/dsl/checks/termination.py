@@ -9,30 +9,48 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-
-import networkx
+from collections.abc import Iterable, Mapping, Set
+from typing import TYPE_CHECKING
 
 from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import Rule
 from engine.errors import Span
 
+if TYPE_CHECKING:
+    import networkx
 
-def check(rules: Iterable[Rule], emitted: Mapping[tuple[str, str], Mapping[str, Span]], problems: Problems) -> None:
+
+def check(
+    given: Iterable[Rule],
+    rules: Iterable[Rule],
+    emitted: Mapping[tuple[str, str], Mapping[str, Span]],
+    problems: Problems,
+) -> None:
     """Report ``lower`` rules that lead back to their own root and have no ``decreases``.
 
     Args:
+        given: rules that are known to end without the others.
         emitted: by kind and id of a rule, the ops that a rule emits and where.
     """
-    graph = networkx.DiGraph()
     by_edge: dict[tuple[str, str], list[Rule]] = defaultdict(list)
-    for rule in rules:
-        if rule.kind != "lower":
-            continue
-        for root in dict.fromkeys(root.op for root in rule.roots):
-            for op in emitted[rule.kind, rule.id]:
-                graph.add_edge(root, op)
-                by_edge[root, op].append(rule)
+    after: dict[str, set[str]] = defaultdict(set)
+    added: set[tuple[str, str]] = set()
+    for new, some in ((False, given), (True, rules)):
+        for rule in some:
+            if rule.kind != "lower":
+                continue
+            for root in dict.fromkeys(root.op for root in rule.roots):
+                for op in emitted[rule.kind, rule.id]:
+                    by_edge[root, op].append(rule)
+                    after[root].add(op)
+                    if new:
+                        added.add((root, op))
+    # Few rules were added, as a rule: whether one closes a circle is seen before a library for graphs is loaded.
+    if not any(_leads_to(op, root, after) for root, op in added):
+        return
+    import networkx
+
+    graph = networkx.DiGraph(by_edge.keys())
     component: dict[str, int] = {}
     for number, members in enumerate(networkx.strongly_connected_components(graph)):
         component.update(dict.fromkeys(members, number))
@@ -53,7 +71,20 @@ def check(rules: Iterable[Rule], emitted: Mapping[tuple[str, str], Mapping[str, 
                 )
 
 
+def _leads_to(start: str, end: str, after: Mapping[str, Set[str]]) -> bool:
+    """Whether rewriting an op may lead to another one."""
+    seen = {start}
+    waiting = [start]
+    while waiting and end not in seen:
+        new = after.get(waiting.pop(), set()) - seen
+        seen |= new
+        waiting += new
+    return end in seen
+
+
 def _cycle(graph: networkx.DiGraph, root: str, op: str, component: Mapping[str, int]) -> list[str]:
     """A shortest way from ``root`` through ``op`` back to ``root``."""
+    import networkx
+
     inside = graph.subgraph(node for node, number in component.items() if number == component[root])
     return [root, *networkx.shortest_path(inside, op, root)]

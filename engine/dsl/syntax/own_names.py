@@ -6,7 +6,7 @@ the built-in rules go on calling theirs, and what the language gains breaks no f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -20,10 +20,10 @@ def apart(files: list[tree.File], macros: Collection[str], patterns: Collection[
     """User files with their own macros and patterns marked, where built-in ones are called the same.
 
     Args:
-        macros, patterns: names of the built-in ones.
+        macros, patterns: names of the built-in ones, and of packages that come before, marked or not.
     """
-    own_macros = {macro.name for file in files for macro in file.macros} & set(macros)
-    own_patterns = {pattern.name for file in files for pattern in file.patterns} & set(patterns)
+    own_macros = _marked({macro.name for file in files for macro in file.macros}, set(macros))
+    own_patterns = _marked({pattern.name for file in files for pattern in file.patterns}, set(patterns))
     if not own_macros and not own_patterns:
         return files
     marking = _Marking(own_macros, own_patterns)
@@ -38,8 +38,19 @@ def apart(files: list[tree.File], macros: Collection[str], patterns: Collection[
     ]
 
 
+def _marked(own: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """The names that are taken, each with as many marks as make it another one."""
+    found = {}
+    for name in own:
+        if name in taken:
+            found[name] = name + MARK
+            while found[name] in taken:
+                found[name] += MARK
+    return found
+
+
 class _Marking:
-    def __init__(self, macros: Collection[str], patterns: Collection[str]) -> None:
+    def __init__(self, macros: Mapping[str, str], patterns: Mapping[str, str]) -> None:
         self.macros = macros
         self.patterns = patterns
 
@@ -60,7 +71,7 @@ class _Marking:
         return replace(item, **given, **{name: self.of(value) for name, value in parts.items()})
 
     def _name(self, name: str) -> str:
-        return name + MARK if name in self.macros else name
+        return self.macros.get(name, name)
 
     def _call(self, call: tree.Call) -> tree.Call:
         """Only a call reads the name of a macro, and `loop` the name that it is given first."""
@@ -89,7 +100,7 @@ class _Marking:
         return self._parts(macro, name=self._name(macro.name))  # type: ignore[no-any-return]
 
     def _pattern(self, item: Any) -> Any:
-        return self._parts(item, name=item.name + MARK if item.name in self.patterns else item.name)
+        return self._parts(item, name=self.patterns.get(item.name, item.name))
 
 
 _SPECIAL: dict[type, Callable[[_Marking, Any], Any]] = {

@@ -10,15 +10,15 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lark import Lark, Token, UnexpectedEOF, UnexpectedInput
+from lark import Token, UnexpectedEOF, UnexpectedInput
 
 from engine.dsl import tree
 from engine.dsl.checks.limits import LARGEST_FILE, MOST_TOKENS
 from engine.dsl.diagnostics import MOST_MISTAKES
+from engine.dsl.syntax import grammar
 from engine.dsl.syntax.builder import Builder
 from engine.dsl.syntax.syntax_hints import MISTAKES, WORDS
 from engine.dsl.vocabulary import nearest
@@ -32,12 +32,6 @@ _RULE = re.compile(r"\s*(simplify|lower|convert)\b")
 # Possessive: what is not blank is found without trying every way to part the comments before it.
 _BLANK = re.compile(r"(?:\s++|#[^\n]*+)*+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-@functools.cache
-def _lark() -> Lark:
-    grammar = resources.files("engine.dsl.syntax").joinpath("grammar.lark").read_text()
-    return Lark(grammar, parser="lalr", propagate_positions=True)
 
 
 def parse(text: str, path: str = "<text>", stem: str | None = None) -> tree.File:
@@ -68,7 +62,7 @@ def parse_with_errors(text: str, path: str, stem: str | None = None) -> tuple[tr
             Diagnostic(f"this file is too large; one file has up to {limits}", top, hint="split it")
         ]
     try:
-        branches = _lark().parse(text).children  # type: ignore[attr-defined]
+        branches = grammar.parser().parse(text).children  # type: ignore[attr-defined]
         syntax: list[Diagnostic] = []
     except UnexpectedInput:
         branches, syntax = _parse_pieces(text, path, lines)
@@ -93,7 +87,7 @@ def _parse_pieces(text: str, path: str, lines: list[str]) -> tuple[list[Any], li
     for start, end in _pieces(text, _ITEM, 0, len(text)):
         piece = _only(text, start, end)
         try:
-            branches += _lark().parse(piece).children  # type: ignore[attr-defined]
+            branches += grammar.parser().parse(piece).children  # type: ignore[attr-defined]
             continue
         except UnexpectedInput as error:
             whole = _diagnostic(error, piece, path, lines)
@@ -103,7 +97,7 @@ def _parse_pieces(text: str, path: str, lines: list[str]) -> tuple[list[Any], li
             pieces = [_only(text, *opening), *(_only(text, *clause, opening=opening[0]) for clause in clauses)]
             for piece in pieces:
                 try:
-                    _lark().parse(piece)
+                    grammar.parser().parse(piece)
                 except UnexpectedInput as error:
                     found.append(_diagnostic(error, piece, path, lines))
         diagnostics += found or [whole]
@@ -191,7 +185,7 @@ def _accepted(error: UnexpectedInput) -> frozenset[str]:
 
 @functools.cache
 def _patterns() -> dict[str, str]:
-    return {t.name: t.pattern.value for t in _lark().terminals if t.pattern.type == "str"}
+    return {t.name: t.pattern.value for t in grammar.parser().terminals if t.pattern.type == "str"}
 
 
 _ITEMS = ("simplify", "lower", "convert", "def", "pattern", "extern", "layer")
@@ -282,7 +276,7 @@ def _mistakes() -> dict[tuple[object, str], str]:
     for hint, examples in MISTAKES.items():
         for example in examples:
             try:
-                _lark().parse(example)
+                grammar.parser().parse(example)
             except UnexpectedInput as error:
                 advice.setdefault(_situation(error), hint)
     return advice

@@ -1,0 +1,5 @@
+"""The command line as ``python -m engine``."""
+
+from engine.commands.cli import main
+
+main()

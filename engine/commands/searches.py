@@ -1,0 +1,191 @@
+"""Searches of rules: ``engine rules verify`` for instances on which they are wrong, ``mutate`` for lines that miss."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import engine
+
+if TYPE_CHECKING:
+    from engine.dsl.rule import Rule
+    from engine.dsl.ruleset import RuleSet
+    from engine.verify.mutation.judging import Judged
+
+# Seconds between two lines of a log that say how far a search is.
+_BETWEEN = 15.0
+
+_FILES = click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+_RULE = click.option(
+    "--rule", "names", multiple=True, help="Only rules whose id starts with this; may be given several times."
+)
+_SEED = click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
+_JOBS = click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Processes to try rules in."
+)
+_JSON = click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="A file for everything found, as JSON."
+)
+
+
+@click.command()
+@_FILES
+@_RULE
+@click.option("--examples", default=30, show_default=True, type=click.IntRange(min=1), help="Instances per stage.")
+@_SEED
+@_JOBS
+@_JSON
+def verify(
+    files: tuple[Path, ...], names: tuple[str, ...], examples: int, seed: int, jobs: int, json_file: Path | None
+) -> None:
+    """Search for instances on which rules are wrong: those of FILES, or the built-in ones.
+
+    Every rule is tried on its test lines and on variations of them: other sizes, ranks, dtypes and numbers, with
+    sizes known, symbolic as marked, and symbolic wherever they can be.  Says as well which branches of rules no test
+    line reaches, and which `relax` nothing needs.  Needs Hypothesis: pip install "engine[verify]".
+    """
+    from engine.commands.rule_advice import advice
+    from engine.commands.tables import render_finding, render_summary
+
+    with _hypothesis():
+        from engine.verify.workers import verify_in_processes
+    from engine.verify.findings import Summary
+
+    ruleset = engine.RuleSet.load(*files)
+    chosen = _chosen(ruleset, files, names)
+    unchecked = [item for item in advice(ruleset, rules_in(files)) if item.fatal] if files else []
+    for item in unchecked:
+        click.echo(str(item), err=True)
+    if not chosen:
+        if unchecked:
+            sys.exit(1)
+        raise engine.EngineError("there is no such rule; `engine rules list` shows them")
+    findings = []
+    paths = [str(path) for path in files]
+    with counting(f"trying {len(chosen)} rules") as count:
+        for finding in verify_in_processes(ruleset, chosen, paths, examples=examples, seed=seed, jobs=jobs):
+            render_finding(finding, sys.stdout)
+            sys.stdout.flush()
+            findings.append(finding)
+            wrong = sum(bool(other.wrong) for other in findings)
+            count(f"{len(findings)} of {len(chosen)}, {wrong} wrong, {finding.rule.id}")
+    summary = Summary.of(ruleset, findings)
+    render_summary(summary, sys.stdout)
+    if json_file is not None:
+        drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
+        json_file.write_text(json.dumps({**drawn, **summary.as_dict()}, indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if summary.fine and not unchecked else 1)
+
+
+@click.command()
+@_FILES
+@_RULE
+@click.option(
+    "--examples", default=40, show_default=True, type=click.IntRange(min=1),
+    help="Instances to draw for a change that no line notices.",
+)  # fmt: skip
+@_SEED
+@_JOBS
+@click.option("--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 1 below this share.")
+@_JSON
+def mutate(
+    files: tuple[Path, ...],
+    names: tuple[str, ...],
+    examples: int,
+    seed: int,
+    jobs: int,
+    fail_under: float | None,
+    json_file: Path | None,
+) -> None:
+    """Change rules in small ways, and say which change no test line notices: of FILES, or the built-in ones.
+
+    Numbers, flags, enum members and comparisons are changed, and guards left out, one at a time.  A change that no line
+    notices comes with a line that would, if one was drawn; without one it may mean the same, and does not count.
+    """
+    from engine.commands.tables import render_mutants
+
+    with _hypothesis():
+        from engine.verify.mutation.processes import judge_rules
+    ruleset = engine.RuleSet.load(*files)
+    chosen = _chosen(ruleset, files, names)
+    if not chosen:
+        raise engine.EngineError("there is no such rule; `engine rules list` shows them")
+    found: list[Judged] = []
+    with counting("changing rules") as count:
+        paths = [str(path) for path in files]
+        for judged in judge_rules(ruleset, chosen, paths, examples=examples, seed=seed, jobs=jobs):
+            found += judged
+            survived = sum(item.outcome == "survived" for item in found)
+            last = f", {judged[-1].rule}" if judged else ""
+            count(f"{len(found)} changes, {survived} of them not noticed{last}")
+    share = render_mutants(found, sys.stdout)
+    if json_file is not None:
+        drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
+        data = {**drawn, "noticed": share, "mutants": [item.as_dict() for item in found]}
+        json_file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    if fail_under is not None and 100 * share < fail_under:
+        click.echo(f"{share:.1%} of the changes are noticed, which is under --fail-under {fail_under:g}", err=True)
+        sys.exit(1)
+
+
+def rules_in(files: tuple[Path, ...]) -> Callable[[Rule], bool]:
+    """Whether a rule is of one of these files, or of a file in one of these folders."""
+    places = [path.resolve() for path in files]
+
+    def chosen(rule: Rule) -> bool:
+        path = Path(rule.span.file).resolve()
+        return any(path == place or place in path.parents for place in places)
+
+    return chosen
+
+
+def _chosen(ruleset: RuleSet, files: tuple[Path, ...], names: Sequence[str]) -> list[Rule]:
+    """The active rules of some files, or all built-in ones and those of packages, in the order of the text."""
+    own = rules_in(files)
+    return [
+        rule
+        for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
+        if (not files or own(rule)) and (not names or rule.id.startswith(tuple(names)))
+    ]
+
+
+@contextmanager
+def _hypothesis() -> Iterator[None]:
+    """Say what to install where Hypothesis is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "hypothesis":
+            raise
+        raise engine.EngineError('this needs Hypothesis: pip install "engine[verify]"') from error
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[str], None]]:
+    """Show how far something is: all the time on a terminal, every quarter of a minute in a log."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def log(text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _BETWEEN:
+                last = time.monotonic()
+                click.echo(f"{title}: {text}", err=True)
+
+        yield log
+        return
+    with console.status(title) as status:
+        yield lambda text: status.update(f"{title}: {text}")
+
+
+__all__ = ["counting", "mutate", "rules_in", "verify"]

@@ -1,0 +1,1 @@
+"""Mutants of rules: small changes that a test line should notice."""
