@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -20,9 +20,9 @@ import engine
 from engine.commands.models import load_program
 from engine.commands.options import AS_JSON, RULES, given_settings, print_report, progress, with_settings
 from engine.commands.questions import coverage, trace, why
-
-if TYPE_CHECKING:
-    from engine.dsl.rule import Rule
+from engine.commands.rules.check import check
+from engine.commands.rules.fmt import fmt
+from engine.commands.rules.selection import in_files
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -113,38 +113,6 @@ def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stat
         render_rules(ruleset, sys.stdout, op=op, kind=kind)
 
 
-@rules.command()
-@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
-def check(files: tuple[Path, ...]) -> None:
-    """Check the built-in rules, with those of FILES; every mistake is reported.
-
-    Rules of FILES that were not checked, because nothing registers their ops, or that can never apply, are errors too.
-    Test lines are not run: `engine rules verify FILES` does that.
-    """
-    from engine.commands.rule_advice import advice
-
-    ruleset = engine.RuleSet.load(*files)
-    found = advice(ruleset, _in(files)) if files else []
-    for item in found:
-        click.echo(str(item), err=item.fatal)
-    fatal = sum(item.fatal for item in found)
-    outcome = f"{fatal} error{'' if fatal == 1 else 's'}" if fatal else "fine"
-    counts = f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers"
-    click.echo(f"{counts}: {outcome}; test lines were not run, `engine rules verify` runs them")
-    sys.exit(1 if fatal else 0)
-
-
-def _in(files: tuple[Path, ...]) -> Callable[[Rule], bool]:
-    """Whether a rule is of one of these files, or of a file in one of these folders."""
-    places = [path.resolve() for path in files]
-
-    def chosen(rule: Rule) -> bool:
-        path = Path(rule.span.file).resolve()
-        return any(path == place or place in path.parents for place in places)
-
-    return chosen
-
-
 @rules.command("verify")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option(
@@ -179,7 +147,7 @@ def verify_command(
     from engine.verify.findings import Summary
 
     ruleset = engine.RuleSet.load(*files)
-    own = _in(files)
+    own = in_files(files)
     chosen = [
         rule
         for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
@@ -229,6 +197,8 @@ def _counting(title: str) -> Iterator[Callable[[str], None]]:
 
 for _question in (coverage, why, trace):
     cli.add_command(_question)
+for _command in (check, fmt):
+    rules.add_command(_command)
 
 
 def main() -> None:
