@@ -22,6 +22,7 @@ from engine.commands.options import AS_JSON, RULES, given_settings, print_report
 from engine.commands.questions import coverage, trace, why
 from engine.commands.rules.check import check
 from engine.commands.rules.fmt import fmt
+from engine.commands.rules.lint import lint
 from engine.commands.rules.selection import in_files
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -197,7 +198,7 @@ def _counting(title: str) -> Iterator[Callable[[str], None]]:
 
 for _question in (coverage, why, trace):
     cli.add_command(_question)
-for _command in (check, fmt):
+for _command in (check, fmt, lint):
     rules.add_command(_command)
 
 

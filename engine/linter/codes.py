@@ -140,7 +140,7 @@ _ALL = (
         "`..` stands for arguments of any value. Where one of them changes the result, a rule that does not read it is "
         "wrong for all values but one. Leave `..` out, so that arguments have their defaults; or name those that do "
         "not matter: `alpha=_`. Arguments that only say where a tensor lies (`layout`, `device`, `pin_memory`, "
-        "`memory_format`, `non_blocking`, `generator`) are not counted.",
+        "`memory_format`, `non_blocking`, `generator`) or that only gradients read are not counted.",
         "lower a\n  match aten.gelu(x, ..)\n  emit  aten.relu(x)\n" + _TEST,
         "lower a\n  match aten.gelu(x)\n  emit  aten.relu(x)\n" + _TEST,
     ),
