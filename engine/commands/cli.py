@@ -21,6 +21,7 @@ from engine.commands.models import load_program
 from engine.commands.options import AS_JSON, RULES, given_settings, print_report, progress, with_settings
 from engine.commands.questions import coverage, trace, why
 from engine.commands.rules.check import check
+from engine.commands.rules.doc import doc
 from engine.commands.rules.fmt import fmt
 from engine.commands.rules.lint import lint
 from engine.commands.rules.selection import in_files
@@ -198,7 +199,7 @@ def _counting(title: str) -> Iterator[Callable[[str], None]]:
 
 for _question in (coverage, why, trace):
     cli.add_command(_question)
-for _command in (check, fmt, lint):
+for _command in (check, doc, fmt, lint):
     rules.add_command(_command)
 
 
