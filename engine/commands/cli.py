@@ -24,6 +24,7 @@ from engine.commands.rules.check import check
 from engine.commands.rules.doc import doc
 from engine.commands.rules.fmt import fmt
 from engine.commands.rules.lint import lint
+from engine.commands.rules.lsp import lsp
 from engine.commands.rules.selection import in_files
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -137,8 +138,8 @@ def verify_command(
     """
     import json
 
-    from engine.commands.rule_advice import advice
     from engine.commands.tables import render_finding, render_summary
+    from engine.linter.advice import advice
 
     try:
         from engine.verify.workers import verify_in_processes
@@ -199,7 +200,7 @@ def _counting(title: str) -> Iterator[Callable[[str], None]]:
 
 for _question in (coverage, why, trace):
     cli.add_command(_question)
-for _command in (check, doc, fmt, lint):
+for _command in (check, doc, fmt, lint, lsp):
     rules.add_command(_command)
 
 

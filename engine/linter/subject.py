@@ -38,14 +38,18 @@ class Subject:
                 yield file, item, self.rules.get(item.span, ())
 
 
-def subject_of(ruleset: RuleSet, paths: Sequence[Path]) -> Subject:
-    """The files at these paths, or all files of the rule set.
+def read_files(ruleset: RuleSet, paths: Sequence[Path]) -> tuple[tree.File, ...]:
+    """The files at some paths, or all files of a rule set.
 
     Raises:
-        RuleError: a file has syntax errors.
+        RuleError: a file cannot be read or has syntax errors.
     """
     given = read_sources(paths or ruleset.sources, level=1)
-    files = tuple(parse(source.text, source.path, source.stem) for source in given)
+    return tuple(parse(source.text, source.path, source.stem) for source in given)
+
+
+def subject_of(ruleset: RuleSet, files: Sequence[tree.File]) -> Subject:
+    """Files together with the rules that a rule set has of them."""
     rules: dict[Span, list[Rule]] = {}
     for rule in (*ruleset.rules, *(rule for rule, _ in ruleset.inactive)):
         rules.setdefault(_absolute(rule.span), []).append(rule)
@@ -55,7 +59,7 @@ def subject_of(ruleset: RuleSet, paths: Sequence[Path]) -> Subject:
     levels = set(map(_built_in, searched))
     unsearched = [Path(path).resolve() for path in ruleset.sources]
     others = [path for path in unsearched if path not in searched and _built_in(path) in levels]
-    return Subject(files, ruleset, own, frozenset(_words(others)))
+    return Subject(tuple(files), ruleset, own, frozenset(_words(others)))
 
 
 def _absolute(span: Span) -> Span:
@@ -90,4 +94,4 @@ def bound_by(target: tree.Target) -> Iterator[tree.Target]:
         yield target
 
 
-__all__ = ["Subject", "bound_by", "name_of", "names_in", "subject_of"]
+__all__ = ["Subject", "bound_by", "name_of", "names_in", "read_files", "subject_of"]

@@ -89,7 +89,8 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "smallest": ("smallest(d) -> number", "The least finite number of a dtype."),
     "largest": ("largest(d) -> number", "The greatest finite number of a dtype."),
     "run": (
-        "run(g, [x, ..]) -> [tensor]", "The outputs of a graph that the pattern bound by `g: graph`. `convert` rules only."
+        "run(g, [x, ..]) -> [tensor]",
+        "The outputs of a graph, which the pattern bound by `g: graph`. `convert` rules only.",
     ),
     "conditional": (
         "conditional(p, then, otherwise, [x, ..]) -> [tensor]",

@@ -2,11 +2,11 @@
 
 import pytest
 
-from engine.commands.rule_advice import advice
 from engine.commands.rules.selection import in_files
 from engine.dsl.formatting.formatter import formatted
 from engine.dsl.ruleset import RuleSet
 from engine.errors import RuleError
+from engine.linter.advice import advice
 from engine.linter.codes import CODES, find
 from engine.linter.search import lint
 

@@ -23,7 +23,7 @@ def check(files: tuple[Path, ...], output: str) -> None:
     Rules of FILES that were not checked, because nothing registers their ops, or that can never apply, are errors too.
     Test lines are not run: `engine rules verify FILES` does that. `engine rules lint FILES` looks for more.
     """
-    from engine.commands.rule_advice import advice
+    from engine.linter.advice import advice
 
     try:
         ruleset = engine.RuleSet.load(*files)

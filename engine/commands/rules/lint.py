@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 import engine
-from engine.commands.rule_advice import advice
 from engine.commands.rules.output import print_findings, with_output
 from engine.commands.rules.selection import in_files
 from engine.errors import RuleError
+from engine.linter.advice import advice
 from engine.linter.finding import Finding, of_diagnostics
 
 
