@@ -17,7 +17,7 @@ ORDER = (
     "graph", "report", "weights", "dsl", "matcher", "evaluator", "rewriter", "partitioner", "capture",
     "conversion", "interpreter", "runtime", "builder", "engine_cache", "compiled", "lowering", "refitting", "files",
     "compiler", "torch_compile", "backend", "verify", "linter", "reference",
-    "language_server", "commands", "cli", "rules",
+    "language_server", "highlighting", "commands", "cli", "rules",
 )  # fmt: skip
 # Names of types of a later package are no imports at run time, but here they would turn the order around.
 LOW = {"errors", "sizes", "dtypes", "settings", "graph", "report", "evaluator"}
