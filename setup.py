@@ -133,7 +133,10 @@ _SLOW = {"bind_shapes.cpp", "python.cpp", "operators.cpp", "run.cpp", "engine.cp
 setup(
     packages=[*find_packages(include=["engine", "engine.*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"engine": ["py.typed", "dsl/syntax/*.lark"], **{name: ["*.rules"] for name in FOLDERS}},
+    package_data={
+        "engine": ["py.typed", "dsl/syntax/*.lark", "report/picture/*.*"],
+        **{name: ["*.rules"] for name in FOLDERS},
+    },
     ext_modules=[Extension("engine.runtime._native", [str(BINDING)])],
     cmdclass={"build_ext": BuildNative},
 )
