@@ -21,6 +21,11 @@ def same_tree(a, b):
     return all(tree.same(getattr(first, part), getattr(second, part)) for part in PARTS)
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_built_in_files_are_formatted(name):
+    assert formatted(SOURCES[name]) == SOURCES[name], "run `engine rules fmt rules`"
+
+
 @pytest.mark.parametrize(("index", "name"), enumerate(SOURCES))
 def test_files_keep_their_tree_and_comments(index, name):
     text = SOURCES[name]
