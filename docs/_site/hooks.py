@@ -29,6 +29,15 @@ LEXERS.setdefault(
 )
 
 
+def on_config(config: Any) -> Any:
+    """Pages that the navigation does not name come behind those that it does."""
+    named = set(re.findall(r"[\w-]+\.md", repr(config["nav"])))
+    rest = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
+    if rest:
+        config["nav"].append({"More": rest})
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are no files of docs/."""
     made = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in _PAGES.items()}

@@ -101,7 +101,12 @@ class Server(LanguageServer):
         steps = diagnose(buffer, self.project, saved=saved)
         while True:
             # A step is short, but for built-in files; others are answered between two of them.
-            findings = await asyncio.get_running_loop().run_in_executor(None, next, steps, None)
+            try:
+                findings = await asyncio.get_running_loop().run_in_executor(None, next, steps, None)
+            except Exception as error:  # a fault of ours must not end the session, and must be seen
+                said = f"looking at {buffer.path} failed: {type(error).__name__}: {error}"
+                self.window_log_message(types.LogMessageParams(types.MessageType.Error, said))
+                return
             if findings is None:
                 return
             self.text_document_publish_diagnostics(
