@@ -4,13 +4,14 @@
 # make fuzz   search for faults with inputs made at random; hours
 # make native rebuild the C++ path of the runtime where its sources changed
 # make nits   format and lint fixes
+# make docs   the documentation as a site, in build/site
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full fuzz nits check native clean
+.PHONY: demo test test-full fuzz nits check docs native clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
@@ -29,10 +30,17 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/engine rules check
+	$(BIN)/engine rules fmt --check rules
+	$(BIN)/engine rules lint --strict
 
 nits: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/engine rules fmt rules
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -e ".[docs]" --no-build-isolation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch goes first and by version: a later release would bring gigabytes of CUDA that no test needs.
 $(STAMP): pyproject.toml setup.py requirements-test.txt

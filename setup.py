@@ -138,7 +138,10 @@ if "editable_wheel" in sys.argv:
 setup(
     packages=[*find_packages(include=["engine", "engine.*"]), *FOLDERS],
     package_dir=FOLDERS or {"": "."},
-    package_data={"engine": ["py.typed", "dsl/syntax/*.lark"], **{name: ["*.rules"] for name in FOLDERS}},
+    package_data={
+        "engine": ["py.typed", "dsl/syntax/*.lark", "report/picture/*.*"],
+        **{name: ["*.rules"] for name in FOLDERS},
+    },
     ext_modules=[Extension("engine.runtime._native", [str(BINDING)])],
     cmdclass={"build_ext": BuildNative},
 )

@@ -84,7 +84,13 @@ def compile(
         A module that takes and returns what the model does, with ``.report`` and ``.graph``.
 
     Raises:
-        CaptureError, InputError, RuleError, CoverageError, BuildError, SettingsError, TensorRTNotFound
+        CaptureError: ``torch.export`` could not take the model.
+        InputError: an input has the wrong count, dtype, device or shape.
+        RuleError: a rules file is wrong.
+        CoverageError: ``require_full_compilation`` was asked for and a node has no rule.
+        BuildError: TensorRT could not build an engine.
+        SettingsError: a setting has a value that cannot be honoured.
+        TensorRTNotFound: no usable TensorRT is installed.
     """
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")

@@ -16,7 +16,12 @@ import engine
 from engine.commands.models import load_program
 from engine.commands.options import AS_JSON, RULES, given_settings, print_report, progress, with_settings
 from engine.commands.questions import coverage, trace, why
-from engine.commands.searches import mutate, rules_in, verify
+from engine.commands.rules.check import check
+from engine.commands.rules.doc import doc
+from engine.commands.rules.fmt import fmt
+from engine.commands.rules.lint import lint
+from engine.commands.rules.lsp import lsp
+from engine.commands.rules.searches import mutate, verify
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -107,31 +112,10 @@ def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stat
         render_rules(ruleset, sys.stdout, op=op, kind=kind)
 
 
-@rules.command()
-@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
-def check(files: tuple[Path, ...]) -> None:
-    """Check the built-in rules, with those of FILES; every mistake is reported.
-
-    Rules of FILES that were not checked, because nothing registers their ops, or that can never apply, are errors too.
-    Test lines are not run: `engine rules verify FILES` does that.
-    """
-    from engine.commands.rule_advice import advice
-
-    ruleset = engine.RuleSet.load(*files)
-    found = advice(ruleset, rules_in(files)) if files else []
-    for item in found:
-        click.echo(str(item), err=item.fatal)
-    fatal = sum(item.fatal for item in found)
-    outcome = f"{fatal} error{'' if fatal == 1 else 's'}" if fatal else "fine"
-    counts = f"{len(ruleset.rules)} rules, {len(ruleset.inactive)} inactive here, {len(ruleset.layers)} layers"
-    click.echo(f"{counts}: {outcome}; test lines were not run, `engine rules verify` runs them")
-    sys.exit(1 if fatal else 0)
-
-
-for _search in (verify, mutate):
-    rules.add_command(_search)
 for _question in (coverage, why, trace):
     cli.add_command(_question)
+for _command in (check, doc, fmt, lint, lsp, mutate, verify):
+    rules.add_command(_command)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from engine.commands.options import AS_JSON, INPUTS, RULES, given_settings, prin
 from engine.errors import EngineError
 from engine.observers import RewriteEvent
 from engine.report import SCHEMA, Report
+from engine.report.picture.page import picture
 
 _MODEL = click.argument("model")
 
@@ -56,6 +57,10 @@ def _report(
     "of yours (builtin), or a setting (min_block_size=1).",
 )  # fmt: skip
 @click.option("--unused", is_flag=True, help="List rules that fired in none of the models: those of --rules, or all.")
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the partitioned graph as one page for a browser; of one model.",
+)  # fmt: skip
 @click.option("--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 1 below this coverage.")
 @AS_JSON
 def coverage(
@@ -67,6 +72,7 @@ def coverage(
     gains: bool,
     other: str | None,
     unused: bool,
+    page: Path | None,
     fail_under: float | None,
     as_json: bool,
     **settings: Any,
@@ -77,8 +83,15 @@ def coverage(
     """
     if as_json and other is not None:
         raise click.UsageError("--diff prints what changed: keep two runs of --json to compare them otherwise")
+    if page is not None and len(models) > 1:
+        raise click.UsageError("--html draws one model: call it for each of them")
+    if page is not None and not page.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {page.parent}", param_hint="--html")
     compared = _other(other, rule_files, settings) if other is not None else None
     reports = [_report(model, inputs, rule_files, settings, networks=networks) for model in models]
+    if page is not None:
+        page.write_text(picture(reports[0]), encoding="utf-8")
+        click.echo(f"wrote {page}", err=True)
     data = [report.as_dict() for report in reports]
     if as_json:
         if gains:

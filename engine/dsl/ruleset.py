@@ -107,6 +107,21 @@ class RuleSet:
         return cls._of([*(_given() if builtin else ()), source], capabilities)
 
     @classmethod
+    def of_texts(cls, texts: Mapping[str, str]) -> RuleSet:
+        """The built-in rules with those of files that are being edited, by path; nothing is kept on disk.
+
+        Raises:
+            RuleError: with every mistake.
+        """
+        target, hosts, given = _installed(), host.registered(), builtin_sources()
+        sources = _apart([*given, *(Source(path, Path(path).stem, 1, text) for path, text in texts.items())])
+        key = _key(given, target, hosts, _hash(given, target))
+        if key not in _bases:
+            _bases.clear()
+            _bases[key] = _cached(given, target, hosts, key)
+        return cls._made(_check(sources, target, hosts, _bases[key]), sources, _hash(sources, target), hosts)
+
+    @classmethod
     def _of(cls, sources: Sequence[Source], wanted: Capabilities | None) -> RuleSet:
         from engine.dsl import operators
 
@@ -122,7 +137,17 @@ class RuleSet:
             return known
         with collector_held_back():
             checked = _cached(sources, target, hosts, key)
-        made = cls(
+        made = cls._made(checked, sources, digest, hosts)
+        _recent[key, frozenset(hosts.items())] = made, dict(checked.foreign)
+        while len(_recent) > _MOST_RECENT:
+            del _recent[next(iter(_recent))]
+        return made
+
+    @classmethod
+    def _made(
+        cls, checked: Checked, sources: Sequence[Source], digest: str, hosts: Mapping[str, Callable[..., Any]]
+    ) -> RuleSet:
+        return cls(
             rules=checked.rules,
             inactive=checked.inactive,
             layers=MappingProxyType(checked.layers),
@@ -137,10 +162,6 @@ class RuleSet:
             sources=tuple(source.path for source in sources),
             origins=MappingProxyType({source.path: source.origin for source in sources if source.origin}),
         )
-        _recent[key, frozenset(hosts.items())] = made, dict(checked.foreign)
-        while len(_recent) > _MOST_RECENT:
-            del _recent[next(iter(_recent))]
-        return made
 
     def without(self, *names: str) -> RuleSet:
         """These rules but for some, so that what a rule is worth can be measured.
@@ -216,6 +237,8 @@ class RuleSet:
 # Rule sets of this process with the ops of other packages that they name, the latest last.
 _recent: dict[tuple[str, frozenset[tuple[str, Callable[..., Any]]]], tuple[RuleSet, dict[str, str | None]]] = {}
 _MOST_RECENT = 8
+# The built-in rules as they were checked last, for files that are checked at every key.
+_bases: dict[str, Checked] = {}
 
 
 def _installed() -> Capabilities | None:

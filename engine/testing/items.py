@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from engine.commands.rule_advice import unregistered_ops
 from engine.commands.tables import render_finding
 from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError
+from engine.linter.advice import unregistered_ops
 from engine.verify.agreement import check_forms
 from engine.verify.branches import base
 from engine.verify.findings import Finding

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from engine.dsl import tree
@@ -155,3 +157,35 @@ def test_no_conflict_is_resolved_silently(caplog):
         logger.removeHandler(caplog.handler)
         logger.setLevel(level)
     assert "Shift/Reduce" not in caplog.text
+
+
+GUARDS = [
+    "-n < 3 - -2",
+    "x is not aten.relu(..)",
+    "(a if b else -c) > 1",
+    "xs[-1] == xs[1:][0] and y.0 in [1, 2]",
+    "f(..xs, k=-1, more=[..a, b]) != ~0.5",
+    "not (a or b) and not c",
+    'all(v >= 0 and s != "#1" for v in xs if v not in ys)',
+    "a ++ b == [] or p // 2 * 3 % 4 == 0",
+    "t is f32 or s is none",
+    "f(x)(y)[0](z) == (1, 2)",
+]
+
+
+@pytest.mark.parametrize("text", GUARDS)
+def test_a_guard_is_quoted_as_it_is_formatted(text):
+    def quoted(written):
+        return [step.text for step in parse(f"lower r match aten.relu(x) when {written} emit x").rules[0].steps]
+
+    assert quoted(text) == [text]
+    words = re.findall(r'"[^"]*"|not in|is not|\w+(?:\.[a-z]\w*)*|==|!=|>=|<=|//|\+\+|\.\.|\S', text)
+    if "." not in text:  # a number, or a dot with a number behind it, is one word
+        assert quoted("\n".join(words)) == [text]
+        assert quoted(" # why\n".join(words)) == [text]
+    assert quoted(text.replace(", ", ",").replace(" == ", "==").replace(" < ", "  <\t")) == [text]
+
+
+def test_a_guard_that_binds_is_quoted_whole():
+    (step,) = parse("lower r match aten.relu(x) when [ ( a,i ) ]:=present( xs ) emit x").rules[0].steps
+    assert step.text == "[(a, i)] := present(xs)"

@@ -6,7 +6,6 @@ Mistakes that a grammar cannot say (two ``match`` clauses, an expression that bi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from lark import Token
 from engine.dsl import tree
 from engine.dsl.checks.limits import DEEPEST, depth
 from engine.dsl.syntax.expression_builder import BadItem, Branch, ExpressionBuilder
+from engine.dsl.syntax.one_line import one_line
 from engine.errors import Span
 
 
@@ -107,13 +107,11 @@ class Builder(ExpressionBuilder):
         return tree.Guard(span, self.expr(second), self._as_target(self.expr(first), first), self._written(span))
 
     def _written(self, span: Span) -> str:
-        """The text of a stretch of the file, on one line."""
+        """The text of a stretch of the file, on one line, without comments."""
         lines = list(self.lines[span.line - 1 : span.end_line])
         lines[-1] = lines[-1][: span.end_column - 1]
         lines[0] = lines[0][span.column - 1 :]
-        text = " ".join(" ".join(lines).split())
-        # Where a line ends beside a bracket there is no space in what would be one line.
-        return text if len(lines) == 1 else re.sub(r"(?<=[(\[{]) | (?=[)\]}])", "", text)
+        return one_line("\n".join(lines))
 
     def _as_target(self, expr: tree.Expr, branch: Branch) -> tree.Target:
         if isinstance(expr, tree.Name | tree.Upper):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 import engine
+from engine.commands.rules.selection import in_files
 
 if TYPE_CHECKING:
     from engine.dsl.rule import Rule
@@ -51,8 +52,8 @@ def verify(
     sizes known, symbolic as marked, and symbolic wherever they can be.  Says as well which branches of rules no test
     line reaches, and which `relax` nothing needs.  Needs Hypothesis: pip install "engine[verify]".
     """
-    from engine.commands.rule_advice import advice
     from engine.commands.tables import render_finding, render_summary
+    from engine.linter.advice import advice
 
     with _hypothesis():
         from engine.verify.workers import verify_in_processes
@@ -60,7 +61,7 @@ def verify(
 
     ruleset = engine.RuleSet.load(*files)
     chosen = _chosen(ruleset, files, names)
-    unchecked = [item for item in advice(ruleset, rules_in(files)) if item.fatal] if files else []
+    unchecked = [item for item in advice(ruleset, in_files(files)) if item.fatal] if files else []
     for item in unchecked:
         click.echo(str(item), err=True)
     if not chosen:
@@ -135,20 +136,9 @@ def mutate(
         sys.exit(1)
 
 
-def rules_in(files: tuple[Path, ...]) -> Callable[[Rule], bool]:
-    """Whether a rule is of one of these files, or of a file in one of these folders."""
-    places = [path.resolve() for path in files]
-
-    def chosen(rule: Rule) -> bool:
-        path = Path(rule.span.file).resolve()
-        return any(path == place or place in path.parents for place in places)
-
-    return chosen
-
-
 def _chosen(ruleset: RuleSet, files: tuple[Path, ...], names: Sequence[str]) -> list[Rule]:
     """The active rules of some files, or all built-in ones and those of packages, in the order of the text."""
-    own = rules_in(files)
+    own = in_files(files)
     return [
         rule
         for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
@@ -188,4 +178,4 @@ def counting(title: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{title}: {text}")
 
 
-__all__ = ["counting", "mutate", "rules_in", "verify"]
+__all__ = ["counting", "mutate", "verify"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.commands.rule_advice import advice
 from engine.dsl.ruleset import RuleSet
+from engine.linter.advice import advice
 
 
 def said(text):

@@ -19,6 +19,7 @@ from engine.dsl.forms import ops_in, within
 from engine.dsl.rule import ArgumentPattern, Bind, Rule
 from engine.dsl.ruleset import RuleSet
 from engine.errors import Span
+from engine.linter.codes import CODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,14 @@ class Advice:
 
     Attributes:
         fatal: the rule was not checked, or never applies.
+        code: of :data:`engine.linter.codes.CODES`.
     """
 
     rule: str
     span: Span
     message: str
     fatal: bool
+    code: str
 
     def __str__(self) -> str:
         kind = "error" if self.fatal else "warning"
@@ -48,22 +51,20 @@ def advice(ruleset: RuleSet, chosen: Callable[[Rule], bool]) -> list[Advice]:
     found: dict[tuple[str, Span, str], Advice] = {}
     for rule, reason in ruleset.inactive:
         if chosen(rule) and (foreign := _unregistered(rule, reason)):
-            _add(found, rule, rule.span, foreign, fatal=True)
+            _add(found, rule, rule.span, foreign, "R002")
         elif chosen(rule):
-            _add(found, rule, rule.span, f"it is inactive here: {reason}", fatal=False)
+            _add(found, rule, rule.span, f"it is inactive here: {reason}", "R003")
     for rule in [*ruleset.rules, *(rule for rule, _ in ruleset.inactive)]:
         if not chosen(rule):
             continue
-        for span, message in _never(rule, ruleset.macros):
-            _add(found, rule, span, message, fatal=True)
-        for span, message in _unfinished(rule):
-            _add(found, rule, span, message, fatal=False)
+        for code, span, message in (*_never(rule, ruleset.macros), *_unfinished(rule)):
+            _add(found, rule, span, message, code)
     return sorted(found.values(), key=lambda item: (item.span.file, item.span.line, item.span.column, item.message))
 
 
-def _add(found: dict[tuple[str, Span, str], Advice], rule: Rule, span: Span, message: str, *, fatal: bool) -> None:
+def _add(found: dict[tuple[str, Span, str], Advice], rule: Rule, span: Span, message: str, code: str) -> None:
     name = rule.id.partition("[")[0]
-    found.setdefault((name, span, message), Advice(name, span, message, fatal))
+    found.setdefault((name, span, message), Advice(name, span, message, CODES[code].error, code))
 
 
 # ------------------------------------------------------------------------------------------ ops that are not there
@@ -102,19 +103,20 @@ def unregistered_hint(missing: str) -> str:
 # ------------------------------------------------------------------------------------------ rules that never apply
 
 
-def _never(rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[tuple[Span, str]]:
-    yield from _false_guards(rule)
+def _never(rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[tuple[str, Span, str]]:
+    yield from (("R004", span, message) for span, message in _false_guards(rule))
     if len(rule.roots) == 1 and rule.roots[0].outputs is None and rule.roots[0].output == 0:
         outputs = _outputs(rule.roots[0].op)
         for value in _results(rule.emit):
             if outputs is not None and isinstance(value, tree.TupleOf) and len(value.items) > outputs:
                 given = f"{len(value.items)} values for {outputs} output{'' if outputs == 1 else 's'}"
-                yield value.span, f"it gives {given} of {rule.roots[0].op}"
+                yield "R005", value.span, f"it gives {given} of {rule.roots[0].op}"
     if rule.kind == "simplify":
         matched = sum(1 for root in rule.roots for _ in ops_in(root))
         least = _Least(rule, macros).of_rule()
         if least > matched:
             yield (
+                "R006",
                 rule.emit.span,
                 f"a `simplify` rule leaves fewer nodes: this matches {matched}, and gives {least} or more",
             )
@@ -276,9 +278,9 @@ class _Bare(_Least):
 # ------------------------------------------------------------------------------------------ rules that are not finished
 
 
-def _unfinished(rule: Rule) -> Iterator[tuple[Span, str]]:
+def _unfinished(rule: Rule) -> Iterator[tuple[str, Span, str]]:
     if not any(not test.rejects for test in rule.tests):
-        yield rule.span, "it has no `test` line, so nothing shows that it is right: `test x: f32[2, 3]`"
+        yield "R104", rule.span, "it has no `test` line, so nothing shows that it is right: `test x: f32[2, 3]`"
     read = [_names(step.value) for step in rule.steps] + [
         _names(rule.emit) | (_names(rule.decreases) if rule.decreases is not None else set())
     ]
@@ -288,7 +290,7 @@ def _unfinished(rule: Rule) -> Iterator[tuple[Span, str]]:
         later = set().union(*read[number + 1 :])
         names = list(_targets(step.target))
         if isinstance(step, tree.Let) and names and not later & set(names):
-            yield step.span, f"`let {', '.join(names)}` is not read"
+            yield "R105", step.span, f"`let {', '.join(names)}` is not read"
 
 
 def _targets(target: tree.Target) -> Iterator[str]:

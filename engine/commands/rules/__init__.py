@@ -1,0 +1,1 @@
+"""The commands of ``engine rules``, one in each file."""

@@ -1,0 +1,1 @@
+"""The one layout of rules files: `engine rules fmt`."""

@@ -1,0 +1,1 @@
+"""The language server of rules files: `engine rules lsp`."""

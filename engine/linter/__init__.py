@@ -1,0 +1,1 @@
+"""Looks for rules that load and are still not what their author means."""

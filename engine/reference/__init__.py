@@ -1,0 +1,1 @@
+"""What rules may write, described: layers, macros, ops and functions."""
