@@ -29,6 +29,7 @@ from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
+from engine.capture.tracing.primitives import primitives_by_aten
 from engine.capture.tracing.size_arguments import sizes_as_arguments
 from engine.capture.tracing.unchanged import unchanged
 from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
@@ -291,6 +292,7 @@ def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
             layouts_by_hint(),
             answers_for_all_sizes(seen.proofs),
             remembered_composites(),
+            primitives_by_aten(program.graph_module),
         ):
             made = program.run_decompositions({})
     finally:
