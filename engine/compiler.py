@@ -359,8 +359,9 @@ class Compilation:
         states = {state.name: state_buffer(state.name) for state in captured.states}
         compiled = CompiledModule(module, captured.signature(), report, states)
         compiled.weight_plan = weights
-        if engines and not interprets(runtime) and torch.cuda.is_available():
-            # Of a model on the CPU: its engines run on the GPU, and so does what is between them.
+        if not interprets(runtime) and torch.cuda.is_available():
+            # Of a model on the CPU: its engines run on the GPU, and so does what is between them. Whether there are
+            # any is not to show in how it is called.
             compiled.place(torch.device("cuda"))
         return compiled
 
