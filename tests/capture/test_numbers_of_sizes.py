@@ -26,6 +26,8 @@ SIZES = {
     "tensor": lambda x: x * torch.tensor([[x.shape[1], x.shape[0]], [0.5, 2]])[:, :1].sum(),
     "new_tensor": lambda x: x / x.new_tensor([x.shape[0], 1]).prod(),
     "sqrt": lambda x: x / math.sqrt(x.shape[0]),
+    "fftfreq": lambda x: x[:, 0] + torch.fft.fftfreq(x.shape[0], d=0.5),
+    "rfftfreq": lambda x: torch.fft.rfftfreq(x.shape[0]) * 2,
     "bicubic": lambda x: F.interpolate(table(x), scale_factor=((x.shape[0] + 0.1) / 4, 1.5), mode="bicubic"),
     "bilinear": lambda x: F.interpolate(table(x), scale_factor=x.shape[0] / 3, mode="bilinear"),
     "linear": lambda x: F.interpolate(table(x)[0], scale_factor=x.shape[0] / 3, mode="linear", align_corners=True),

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch.fx.experimental.symbolic_shapes import uninteresting_files
 from torch.overrides import TorchFunctionMode
 
+from engine.graph.symbolic.roots import roots_of_sizes
+
 __all__ = ["sizes_as_arguments"]
 
 
@@ -40,21 +42,15 @@ class _SizesStay(TorchFunctionMode):
 @contextmanager
 def sizes_as_arguments() -> Iterator[None]:
     """Let models give sizes to functions that take Python numbers, while they are traced."""
-    root = math.sqrt
-
-    def sqrt(number: Any) -> Any:
-        return torch._sym_sqrt(number) if isinstance(number, torch.SymInt | torch.SymFloat) else root(number)  # type: ignore[attr-defined]
-
     # Who asks about sizes is never this file.
     uninteresting_files().add(__file__)
-    math.sqrt = sqrt  # type: ignore[assignment]
     # Its arguments are looked at before a mode is asked.
     F.scaled_dot_product_attention = _attention  # type: ignore[assignment]
     try:
-        with _SizesStay():
+        with roots_of_sizes(), _SizesStay():
             yield
     finally:
-        math.sqrt, F.scaled_dot_product_attention = root, _whole_attention
+        F.scaled_dot_product_attention = _whole_attention
 
 
 def _has_size(values: Any) -> bool:
@@ -103,6 +99,23 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, **options: Any) 
         return torch.scalar_tensor(part, dtype=dtype, device=device)
 
     return made(data)
+
+
+def fftfreq(n: Any, d: Any = 1.0, **options: Any) -> Any:
+    """``torch.fft.fftfreq`` of a number of samples that is a size: 0, 1, .., -2, -1 over ``n * d``."""
+    if options.pop("out", None) is not None:
+        return NotImplemented
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    index = torch.arange(n, **options)
+    return torch.where(index < (n + 1) // 2, index, index - n).to(dtype) * (1.0 / (n * d))
+
+
+def rfftfreq(n: Any, d: Any = 1.0, **options: Any) -> Any:
+    """``torch.fft.rfftfreq`` of a number of samples that is a size: 0, 1, .., n // 2 over ``n * d``."""
+    if options.pop("out", None) is not None:
+        return NotImplemented
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    return torch.arange(n // 2 + 1, **options).to(dtype) * (1.0 / (n * d))
 
 
 # Not "nearest", which takes one element or another by a rounding error.
@@ -179,4 +192,6 @@ _WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.tensor: tensor,
     torch.Tensor.new_tensor: new_tensor,
     F.interpolate: interpolate,
+    torch.fft.fftfreq: fftfreq,
+    torch.fft.rfftfreq: rfftfreq,
 }

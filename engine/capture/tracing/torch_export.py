@@ -40,6 +40,7 @@ from engine.graph.symbolic.all_sizes import holds_for_all
 from engine.graph.symbolic.layouts import layouts_by_hint
 from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
 from engine.graph.symbolic.pytorch_logs import quiet_pytorch
+from engine.graph.symbolic.roots import roots_of_sizes
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
@@ -293,6 +294,7 @@ def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
             answers_for_all_sizes(seen.proofs),
             remembered_composites(),
             primitives_by_aten(program.graph_module),
+            roots_of_sizes(),
         ):
             made = program.run_decompositions({})
     finally:
