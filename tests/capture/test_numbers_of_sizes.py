@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,8 +80,10 @@ def test_in_an_engine(name):
         (lambda x: sum(x[i] for i in range(x.shape[0])), "torch.arange"),
         (lambda x: x * math.log(x.shape[0]), "torch.scalar_tensor"),
         (lambda x: F.interpolate(x[None], scale_factor=float(x.shape[0])), "size="),
+        (lambda x: x + torch.from_numpy(numpy.arange(x.shape[0]))[:, None], r"torch.arange(n)"),
+        (lambda x: x * numpy.sqrt(x.shape[0]), "torch.scalar_tensor(n)"),
     ],
-    ids=["range", "log", "scale_factor"],
+    ids=["range", "log", "scale_factor", "arange of numpy", "root of numpy"],
 )
 def test_what_to_write_instead(function, said):
     with pytest.raises(CaptureError) as error:

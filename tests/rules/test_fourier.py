@@ -96,3 +96,19 @@ def test_dynamic_lengths_in_double_precision_stay_in_pytorch() -> None:
     compiled = engine.compile(Computed(RECONSTRUCTED["there and back"]), [ranged], runtime="interpreter")
     x = torch.randn(2, 7, dtype=torch.float64)
     torch.testing.assert_close(compiled(x), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_windows_added_up_to_a_length_that_is_a_size(center: bool) -> None:
+    window = torch.hann_window(8) + 0.1
+
+    def there_and_back(x: Tensor) -> Tensor:
+        y = torch.stft(x, 8, 3, 8, window, center=center, normalized=True, return_complex=True)
+        return y.istft(8, 3, 8, window, center=center, normalized=True, length=x.shape[1] // 2 * 2)
+
+    ranged = engine.Input(min_shape=(1, 11), opt_shape=(3, 12), max_shape=(4, 60))
+    compiled = engine.compile(Computed(there_and_back), [ranged], runtime="interpreter", min_block_size=1)
+    assert compiled.report.fallbacks == []
+    for shape in ((1, 11), (2, 13), (4, 59), (3, 60)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), there_and_back(x), rtol=1e-4, atol=1e-4)

@@ -118,6 +118,44 @@ def rfftfreq(n: Any, d: Any = 1.0, **options: Any) -> Any:
     return torch.arange(n // 2 + 1, **options).to(dtype) * (1.0 / (n * d))
 
 
+def istft(
+    input: torch.Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: torch.Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: Any = None,
+    return_complex: bool = False,
+) -> Any:
+    """``torch.istft`` to a length that is a size: windows are added up where they overlap, and cut to it.
+
+    That the windows leave nothing out, which PyTorch asks of their values, is not checked.
+    """
+    if return_complex or length is None or not input.is_complex() or input.dim() not in (2, 3):
+        return NotImplemented
+    hop, width = hop_length or n_fft // 4, win_length or n_fft
+    frames = (input if input.dim() == 3 else input[None]).transpose(1, 2)
+    count, onesided = frames.shape[1], input.shape[-2] != n_fft if onesided is None else onesided
+    norm = "ortho" if normalized else "backward"
+    inverse = torch.fft.irfft(frames, n_fft, norm=norm) if onesided else torch.fft.ifft(frames, norm=norm).real
+    like = torch.ones(width, dtype=inverse.dtype, device=input.device) if window is None else window
+    left = (n_fft - width) // 2
+    weights = F.pad(like, (left, n_fft - width - left)).to(inverse.dtype)
+
+    def added(parts: torch.Tensor) -> torch.Tensor:
+        whole = (1, n_fft + hop * (count - 1))
+        return F.fold(parts.transpose(1, 2), whole, (1, n_fft), stride=(1, hop)).flatten(1)
+
+    start = n_fft // 2 if center else 0
+    result = added(inverse * weights)[:, start : start + length]
+    envelope = added((weights * weights).expand(1, count, n_fft))[:, start : start + length]
+    result = F.pad(result / envelope, (0, length - result.shape[1]))
+    return result if input.dim() == 3 else result[0]
+
+
 # Not "nearest", which takes one element or another by a rounding error.
 _SPATIAL = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
 
@@ -192,6 +230,8 @@ _WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.tensor: tensor,
     torch.Tensor.new_tensor: new_tensor,
     F.interpolate: interpolate,
+    torch.istft: istft,
+    torch.Tensor.istft: istft,
     torch.fft.fftfreq: fftfreq,
     torch.fft.rfftfreq: rfftfreq,
 }
