@@ -37,7 +37,7 @@ _MOST_LINES = 14
 _MOST_BRANCHES = 3
 
 _NUMPY = (
-    "functions of numpy do not take sizes: torch.arange(n), torch.sqrt(torch.scalar_tensor(n)) and the like in place of "
+    "functions of numpy do not take sizes: torch.arange(n), torch.scalar_tensor(n).sqrt() and the like in place of "
     "np.arange(n) and np.sqrt(n)"
 )
 _ADVICE = (

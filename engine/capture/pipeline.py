@@ -36,7 +36,7 @@ from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
 from engine.capture.tracing.graph_modules import knows_its_inputs, program_of
-from engine.capture.tracing.torch_export import Seen, export, functional
+from engine.capture.tracing.torch_export import Seen, export, functional, refuse_scripted
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.graph.symbolic.implied import implied_equalities
@@ -146,6 +146,8 @@ def _capture(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
             "(a function can be wrapped in an nn.Module)"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        refuse_scripted(model)
     if knows_its_inputs(model) and not asks_for_sizes(args, kwargs, dynamic_shapes):
         return _captured_brought(program_of(model), _class_name(model), timings)
     with timings.phase("import"), collector_held_back(), apart():

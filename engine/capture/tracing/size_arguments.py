@@ -145,14 +145,16 @@ def istft(
     left = (n_fft - width) // 2
     weights = F.pad(like, (left, n_fft - width - left)).to(inverse.dtype)
 
-    def added(parts: torch.Tensor) -> torch.Tensor:
-        whole = (1, n_fft + hop * (count - 1))
-        return F.fold(parts.transpose(1, 2), whole, (1, n_fft), stride=(1, hop)).flatten(1)
-
     start = n_fft // 2 if center else 0
-    result = added(inverse * weights)[:, start : start + length]
-    envelope = added((weights * weights).expand(1, count, n_fft))[:, start : start + length]
-    result = F.pad(result / envelope, (0, length - result.shape[1]))
+    # What the windows reach, or as far as is asked for: zeros behind.
+    whole = n_fft + hop * (count - 1)
+    behind = torch.sym_max(start + length - whole, 0)
+
+    def added(parts: torch.Tensor, fill: float) -> torch.Tensor:
+        together = F.fold(parts.transpose(1, 2), (1, whole), (1, n_fft), stride=(1, hop)).flatten(1)
+        return F.pad(together, (0, behind), value=fill).narrow(1, start, length)
+
+    result = added(inverse * weights, 0.0) / added((weights * weights).expand(1, count, n_fft), 1.0)
     return result if input.dim() == 3 else result[0]
 
 

@@ -70,7 +70,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]
     except CaptureError:
         raise
     except Exception as error:
-        _refuse_scripted(model, error)
+        refuse_scripted(model, error)
         if not _strict_may_help(error, seen):
             raise capture_error(type(model).__name__, error, branches=seen.branches) from error
         found, strict_error = _export_strictly(model, examples, asked)
@@ -86,7 +86,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]
     return program, seen
 
 
-def _refuse_scripted(model: nn.Module, error: Exception) -> None:
+def refuse_scripted(model: nn.Module, error: Exception | None = None) -> None:
     """Raises ``CaptureError`` where a module is TorchScript, whose code torch.export does not follow."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -371,4 +371,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["Seen", "decomposed", "export", "functional"]
+__all__ = ["Seen", "decomposed", "export", "functional", "refuse_scripted"]
