@@ -15,12 +15,12 @@ from time import perf_counter
 from typing import Any, Self, Unpack
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from engine import tensorrt
 from engine.builder import compute_capabilities, for_this_gpu
 from engine.capture import Captured, capture
-from engine.capture.importer import is_importable
+from engine.capture.tracing.graph_modules import knows_its_inputs
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule, DeferredModule
@@ -379,8 +379,9 @@ class Compilation:
         states = {state.name: state_buffer(state.name) for state in captured.states}
         compiled = CompiledModule(module, captured.signature(), report, states)
         compiled.weight_plan = weights
-        if engines and not interprets(runtime) and torch.cuda.is_available():
-            # Of a model on the CPU: its engines run on the GPU, and so does what is between them.
+        if not interprets(runtime) and torch.cuda.is_available():
+            # Of a model on the CPU: its engines run on the GPU, and so does what is between them. Whether there are
+            # any is not to show in how it is called.
             compiled.place(torch.device("cuda"))
         return compiled
 
@@ -395,7 +396,7 @@ def written_places(mirror: Mirror, written: Sequence[str]) -> dict[Any, int]:
 
 def _needs_inputs(model: Any) -> bool:
     """Whether a model says nothing of its inputs: programs and graphs with fake values know theirs."""
-    return isinstance(model, nn.Module) and not (isinstance(model, fx.GraphModule) and is_importable(model))
+    return isinstance(model, nn.Module) and not knows_its_inputs(model)
 
 
 def _model_name(model: Any) -> str:

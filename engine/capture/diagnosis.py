@@ -36,6 +36,10 @@ _NOISE = (
 _MOST_LINES = 14
 _MOST_BRANCHES = 3
 
+_NUMPY = (
+    "functions of numpy do not take sizes: torch.arange(n), torch.scalar_tensor(n).sqrt() and the like in place of "
+    "np.arange(n) and np.sqrt(n)"
+)
 _ADVICE = (
     (
         ("Constraints violated", "conflicts between user-specified ranges", "specialized it to be a constant", "Dim"),
@@ -101,6 +105,8 @@ def _advice_on_sizes(text: str, branches: Sequence[Branch]) -> str:
 def advice(error: BaseException) -> str:
     """What to try after an error of torch.export."""
     text = f"{type(error).__name__} {error}"
+    if "ufunc" in text or "numpy.object_" in text:
+        return _NUMPY
     if not type(error).__module__.startswith("torch") and type(error) is not RuntimeError:
         return _DEFAULT_ADVICE
     for signs, hint in _ADVICE:

@@ -94,6 +94,12 @@ def prepare(
     return examples
 
 
+def asks_for_sizes(args: Any, kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> bool:
+    """Whether a user says which sizes a model is to take, rather than gives an example."""
+    leaves = pytree.tree_leaves((args, dict(kwargs or {})))
+    return dynamic_shapes is not None or any(isinstance(leaf, Input) and leaf.dynamic_dims for leaf in leaves)
+
+
 def combined(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by the names of the parameters of ``forward``, the form ``dynamic_shapes`` follows."""
     try:

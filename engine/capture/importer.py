@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export import ExportedProgram
@@ -168,28 +168,6 @@ def import_subgraph(
     _check_functional(graph)
     _put_in_form(graph)
     return imported
-
-
-def is_importable(module: fx.GraphModule) -> bool:
-    """Whether ``import_graph_module`` can take a module as it is."""
-    for node in module.graph.nodes:
-        if node.op == "call_function":
-            functional = not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable
-            known = isinstance(node.target, OpOverload | HigherOrderOperator) or _is_symbolic(node)
-            if not functional or not known or "val" not in node.meta:
-                return False
-        elif (node.op == "placeholder" and "val" not in node.meta) or node.op in ("call_module", "call_method"):
-            return False
-    return True
-
-
-def _is_symbolic(node: fx.Node) -> bool:
-    """Whether a call that is no ATen op is a ``getitem`` or computes a size."""
-    module = getattr(node.target, "__module__", "")
-    return module in ("_operator", "math", "torch") and (
-        getattr(node.target, "__name__", "") == "getitem"
-        or not isinstance(node.meta.get("val"), torch.Tensor | list | tuple)
-    )
 
 
 def _writes(program: ExportedProgram) -> dict[str, str]:

@@ -16,9 +16,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from engine.capture.captured import Captured
-from engine.capture.examples import Examples, Wish, prepare
-from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
-from engine.capture.pytrees import register_inputs
+from engine.capture.examples import Examples, Wish, asks_for_sizes, prepare
+from engine.capture.importer import Imported, import_graph_module, import_program
+from engine.capture.pytrees import plain, register_inputs
 from engine.capture.signature import Argument
 from engine.capture.sizes.asked_sizes import program_ranges
 from engine.capture.sizes.branches import small_sizes
@@ -34,7 +34,8 @@ from engine.capture.sizes.ranges import (
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.tracing.torch_export import Seen, export, functional
+from engine.capture.tracing.graph_modules import knows_its_inputs, program_of
+from engine.capture.tracing.torch_export import Seen, export, functional, refuse_scripted
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.graph.collector import collector_held_back
@@ -64,16 +65,19 @@ def capture(
     """Capture a model as a canonical graph of ATen ops, composites whole.
 
     Args:
-        model: a module (exported here, unchanged by it), an ``ExportedProgram`` (any decomposition), or a
-            graph module of functional ATen ops with fake values (taken as it is; others are exported).
-        args, kwargs: example arguments; tensors may be given as ``Input``.  Only for modules.
+        model: a module (exported here, unchanged by it), an ``ExportedProgram`` (any decomposition), or a graph module
+            of ATen ops with fake values, of any opset and with writes in place (taken for a program; exported anew
+            where sizes are asked for, or nodes have no fake values).
+        args, kwargs: example arguments; tensors may be given as ``Input``.  A program and a graph know their own; of a
+            program, ``Input``s choose among the sizes that it has.
         dynamic_shapes: as for ``torch.export.export``; dims with neither bound get one from the example.
         settings: of the compilation; ``truncate_double`` and ``widen_int16`` are applied here.
-        guarded: whether the guards of the graph's ``ShapeEnv`` are somebody else's, who holds calls against them all.
+        guarded: the model is a functional graph module, which is taken as it is, and the guards of its ``ShapeEnv`` are
+            somebody else's, who holds calls against them all.
         timings: what torch.export takes is added as ``export``, runs of the model in PyTorch as ``trial``, the
             rest as ``import``.
         values: insist that parameters, buffers and inputs have values.
-        written: placeholders of a graph module that is taken as it is; its last outputs are what is to be written to
+        written: placeholders of a graph module that is ``guarded``; its last outputs are what is to be written to
             these inputs, in this order.
 
     Modes of PyTorch that are active (autocast, a default device) are part of what the model does, and of what is
@@ -131,20 +135,21 @@ def _capture(
     guarded: bool,
     written: Sequence[str],
 ) -> Captured:
-    if isinstance(model, ExportedProgram):
-        seen = Seen(Proofs(program_ranges(model)))
-        with timings.phase("export"):
-            program = functional(model, seen)
+    if guarded:
         with timings.phase("import"), collector_held_back():
-            return _captured_program(program, None, _class_name(model), timings, seen, original=model)
+            return _captured_graph(model, tuple(written))
+    if isinstance(model, ExportedProgram):
+        examples = prepare(None, args, kwargs) if args is not None or kwargs else None
+        return _captured_brought(model, _class_name(model), timings, examples)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: pass an nn.Module, an ExportedProgram or an fx.GraphModule "
             "(a function can be wrapped in an nn.Module)"
         )
-    if isinstance(model, fx.GraphModule) and is_importable(model):
-        with timings.phase("import"), collector_held_back():
-            return _captured_graph(model, guarded, tuple(written))
+    if isinstance(model, torch.jit.ScriptModule):
+        refuse_scripted(model)
+    if knows_its_inputs(model) and not asks_for_sizes(args, kwargs, dynamic_shapes):
+        return _captured_brought(program_of(model), _class_name(model), timings)
     with timings.phase("import"), collector_held_back(), apart():
         examples = prepare(model, args, kwargs, dynamic_shapes)
         register_inputs((examples.args, examples.kwargs))
@@ -155,6 +160,17 @@ def _capture(
 
 
 # ------------------------------------------------------------------------------------ results
+
+
+def _captured_brought(
+    original: ExportedProgram, name: str, timings: Timings, examples: Examples | None = None
+) -> Captured:
+    """A program that is not made here."""
+    seen = Seen(Proofs(program_ranges(original)))
+    with timings.phase("export"):
+        program = functional(original, seen)
+    with timings.phase("import"), collector_held_back():
+        return _captured_program(program, examples, name, timings, seen, original=original)
 
 
 def _captured_program(
@@ -297,16 +313,15 @@ def _believe_only_what_is_checked(captured: Captured, proven: Iterable[sympy.Bas
     prove_for_calls(captured.shape_env, spans)
 
 
-def _captured_graph(module: fx.GraphModule, guarded: bool, written: tuple[str, ...]) -> Captured:
+def _captured_graph(module: fx.GraphModule, written: tuple[str, ...]) -> Captured:
+    """A functional graph as it is, whose guards somebody else holds calls against."""
     with apart():
         imported = import_graph_module(module)
     names = [entry.name for entry in imported.inputs]
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
     result: Any = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
     result = result[: len(result) - len(written)] if written else result
-    out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
-    if not guarded:
-        _equate_what_has_to_be(imported)
+    out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, plain(result)))
     mode, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
@@ -329,17 +344,8 @@ def _captured_graph(module: fx.GraphModule, guarded: bool, written: tuple[str, .
         written=written,
     )
     _settle_guards(captured, found, None, None, {}, notes, Timings())
-    if not guarded:
-        _believe_only_what_is_checked(captured)
     captured.notes = tuple(notes)
     return captured
-
-
-def _plain(value: Any) -> Any:
-    """The output of a graph in plain containers: fx keeps its own immutable ones."""
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else tuple(map(_plain, value))
-    return value
 
 
 def _class_name(model: Any) -> str:

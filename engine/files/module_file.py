@@ -183,8 +183,7 @@ def read_module(
     module.weight_plan = plan
     for held in engines.values() if device is not None else ():
         held.to(device)
-    if engines:
-        module.place(where)
+    module.place(where)
     return module
 
 

@@ -33,6 +33,7 @@ from engine.graph.recurrence import is_recurrent
 from engine.graph.subgraph import Subgraph
 from engine.graph.symbolic.proofs import answers_of_calls
 from engine.graph.symbolic.pytorch_logs import quiet_pytorch
+from engine.graph.symbolic.roots import roots_of_sizes
 from engine.observers import RewriteEvent, observed
 from engine.rewriter.change import Change, disagreement, replace, text
 
@@ -237,6 +238,7 @@ def _run(
                 stack.enter_context(enable_python_dispatcher())
                 stack.enter_context(answers_of_calls(mirror.shape_env))
                 stack.enter_context(without_new_guards(mirror.shape_env))
+                stack.enter_context(roots_of_sizes())
             stack.enter_context(mirror.fake_mode)
             stack.enter_context(recorder)
             return recorder.calls, function(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ SIZES = {
     "tensor": lambda x: x * torch.tensor([[x.shape[1], x.shape[0]], [0.5, 2]])[:, :1].sum(),
     "new_tensor": lambda x: x / x.new_tensor([x.shape[0], 1]).prod(),
     "sqrt": lambda x: x / math.sqrt(x.shape[0]),
+    "fftfreq": lambda x: x[:, 0] + torch.fft.fftfreq(x.shape[0], d=0.5),
+    "rfftfreq": lambda x: torch.fft.rfftfreq(x.shape[0]) * 2,
     "bicubic": lambda x: F.interpolate(table(x), scale_factor=((x.shape[0] + 0.1) / 4, 1.5), mode="bicubic"),
     "bilinear": lambda x: F.interpolate(table(x), scale_factor=x.shape[0] / 3, mode="bilinear"),
     "linear": lambda x: F.interpolate(table(x)[0], scale_factor=x.shape[0] / 3, mode="linear", align_corners=True),
@@ -146,3 +149,17 @@ def test_the_shape_as_a_tensor():
     for rows in (1, 2, 16):
         x = torch.randn(rows, 3)
         torch.testing.assert_close(captured.module()(*captured.bind([x]))[0], scaled(x))
+
+
+@pytest.mark.parametrize("function", [numpy.arange, numpy.sqrt])
+def test_what_to_write_instead_of_numpy(function):
+    """Where PyTorch does not read the code that calls it."""
+
+    @torch.compiler.disable
+    def called(size):
+        return torch.as_tensor(function(size))
+
+    with pytest.raises(CaptureError, match=r"functions of numpy do not take sizes: torch\.arange"):
+        capture(
+            Call(lambda x: x + called(x.shape[1])), [torch.randn(6, 3)], dynamic_shapes=[{1: Dim("n", min=2, max=9)}]
+        )

@@ -97,6 +97,18 @@ class TestOnAGPU:
         with pytest.raises(InputError, match="input 'x' is on device cpu; the compiled module is on 'cuda'"):
             module(x)
 
+    def test_a_model_without_an_engine_is_called_like_any_other(self, tmp_path) -> None:
+        torch.manual_seed(0)
+        model, x = Parts().eval(), torch.randn(4, 8)
+        module = engine.compile(model, [x], min_block_size=1000)
+        assert not any(segment.engine_bytes for segment in module.report.segments)
+        assert devices(module) == {"cuda"}
+        torch.testing.assert_close(module(x.cuda()).cpu(), model(x))
+        with pytest.raises(InputError, match="input 'x' is on device cpu; the compiled module is on 'cuda'"):
+            module(x)
+        engine.save(module, tmp_path / "x.pt2")
+        torch.testing.assert_close(engine.load(tmp_path / "x.pt2")(x.cuda()).cpu(), model(x))
+
     @pytest.mark.parametrize("device", [None, "cuda:0"])
     def test_a_file_made_without_a_gpu(self, tmp_path, device) -> None:
         """The graph is as a machine without a GPU leaves it: all of it on the CPU."""

@@ -41,7 +41,14 @@ def _converted(x):
     return (x.to(torch.complex64) * 2j).imag, torch.where(x > 0, x * 1j, torch.zeros((), dtype=torch.complex64)).imag
 
 
-@pytest.mark.parametrize("function", [_unit, _spectrum, _frames, _filled, _quotients, _converted])
+def _of_dynamic_sizes(x):
+    start = torch.zeros(x.shape, dtype=torch.complex64)
+    start[:, :4] = 1j * x[:, :4]
+    ones = torch.ones(x.shape[0], 2, dtype=torch.complex64)
+    return start.imag, torch.cat([ones, x * 1j], 1).abs(), (torch.full(x.shape, 1 + 2j) * x).imag
+
+
+@pytest.mark.parametrize("function", [_unit, _spectrum, _frames, _filled, _quotients, _converted, _of_dynamic_sizes])
 def test_complex_values(function):
     class Complex(nn.Module):
         def forward(self, x):

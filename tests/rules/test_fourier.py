@@ -50,3 +50,65 @@ def test_quarter_turns(n: int) -> None:
     quarters = turn % n == 0
     wanted = torch.tensor([[1.0, 0.0], [0.0, -1.0], [-1.0, 0.0], [0.0, 1.0]])[(turn // n)[quarters]]
     assert torch.equal(columns[quarters], wanted)
+
+
+RECONSTRUCTED = {
+    "spectrum": lambda x: torch.view_as_real(torch.fft.rfft(x)),
+    "root of the size": lambda x: torch.view_as_real(torch.fft.fft(x, norm="ortho")),
+    "there and back": lambda x: torch.fft.irfft(torch.fft.rfft(x), n=x.shape[-1]),
+    "two dims": lambda x: torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * (1 + 2j), s=x.shape[-2:], norm="ortho"),
+    "frequencies": lambda x: x.sum(0) * torch.fft.fftfreq(x.shape[1], d=0.5),
+    "half of the frequencies": lambda x: torch.fft.rfft(x).abs() * torch.fft.rfftfreq(x.shape[1]),
+    "a convolution": lambda x: torch.fft.irfft(torch.fft.rfft(x, n=2 * x.shape[1]) ** 2, n=2 * x.shape[1]),
+}
+
+
+class Computed(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTED)
+def test_dynamic_lengths(name: str) -> None:
+    """The matrices are computed when the engine runs."""
+    model = Computed(RECONSTRUCTED[name])
+    ranged = engine.Input(min_shape=(1, 1), opt_shape=(3, 12), max_shape=(4, 600))
+    compiled = engine.compile(model, [ranged], runtime="interpreter", min_block_size=1)
+    assert compiled.report.fallbacks == []
+    for shape in ((1, 1), (2, 2), (3, 7), (4, 600)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_length_that_may_be_large_stays_in_pytorch_and_says_so() -> None:
+    ranged = engine.Input(min_shape=(1, 4), opt_shape=(3, 12), max_shape=(4, 9000))
+    report = engine.coverage(Computed(RECONSTRUCTED["spectrum"]), [ranged])
+    transform = next(fallback for fallback in report.fallbacks if fallback.op == "aten._fft_r2c.default")
+    assert "a range up to 4096 settles it" in str(report.why(transform.node))
+
+
+def test_dynamic_lengths_in_double_precision_stay_in_pytorch() -> None:
+    ranged = engine.Input(min_shape=(1, 4), opt_shape=(3, 12), max_shape=(4, 30), dtype=torch.float64)
+    compiled = engine.compile(Computed(RECONSTRUCTED["there and back"]), [ranged], runtime="interpreter")
+    x = torch.randn(2, 7, dtype=torch.float64)
+    torch.testing.assert_close(compiled(x), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_windows_added_up_to_a_length_that_is_a_size(center: bool) -> None:
+    window = torch.hann_window(8) + 0.1
+
+    def there_and_back(x: Tensor) -> Tensor:
+        y = torch.stft(x, 8, 3, 8, window, center=center, normalized=True, return_complex=True)
+        return y.istft(8, 3, 8, window, center=center, normalized=True, length=x.shape[1] // 2 * 2)
+
+    ranged = engine.Input(min_shape=(1, 11), opt_shape=(3, 12), max_shape=(4, 60))
+    compiled = engine.compile(Computed(there_and_back), [ranged], runtime="interpreter", min_block_size=1)
+    assert compiled.report.fallbacks == []
+    for shape in ((1, 11), (2, 13), (4, 59), (3, 60)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), there_and_back(x), rtol=1e-4, atol=1e-4)

@@ -28,7 +28,8 @@ _LOCK = threading.RLock()
 _INSTEAD = (
     (
         ("range(", "for "),
-        "a loop is written out for one size: index with torch.arange(n), or use torch.while_loop",
+        "a loop is written out for one size: index with torch.arange(n); where each step needs the one before, use "
+        "torch.while_loop or torch._higher_order_ops.scan, or make the size static",
     ),
     (("math.",), "torch.scalar_tensor(n).log() and the like in place of functions of math"),
     (("scale_factor", "interpolate(", "Upsample("), "size=(h, w) in place of scale_factor= made of sizes"),

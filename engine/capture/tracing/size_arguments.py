@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch.fx.experimental.symbolic_shapes import uninteresting_files
 from torch.overrides import TorchFunctionMode
 
+from engine.graph.symbolic.roots import roots_of_sizes
+
 __all__ = ["sizes_as_arguments"]
 
 
@@ -40,21 +42,15 @@ class _SizesStay(TorchFunctionMode):
 @contextmanager
 def sizes_as_arguments() -> Iterator[None]:
     """Let models give sizes to functions that take Python numbers, while they are traced."""
-    root = math.sqrt
-
-    def sqrt(number: Any) -> Any:
-        return torch._sym_sqrt(number) if isinstance(number, torch.SymInt | torch.SymFloat) else root(number)  # type: ignore[attr-defined]
-
     # Who asks about sizes is never this file.
     uninteresting_files().add(__file__)
-    math.sqrt = sqrt  # type: ignore[assignment]
     # Its arguments are looked at before a mode is asked.
     F.scaled_dot_product_attention = _attention  # type: ignore[assignment]
     try:
-        with _SizesStay():
+        with roots_of_sizes(), _SizesStay():
             yield
     finally:
-        math.sqrt, F.scaled_dot_product_attention = root, _whole_attention
+        F.scaled_dot_product_attention = _whole_attention
 
 
 def _has_size(values: Any) -> bool:
@@ -103,6 +99,63 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, **options: Any) 
         return torch.scalar_tensor(part, dtype=dtype, device=device)
 
     return made(data)
+
+
+def fftfreq(n: Any, d: Any = 1.0, **options: Any) -> Any:
+    """``torch.fft.fftfreq`` of a number of samples that is a size: 0, 1, .., -2, -1 over ``n * d``."""
+    if options.pop("out", None) is not None:
+        return NotImplemented
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    index = torch.arange(n, **options)
+    return torch.where(index < (n + 1) // 2, index, index - n).to(dtype) * (1.0 / (n * d))
+
+
+def rfftfreq(n: Any, d: Any = 1.0, **options: Any) -> Any:
+    """``torch.fft.rfftfreq`` of a number of samples that is a size: 0, 1, .., n // 2 over ``n * d``."""
+    if options.pop("out", None) is not None:
+        return NotImplemented
+    dtype = options.pop("dtype", None) or torch.get_default_dtype()
+    return torch.arange(n // 2 + 1, **options).to(dtype) * (1.0 / (n * d))
+
+
+def istft(
+    input: torch.Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: torch.Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: Any = None,
+    return_complex: bool = False,
+) -> Any:
+    """``torch.istft`` to a length that is a size: windows are added up where they overlap, and cut to it.
+
+    That the windows leave nothing out, which PyTorch asks of their values, is not checked.
+    """
+    if return_complex or length is None or not input.is_complex() or input.dim() not in (2, 3):
+        return NotImplemented
+    hop, width = hop_length or n_fft // 4, win_length or n_fft
+    frames = (input if input.dim() == 3 else input[None]).transpose(1, 2)
+    count, onesided = frames.shape[1], input.shape[-2] != n_fft if onesided is None else onesided
+    norm = "ortho" if normalized else "backward"
+    inverse = torch.fft.irfft(frames, n_fft, norm=norm) if onesided else torch.fft.ifft(frames, norm=norm).real
+    like = torch.ones(width, dtype=inverse.dtype, device=input.device) if window is None else window
+    left = (n_fft - width) // 2
+    weights = F.pad(like, (left, n_fft - width - left)).to(inverse.dtype)
+
+    start = n_fft // 2 if center else 0
+    # What the windows reach, or as far as is asked for: zeros behind.
+    whole = n_fft + hop * (count - 1)
+    behind = torch.sym_max(start + length - whole, 0)
+
+    def added(parts: torch.Tensor, fill: float) -> torch.Tensor:
+        together = F.fold(parts.transpose(1, 2), (1, whole), (1, n_fft), stride=(1, hop)).flatten(1)
+        return F.pad(together, (0, behind), value=fill).narrow(1, start, length)
+
+    result = added(inverse * weights, 0.0) / added((weights * weights).expand(1, count, n_fft), 1.0)
+    return result if input.dim() == 3 else result[0]
 
 
 # Not "nearest", which takes one element or another by a rounding error.
@@ -179,4 +232,8 @@ _WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.tensor: tensor,
     torch.Tensor.new_tensor: new_tensor,
     F.interpolate: interpolate,
+    torch.istft: istft,
+    torch.Tensor.istft: istft,
+    torch.fft.fftfreq: fftfreq,
+    torch.fft.rfftfreq: rfftfreq,
 }

@@ -29,6 +29,7 @@ from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
+from engine.capture.tracing.primitives import primitives_by_aten
 from engine.capture.tracing.size_arguments import sizes_as_arguments
 from engine.capture.tracing.unchanged import unchanged
 from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
@@ -39,6 +40,7 @@ from engine.graph.symbolic.all_sizes import holds_for_all
 from engine.graph.symbolic.layouts import layouts_by_hint
 from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
 from engine.graph.symbolic.pytorch_logs import quiet_pytorch
+from engine.graph.symbolic.roots import roots_of_sizes
 
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
@@ -68,7 +70,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]
     except CaptureError:
         raise
     except Exception as error:
-        _refuse_scripted(model, error)
+        refuse_scripted(model, error)
         if not _strict_may_help(error, seen):
             raise capture_error(type(model).__name__, error, branches=seen.branches) from error
         found, strict_error = _export_strictly(model, examples, asked)
@@ -84,7 +86,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]
     return program, seen
 
 
-def _refuse_scripted(model: nn.Module, error: Exception) -> None:
+def refuse_scripted(model: nn.Module, error: Exception | None = None) -> None:
     """Raises ``CaptureError`` where a module is TorchScript, whose code torch.export does not follow."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -291,6 +293,8 @@ def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
             layouts_by_hint(),
             answers_for_all_sizes(seen.proofs),
             remembered_composites(),
+            primitives_by_aten(program.graph_module),
+            roots_of_sizes(),
         ):
             made = program.run_decompositions({})
     finally:
@@ -367,4 +371,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["Seen", "decomposed", "export", "functional"]
+__all__ = ["Seen", "decomposed", "export", "functional", "refuse_scripted"]

@@ -17,11 +17,15 @@ from engine.graph.symbolic.answers import answered_as_in_example
 
 _TORCH = os.path.join(os.path.dirname(torch.__file__), "")
 # Functions that choose strides and the steps of a view; what a view may be is asked elsewhere.
-_SHAPES = tuple(os.path.join(_TORCH, name, "") for name in ("_prims", "_prims_common", "_refs", "_subclasses"))
+_SHAPES = (
+    *(os.path.join(_TORCH, name, "") for name in ("_prims", "_prims_common", "_refs", "_subclasses")),
+    os.path.join(_TORCH, "_meta_registrations.py"),
+)
 _LAYOUT = frozenset(
     {
         "__lt__",
         "_collapse_view_helper",
+        "_exec_fft",
         "_reshape_view_helper_core_alg",
         "are_strides_like_channels_last_or_false",
         "check_contiguous_sizes_strides",
