@@ -38,7 +38,7 @@ _MOVES = frozenset(
 )
 _ROUNDS = frozenset(f"aten.{name}.default" for name in ("round", "floor", "ceil", "trunc"))
 _COPY = "aten._to_copy.default"
-_CLAMP = "aten.clamp.default"
+_CLAMPS = ("aten.clamp.default", "aten.clamp.Tensor")
 # Deeper expressions are not looked at; codes are a few ops from what rounds them.
 _DEPTH = 24
 
@@ -118,7 +118,7 @@ def _bounds(mirror: Mirror, value: Value, depth: int) -> Bounds | None:
     found: Bounds | None = None
     if op in _MOVES or (op == _COPY and _holds(mirror.fake(value).dtype)):
         found = _operand(mirror, arguments[0], depth)
-    elif op == _CLAMP:
+    elif op in _CLAMPS:
         found = _clamped(mirror, arguments, depth)
     elif op in ("aten.add.Tensor", "aten.sub.Tensor") and arguments[2] == 1:
         first, second = (_operand(mirror, item, depth) for item in arguments[:2])
@@ -139,7 +139,7 @@ def _operand(mirror: Mirror, item: Any, depth: int) -> Bounds | None:
 
 
 def _clamped(mirror: Mirror, arguments: tuple[Any, ...], depth: int) -> Bounds | None:
-    x, low, high = arguments
+    x, low, high = (arguments[0], *(_number(mirror, item) for item in arguments[1:]))
     if not (_is_whole_number(low) and _is_whole_number(high)) or not _is_whole(mirror, x, depth):
         return None
     return min(low, high), high
@@ -163,9 +163,16 @@ def _is_whole(mirror: Mirror, item: Any, depth: int) -> bool:
     # Rounding a whole number to fewer digits gives a whole number.
     if op in _MOVES or op == _COPY:
         return _is_whole(mirror, arguments[0], depth + 1)
-    if op in ("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", _CLAMP, "aten.neg.default"):
+    if op in ("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", *_CLAMPS, "aten.neg.default"):
         return all(_is_whole(mirror, part, depth + 1) for part in arguments if part is not None)
     return False
+
+
+def _number(mirror: Mirror, item: Any) -> Any:
+    """A bound, of which a constant of one element is read."""
+    if isinstance(item, Value) and mirror.is_const(item) and mirror.fake(item).numel() == 1:
+        return mirror.read_constant(item).item()
+    return item
 
 
 def _is_whole_number(item: Any) -> bool:
