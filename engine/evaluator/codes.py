@@ -11,6 +11,8 @@ from engine.graph.mirror import Mirror, Value
 from engine.weights.recipe import recipe
 
 Bounds = tuple[float, float]
+BOUNDS = "bounds_of_codes"
+"""The key under which the metadata of a folded constant has its bounds."""
 
 # What only moves elements about.
 _MOVES = frozenset(
@@ -56,6 +58,11 @@ def bounds_of_codes(mirror: Mirror, value: Value) -> Bounds | None:
         if data.is_floating_point() and not bool((data == data.round()).all()):
             return None
         return float(data.min()), float(data.max())
+    return bounds_by_form(mirror, value)
+
+
+def bounds_by_form(mirror: Mirror, value: Value) -> Bounds | None:
+    """The same, by the ops that compute the tensor alone."""
     return _bounds(mirror, value, 0)
 
 
@@ -113,7 +120,8 @@ def _drawn(constant: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def _bounds(mirror: Mirror, value: Value, depth: int) -> Bounds | None:
     node = value.node
     if node.op != "call_function" or depth > _DEPTH:
-        return _of_dtype(mirror.fake(value))
+        # Folding notes what it knew of a constant.
+        return node.meta.get(BOUNDS) or _of_dtype(mirror.fake(value))
     op, arguments = mirror.op(node), mirror.arguments(node)
     found: Bounds | None = None
     if op in _MOVES or (op == _COPY and _holds(mirror.fake(value).dtype)):
@@ -195,4 +203,4 @@ def _of_dtype(fake: Any) -> Bounds | None:
     return None
 
 
-__all__ = ["block_shape", "bounds_of_codes", "is_kept", "made_of_ints"]
+__all__ = ["BOUNDS", "block_shape", "bounds_by_form", "bounds_of_codes", "is_kept", "made_of_ints"]

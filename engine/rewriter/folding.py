@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from engine.evaluator.codes import BOUNDS, bounds_by_form
 from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
@@ -195,4 +196,7 @@ def _insert(mirror: Mirror, value: Value, tensor: torch.Tensor, how: Recipe) -> 
     node = mirror.constant_node(tensor, hint, value.node)
     provenance.inherit(node, (value.node,), Provenance(NAME, _WHERE, how.nodes))
     node.meta["recipe"] = how
+    bounds = bounds_by_form(mirror, value)
+    if bounds is not None:
+        node.meta[BOUNDS] = bounds
     return node
