@@ -142,7 +142,10 @@ def _bounds(mirror: Mirror, value: Value, depth: int) -> Bounds | None:
 
 def _operand(mirror: Mirror, item: Any, depth: int) -> Bounds | None:
     if isinstance(item, Value):
-        return _bounds(mirror, item, depth + 1) if mirror.is_tensor(item) else None
+        if not mirror.is_tensor(item):
+            return None
+        whole = mirror.is_const(item) and _is_int(mirror.dtype(item)) and made_of_ints(mirror, item)
+        return bounds_of_codes(mirror, item) if whole else _bounds(mirror, item, depth + 1)
     return (item, item) if _is_whole_number(item) else None
 
 
