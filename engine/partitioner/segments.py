@@ -16,7 +16,6 @@ from engine.partitioner.coloring import Color, Quotient
 from engine.partitioner.tile import Tile
 from engine.partitioner.tiling import Tiling
 
-
 # What only quantization makes and dequantization reads: TensorRT has no inputs and outputs of it.
 _INSIDE = frozenset({torch.float8_e4m3fn})
 

@@ -151,7 +151,7 @@ def _frontier(
 
 
 def moves(mirror: Mirror, node: fx.Node) -> bool:
-    """Whether a node has one operand, and gives its elements again: a reshape, a permutation, floats as other floats."""
+    """Whether a node has one operand and gives its elements again: a reshape, a permutation, floats as other floats."""
     inputs = mirror.inputs(node)
     if len(inputs) != 1:
         return False

@@ -23,7 +23,10 @@ class ConstantValues:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+        named = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
         self._tensors = tuple(named.items())
         self.read: dict[str, None] = {}
 
@@ -67,7 +70,7 @@ def _traced(tensor: torch.Tensor) -> tuple[fx.Node | None, Any]:
     if mode is None:
         return None, None
     if isinstance(tensor, FunctionalTensor):
-        torch._sync(tensor)
+        torch._sync(tensor)  # type: ignore[attr-defined]
         tensor = torch._from_functional_tensor(tensor.elem)
     slot: Any = get_proxy_slot(tensor, mode.tracer, None)
     return getattr(getattr(slot, "proxy", None), "node", None), mode.tracer.root

@@ -143,7 +143,7 @@ def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict:
         names = list(constants.read)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         seen.notes.append(
-            f"the model decides by the values of {', '.join(names[:3])}{more}, as they are: a refit does not change that"
+            f"the model decides by the values of {', '.join(names[:3])}{more}, as they are: a refit does not ask again"
         )
     seen.notes.extend(
         f"the compiled model does not check what the model asserts of values at {line}" for line in assumed
