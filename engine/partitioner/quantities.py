@@ -63,9 +63,8 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
             fake = mirror.fake(tensor.value)
             if tensor.value.node not in made and isinstance(fake, torch.Tensor):
                 found[_name(tensor.dtype or fake.dtype)] += _bytes(fake.numel(), tensor.dtype or fake.dtype)
-        elif isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
-            if tensor.dtype is not None and tensor.shape is not None:
-                found[_name(tensor.dtype)] += _bytes(_numel(tensor), tensor.dtype)
+        elif isinstance(tensor, CallOutput) and tensor.dtype is not None and tensor.shape is not None:
+            found[_name(tensor.dtype)] += _bytes(_numel(tensor), tensor.dtype)
 
     def is_constant(tensor: AbstractTensor) -> bool:
         if isinstance(tensor, Captured):
