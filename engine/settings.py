@@ -239,6 +239,17 @@ class CompilationSettings:
 
         return excluded if executed else lambda node: None
 
+    @property
+    def compute_capabilities(self) -> frozenset[tuple[int, int]]:
+        """Compute capabilities that engines are built for: those that are named, else that of the GPU of this machine.
+
+        Empty where none is known: TensorRT-RTX compiles kernels where the engine is loaded.
+        """
+        named = [name.removeprefix("SM") for name in self.target_compute_capabilities if name != "CURRENT"]
+        if named:
+            return frozenset((int(name[:-1]), int(name[-1])) for name in named)
+        return frozenset({torch.cuda.get_device_capability()}) if torch.cuda.is_available() else frozenset()
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; ``CompilationSettings.from_kwargs(**d)`` takes them back."""
         values = dataclasses.asdict(self)

@@ -189,6 +189,14 @@ class Emitter:
             self.tensors[value] = tensor
         return tensor
 
+    def _converted(self, value: Value, dtype: torch.dtype | None) -> Any:
+        """A constant in another dtype, into which it is converted here and not by TensorRT."""
+        assert dtype is not None
+        origin = self._origin(value)
+        if origin is not None:
+            origin = Origin(f"{origin.name}.{str(dtype).removeprefix('torch.')}", origin.recipe.converted(dtype))
+        return self._scope.constant(self._mirror.constant(value).to(dtype), value.node.name, origin)
+
     def _origin(self, value: Value) -> Origin | None:
         """Where a constant comes from, None where no refit replaces it."""
         if not self._refittable:
@@ -208,6 +216,8 @@ class Emitter:
         if isinstance(tensor, CallOutput):
             return made[id(tensor.call)][tensor.index]
         if isinstance(tensor, Captured):
+            if tensor.dtype != self._mirror.dtype(tensor.value) and self._mirror.is_const(tensor.value):
+                return self._converted(tensor.value, tensor.dtype)
             return self.tensor(tensor.value)
         assert isinstance(tensor, ConstantTensor)
         if id(tensor) not in written:

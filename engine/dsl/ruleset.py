@@ -55,7 +55,7 @@ class RuleSet:
     sources: tuple[str, ...]
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
     _by_kind: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False)
-    _by_setting: dict[frozenset[str], RuleSet] = field(default_factory=dict, repr=False)
+    _by_setting: dict[Any, RuleSet] = field(default_factory=dict, repr=False)
 
     def phase(self, *kinds: str) -> tuple[Rule, ...]:
         """The active rules of some kinds, in precedence order."""
@@ -195,25 +195,29 @@ class RuleSet:
         )
 
     def with_settings(self, settings: Any) -> RuleSet:
-        """These rules but for those that need a setting which ``settings`` do not have.
+        """These rules but for those that need a setting, or GPUs, which ``settings`` do not have.
 
         Args:
             settings: an :class:`engine.CompilationSettings`.
         """
         on = frozenset(name for name in needs.SETTINGS if getattr(settings, name))
-        if on not in self._by_setting:
-            missing = {
-                rule.id: name
-                for rule in self.rules
-                for name in map(needs.setting, rule.needs)
-                if name is not None and name not in on
-            }
+        built_for = settings.compute_capabilities
+        key = (on, built_for)
+        if key not in self._by_setting:
+            missing: dict[str, str] = {}
+            for rule in self.rules:
+                for term in rule.needs:
+                    name, lacking = needs.setting(term), needs.missing_target(term, built_for)
+                    if name is not None and name not in on:
+                        missing[rule.id] = f"needs {name}=True"
+                    elif lacking is not None:
+                        missing[rule.id] = lacking
             # The same objects again, so that what is compiled from them serves the next model too.
-            self._by_setting[on] = self._reduced(missing) if missing else self
-        return self._by_setting[on]
+            self._by_setting[key] = self._reduced(missing) if missing else self
+        return self._by_setting[key]
 
     def _reduced(self, missing: Mapping[str, str]) -> RuleSet:
-        left_out = tuple((rule, f"needs {missing[rule.id]}=True") for rule in self.rules if rule.id in missing)
+        left_out = tuple((rule, missing[rule.id]) for rule in self.rules if rule.id in missing)
         return replace(
             self,
             rules=tuple(rule for rule in self.rules if rule.id not in missing),

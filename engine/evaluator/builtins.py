@@ -16,9 +16,9 @@ from engine import sizes as symints
 from engine.dtypes import DTYPE_NAMES
 from engine.errors import Span
 from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
+from engine.evaluator.codes import block_shape, bounds_of_codes, is_kept
 from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.evaluator.uniform import MOVES, is_uniform
-from engine.graph.mirror import Value
 from engine.sizes import Int, Sizes
 from engine.tensorrt import capabilities
 
@@ -297,34 +297,37 @@ def _values(context: BuiltinContext, value: object) -> list[Any]:
 
 
 def _is_code(context: BuiltinContext, value: object, low: float, high: float) -> bool:
-    """Whether a tensor is a constant made of ints alone, whose elements are whole numbers from ``low`` to ``high``."""
+    """Whether the elements of a tensor are certain to be whole numbers from ``low`` to ``high``.
+
+    That is so of a constant made of ints alone, by its elements; of everything else by what computes it: floating
+    weights are not read, because they could not be replaced afterwards.
+    """
     tensor = _tensor(value, "is_code")
+    bounds = bounds_of_codes(context.mirror, tensor.value) if isinstance(tensor, Captured) else None
+    return bounds is not None and low <= bounds[0] and bounds[1] <= high
+
+
+def _block_shape(context: BuiltinContext, value: object, shape: Iterable[Int]) -> list[int]:
+    tensor, sizes = _tensor(value, "block_shape"), tuple(shape)
     if not isinstance(tensor, Captured) or not context.mirror.is_const(tensor.value):
-        return False
-    if not _made_of_ints(context, tensor.value):
-        # Floating weights are not read: they could not be replaced afterwards.
-        return False
-    data = context.mirror.read_constant(tensor.value)
-    return bool(((data >= low) & (data <= high) & (data == data.round())).all())
+        raise Failed("not a constant")
+    if not symints.is_known(sizes):
+        raise Failed("a size is not known when compiling")
+    return block_shape(context.mirror, tensor.value, tuple(map(int, sizes)))
 
 
-def _made_of_ints(context: BuiltinContext, value: Value) -> bool:
-    """Whether the constants of the model that a constant is computed from are ints, and there is one."""
-    seen = {value.node}
-    queue, sources = [value.node], 0
-    while queue:
-        node = queue.pop()
-        if node.op == "get_attr":
-            # What was folded knows what it was made of.
-            how = node.meta.get("recipe")
-            for name in (str(node.target),) if how is None else how.sources:
-                dtype = context.mirror.constants[name].dtype
-                if dtype.is_floating_point or dtype.is_complex:
-                    return False
-                sources += 1
-        queue.extend(operand for operand in node.all_input_nodes if operand not in seen)
-        seen.update(node.all_input_nodes)
-    return sources > 0
+def _converted(context: BuiltinContext, value: object, dtype: torch.dtype) -> AbstractTensor:
+    tensor = _tensor(value, "converted")
+    if tensor.dtype == dtype:
+        return tensor
+    if not isinstance(tensor, Captured) or not context.mirror.is_const(tensor.value):
+        raise Failed("not a constant")
+    return Captured(tensor.shape, dtype, tensor.value)
+
+
+def _is_kept(context: BuiltinContext, value: object) -> bool:
+    tensor = _tensor(value, "is_kept")
+    return isinstance(tensor, Captured) and is_kept(context.mirror, tensor.value)
 
 
 def _item(context: BuiltinContext, value: object) -> Any:
@@ -375,6 +378,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "is_tensor": lambda c, v: isinstance(v, AbstractTensor),
     "values": _values,
     "is_code": _is_code,
+    "is_kept": _is_kept,
+    "block_shape": _block_shape,
+    "converted": _converted,
     "item": _item,
     "unused": _unused,
     "overwritten": _overwritten,

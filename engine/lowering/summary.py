@@ -18,6 +18,7 @@ from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.subgraphs import Subgraphs
 from engine.partitioner import Color, Partition
 from engine.partitioner.precision import precision
+from engine.partitioner.quantities import products, weights
 from engine.partitioner.tiling import coverage
 from engine.report import Fallback, Report, SegmentReport
 from engine.report.decisions import Decisions, Placement
@@ -61,6 +62,8 @@ def summarize(
     report.overridden = tuple(pair for pair in subgraphs.ruleset.overridden if pair[0] in used)
     calls = (call for tile in tiles for call in tile.plan.calls)
     report.precision = precision(calls, graph.context, settings.use_fp32_acc)
+    report.weights = weights(mirror, [tuple(segment.every_tile()) for segment in partition.engines])
+    report.products = products(mirror, tiles)
 
 
 def _placements(subgraphs: Subgraphs, partition: Partition) -> dict[fx.Node, Placement]:

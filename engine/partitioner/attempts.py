@@ -183,7 +183,17 @@ class Attempts:
 
     def reason(self, node: fx.Node, said: str | None = None) -> str:
         """Why a node has no tile: ``said`` or else the nearest ``convert`` rule, then rules that did not rewrite it."""
-        return "\n".join([said or self.nearest(node), *self.rewriting(node)])
+        return "\n".join([self._of_other_gpus(node) or said or self.nearest(node), *self.rewriting(node)])
+
+    def _of_other_gpus(self, node: fx.Node) -> str | None:
+        """The rule that takes a node on other GPUs than those that the engine is built for."""
+        op = self.mirror.op(node)
+        for rule, reason in self.inactive:
+            if rule.kind == "convert" and reason.startswith("needs target.") and rule.roots[0].op == op:
+                matches = Matcher((rule,), self.mirror).matches(node)
+                if any(apply(rule, match, self.context) for match in matches):
+                    return f"{rule.id} ({rule.where}) is inactive here: {reason}"
+        return None
 
 
 __all__ = ["KINDS", "Attempt", "Attempts"]

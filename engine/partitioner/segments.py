@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import networkx
+import torch
 from torch import fx
 
 from engine.graph.marks import BOUNDARY_CAST
@@ -14,6 +15,9 @@ from engine.graph.mirror import Mirror, Value
 from engine.partitioner.coloring import Color, Quotient
 from engine.partitioner.tile import Tile
 from engine.partitioner.tiling import Tiling
+
+# What only quantization makes and dequantization reads: TensorRT has no inputs and outputs of it.
+_INSIDE = frozenset({torch.float8_e4m3fn})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,11 @@ def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partiti
     while True:
         quotient = Quotient(mirror, tiles, reasons)
         levels = quotient.levels()
+        crossing = _crossing(mirror, tiles, quotient, levels)
+        if crossing:
+            for node, reason in crossing.items():
+                _give_up(tiles, reasons, node, reason)
+            continue
         counts = {level: sum(tiles[node].size for node in nodes) for level, nodes in levels.items() if level % 2}
         small = [level for level, count in counts.items() if count < min_block_size]
         if not small or all(BOUNDARY_CAST in node.meta for node in reasons):
@@ -75,10 +84,44 @@ def partition(mirror: Mirror, tiling: Tiling, *, min_block_size: int) -> Partiti
         for level in small:
             for node in levels[level]:
                 reason = f"its segment of {counts[level]} tiles is smaller than min_block_size={min_block_size}"
-                for member in tiles.pop(node).nodes:
-                    if member not in tiles:
-                        reasons[member] = reason
+                _give_up(tiles, reasons, node, reason)
     return Partition(tuple(_segments(mirror, tiles, quotient, levels)), dict(sorted(reasons.items())))
+
+
+def _give_up(tiles: dict[fx.Node, Tile], reasons: dict[fx.Node, str], node: fx.Node, reason: str) -> None:
+    """Leave a tile to PyTorch."""
+    for member in tiles.pop(node).nodes:
+        if member not in tiles:
+            reasons[member] = reason
+
+
+def _crossing(
+    mirror: Mirror, tiles: dict[fx.Node, Tile], quotient: Quotient, levels: dict[int, list[fx.Node]]
+) -> dict[fx.Node, str]:
+    """Tiles at the ends of float8 values that would enter or leave an engine, with the reason against them."""
+    home = {node: level for level, nodes in levels.items() for node in nodes}
+    found: dict[fx.Node, str] = {}
+
+    def inside(value: Value) -> bool:
+        return mirror.is_tensor(value) and mirror.dtype(value) in _INSIDE and not mirror.is_const(value)
+
+    for node, level in home.items():
+        for value in filter(inside, quotient.operands[node]):
+            if home.get(value.node) == level:
+                continue
+            kind = str(mirror.dtype(value)).removeprefix("torch.")
+            if node in tiles:
+                made = f"{value.node.name} is made outside of it"
+                found.setdefault(node, f"engines take no {kind} from outside, and {made}")
+            if value.node in tiles:
+                read = f"{node.name} ({mirror.op(node)}), which reads it, is not in the same engine"
+                found.setdefault(value.node, f"a {kind} value cannot leave an engine, and {read}")
+    for operand in mirror.graph.output_node().all_input_nodes:
+        value = mirror.value(operand)
+        if value.node in tiles and inside(value):
+            kind = str(mirror.dtype(value)).removeprefix("torch.")
+            found.setdefault(value.node, f"a {kind} value cannot leave an engine, and the model returns it")
+    return found
 
 
 def _segments(

@@ -1,5 +1,25 @@
 """The report of a compilation, and its tables."""
 
-from engine.report.report import SCHEMA, Fallback, Precision, Report, SegmentReport, Timings, listening
+from engine.report.report import (
+    SCHEMA,
+    Fallback,
+    Precision,
+    Products,
+    Report,
+    SegmentReport,
+    Timings,
+    Weights,
+    listening,
+)
 
-__all__ = ["SCHEMA", "Fallback", "Precision", "Report", "SegmentReport", "Timings", "listening"]
+__all__ = [
+    "SCHEMA",
+    "Fallback",
+    "Precision",
+    "Products",
+    "Report",
+    "SegmentReport",
+    "Timings",
+    "Weights",
+    "listening",
+]

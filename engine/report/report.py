@@ -114,6 +114,44 @@ class Precision:
         return f"{self.total} layer(s) sum in half precision ({layers}){remedy}"
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Bytes of weights.
+
+    Attributes:
+        before: dtype -> bytes of the constants of the model that are used.
+        after: dtype -> bytes that the engines hold, before TensorRT lays them out.
+    """
+
+    before: dict[str, int] = field(default_factory=dict)
+    after: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        def listed(sizes: dict[str, int]) -> str:
+            return ", ".join(f"{dtype} {size / 1e6:.2f} MB" for dtype, size in sizes.items()) or "none"
+
+        return f"{listed(self.before)} in the model; {listed(self.after)} in engines"
+
+
+class Products(NamedTuple):
+    """Layers of one kind that multiply.
+
+    Attributes:
+        layer: the layer.
+        dtypes: of both operands before they are dequantized.
+        number: how many there are.
+        why: why they multiply in floats although an operand has fewer bits; empty where none has, or they do not.
+    """
+
+    layer: str
+    dtypes: tuple[str, ...]
+    number: int
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.layer} of {' x '.join(self.dtypes)}" + (f" ({self.why})" if self.why else "")
+
+
 @dataclass(slots=True)
 class Timings:
     """Seconds per phase, in order of execution; phases that run several times add up.
@@ -181,6 +219,8 @@ class Report:
         notes: what was decided about the sizes of inputs, one sentence each; and what rules did wrong, with the
             rule's file and line and the node, once for each rule and kind of fault.
         precision: how many layers sum in half precision.
+        weights: bytes of weights by dtype, in the model and in engines.
+        products: how many layers multiply in which dtypes, and why in floats where an operand has fewer bits.
         unbuilt: what is not known because nothing was built; empty after a compile.
         decisions: what was decided about each node; None for a module that was loaded from a file.
     """
@@ -198,6 +238,8 @@ class Report:
     refusals: list[Fallback] = field(default_factory=list)  # rules that TensorRT rejected, whatever came of the node
     notes: tuple[str, ...] = ()
     precision: Precision = field(default_factory=Precision)
+    weights: Weights = field(default_factory=Weights)
+    products: tuple[Products, ...] = ()
     unbuilt: str = ""
     decisions: Decisions | None = field(default=None, repr=False, compare=False)
 
@@ -288,6 +330,7 @@ class Report:
         data["timings"] = {**self.timings.phases, "own": self.timings.own, "total": self.timings.total}
         data["fallbacks"] = [fallback._asdict() for fallback in self.fallbacks]
         data["refusals"] = [refusal._asdict() for refusal in self.refusals]
+        data["products"] = [{**product._asdict(), "dtypes": list(product.dtypes)} for product in self.products]
         return data
 
     def __str__(self) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Nodes listed under one reason; the JSON form of the report has all.
 _MOST_NODES = 25
+# Dtypes of quantized weights and values.
+_NARROW = frozenset({"int4", "int8", "float8_e4m3fn"})
 
 _PHASES = {
     "rules": "read the rules",
@@ -73,6 +75,11 @@ def render_report(
         console.print(report.unbuilt, soft_wrap=True)
     if report.precision.sums_in_half:
         console.print(f"precision: {report.precision}", soft_wrap=True)
+    if any(dtype in _NARROW for sizes in (report.weights.before, report.weights.after) for dtype in sizes):
+        console.print(f"weights: {report.weights}", soft_wrap=True)
+    narrow = any(dtype in _NARROW for product in report.products for dtype in product.dtypes)
+    for product in report.products if narrow else ():
+        console.print(f"products: {product}", soft_wrap=True)
     if report.segments:
         console.print()
         console.print(_segments(report))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from engine.evaluator.codes import BOUNDS, bounds_by_form
 from engine.graph import provenance
 from engine.graph.mirror import Mirror, Value
 from engine.graph.provenance import Provenance
@@ -30,6 +31,8 @@ LARGE = 16 << 20
 GROWTH = 4
 # Constants up to this many bytes are compared by content.
 SMALL = 64 << 10
+
+_WIDE = {torch.float32, torch.float16, torch.bfloat16}
 
 NAME = "constant folding"
 _WHERE = "engine.rewriter.folding"
@@ -119,11 +122,12 @@ def _frontier(
         if convertible is None or node.op != "call_function":
             return None
         inputs = mirror.inputs(node)
-        if (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
-            return inputs
         if moves(mirror, node):
             return inputs if read_if_kept(inputs[0].node) is not None and convertible(node) else None
-        return dequantized(node)
+        reads = dequantized(node)
+        if reads is None and (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
+            return inputs
+        return reads
 
     def visit(values: Iterable[Value]) -> None:
         for value in values:
@@ -147,12 +151,13 @@ def _frontier(
 
 
 def moves(mirror: Mirror, node: fx.Node) -> bool:
-    """Whether a node has one operand, and gives as many elements of the same dtype: a reshape, a permutation."""
+    """Whether a node has one operand and gives its elements again: a reshape, a permutation, floats as other floats."""
     inputs = mirror.inputs(node)
     if len(inputs) != 1:
         return False
     before, after = mirror.fake(inputs[0]), mirror.fake(Value(node, 0))
-    return bool(before.dtype == after.dtype and before.numel() == after.numel())
+    same = before.dtype == after.dtype or {before.dtype, after.dtype} <= _WIDE
+    return bool(same and before.numel() == after.numel())
 
 
 def grows(mirror: Mirror, node: fx.Node) -> bool:
@@ -191,4 +196,7 @@ def _insert(mirror: Mirror, value: Value, tensor: torch.Tensor, how: Recipe) -> 
     node = mirror.constant_node(tensor, hint, value.node)
     provenance.inherit(node, (value.node,), Provenance(NAME, _WHERE, how.nodes))
     node.meta["recipe"] = how
+    bounds = bounds_by_form(mirror, value)
+    if bounds is not None:
+        node.meta[BOUNDS] = bounds
     return node

@@ -4,8 +4,8 @@ The two kinds take turns.  ``simplify`` runs to quiescence first, because it loo
 takes apart, then ``lower`` does, and what each of them changed goes back to the other.  Each kind has its own
 worklist, so a turn costs what changed and not the size of the graph.
 
-Rewrites happen where something is computed at run time.  Constant subgraphs are left alone: they are evaluated
-as they stand when constants are folded.
+Rewrites happen where something is computed at run time.  Constant subgraphs are evaluated as they stand when
+constants are folded; only rules that ask for constants alone rewrite them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from time import perf_counter
 
 from torch import fx
 
-from engine.dsl.rule import Rule
+from engine.dsl.rule import Bind, ListMatch, OneOf, OpMatch, Rule
+from engine.dtypes import CLASSES, DTYPES
 from engine.errors import EngineError
 from engine.evaluator import Context, Failure
 from engine.evaluator.faults import checking
@@ -26,7 +27,7 @@ from engine.graph.provenance import describe
 from engine.matcher.match import Match
 from engine.matcher.matcher import Count, Matcher
 from engine.observers import RewriteEvent, listens, observed
-from engine.rewriter.change import Change, counts
+from engine.rewriter.change import Change, computed, counts
 from engine.rewriter.commit import Committer, Replacement
 from engine.rewriter.fuel import Fuel, op_order
 from engine.rewriter.reach import reach
@@ -41,6 +42,7 @@ _MOST_APPLICATIONS = 20_000
 _MOST_PER_NODE = 100
 # How far back the rule is looked for that keeps others from coming to an end.
 _LAST = 20
+_TENSORS = {*DTYPES, *CLASSES}
 
 
 @dataclass(slots=True)
@@ -77,6 +79,23 @@ class _Phase:
         self.worklist = Worklist()
 
 
+def _of_constants(rules: Sequence[Rule]) -> dict[str, set[str]]:
+    """The ids of the rules that ask for constants alone, by the op that they rewrite.
+
+    All others leave constants to be folded, as PyTorch computes them.
+    """
+    found: dict[str, set[str]] = {}
+    for rule in rules:
+        (root, *others) = rule.roots
+        patterns = [pattern for _, pattern in root.arguments]
+        kinds = [pattern.type for pattern in patterns if isinstance(pattern, Bind) and pattern.type is not None]
+        tensors = [kind for kind in kinds if set(kind.names) & _TENSORS]
+        inner = any(isinstance(pattern, OpMatch | OneOf | ListMatch) for pattern in patterns)
+        if not others and not inner and tensors and all(kind.modifier == "const" for kind in tensors):
+            found.setdefault(root.op, set()).add(rule.id)
+    return found
+
+
 class Rewriter:
     """Rewriting of one graph.
 
@@ -105,6 +124,7 @@ class Rewriter:
         self._simplify = _Phase("simplify", rules, mirror)
         self._lower = _Phase("lower", rules, mirror)
         self._phases = (self._simplify, self._lower)
+        self._of_constants = _of_constants(self._lower.rules)
         self._fuel = Fuel(op_order(self._lower.rules, context.macros))
         self._committer = Committer(mirror, check=self.check)
         # Rules that are set aside for good, and pairs of roots and rule that cannot be applied.
@@ -161,12 +181,18 @@ class Rewriter:
                 phase.worklist.push(node)  # for the next rule
 
     def _rewritable(self, node: fx.Node) -> bool:
-        return counts(self.mirror, node)
+        """Whether rules may look at a node: one that computes, or a constant that a rule asks for."""
+        if counts(self.mirror, node):
+            return True
+        return computed(self.mirror, node) and self.mirror.op(node) in self._of_constants
 
     def _first(self, phase: _Phase, node: fx.Node) -> tuple[Match, Replacement] | None:
         """The first rule in precedence order that applies at a node, with its plan."""
+        rules = None if counts(self.mirror, node) else self._of_constants[self.mirror.op(node)]
         for match in phase.matcher.matches(node):
             rule = match.rule
+            if rules is not None and rule.id not in rules:
+                continue
             if rule.id in self._barred or (match.roots, rule.id) in self._refused:
                 continue
             counter = self.trace.counter(rule.id)

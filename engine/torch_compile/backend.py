@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo.backends import registry
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from engine import tensorrt
 from engine.capture.diagnosis import essence, user_line
@@ -159,7 +160,7 @@ def _unfit(module: fx.GraphModule, inputs: Sequence[Any], options: Options) -> s
     if asking and any(_wants_gradients(module)):
         return f"gradients are wanted for its input {asking[0]!r}, and an engine has none"
     for node, value in zip(_placeholders(module), inputs, strict=True):
-        if isinstance(value, torch.Tensor) and type(value) not in _TENSORS:
+        if isinstance(value, torch.Tensor) and type(value) not in _TENSORS and not is_traceable_wrapper_subclass(value):
             kind = type(value).__name__
             return f"its input {node.name!r} is a {kind}; plain tensors are compiled (x.as_subclass(torch.Tensor))"
     if options.runtime in ("auto", "python", "cpp") and torch.cuda.is_available():

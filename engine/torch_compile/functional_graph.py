@@ -19,6 +19,7 @@ import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.errors import CaptureError
@@ -87,9 +88,18 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
     parameters = dict(module.named_parameters(remove_duplicate=False)) | dict(
         module.named_buffers(remove_duplicate=False)
     )
-    weights = {index: value for index, value in enumerate(inputs) if _is_weight(module, index, value)}
-    flat = [*parameters.values(), *inputs]
-    own = {*range(len(parameters)), *(len(parameters) + index for index in weights)}
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    given = [
+        *((name, value, True) for name, value in parameters.items()),
+        *(
+            (_source(node), value, _is_weight(module, index, value))
+            for index, (node, value) in enumerate(zip(placeholders, inputs, strict=True))
+        ),
+    ]
+    # AOTAutograd takes subclasses of tensors apart into those that they hold, before and in each call.
+    parts = [(*part, is_own) for name, value, is_own in given for part in _parts(name, value)]
+    names, flat = [name for name, _, _ in parts], [value for _, value, _ in parts]
+    own = {index for index, (_, _, is_own) in enumerate(parts) if is_own}
 
     def take(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[[list[Any]], Any]:
         context = TracingContext.try_get()
@@ -107,15 +117,23 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
     # Grad mode decides whether AOTAutograd traces a backward graph.
     with tracing_lock(), torch.no_grad(), _whole_composites():
         entry = aot_autograd(fw_compiler=refuse, bw_compiler=refuse, inference_compiler=take)(module, list(inputs))
-    # Not inside AOTAutograd, whose modes would turn weights into fake ones.
-    names = [*parameters, *(_source(node) for node in module.graph.nodes if node.op == "placeholder")]
 
+    # Not inside AOTAutograd, whose modes would turn weights into fake ones.
     def make(inputs: Iterable[int] = ()) -> FunctionalGraph:
         own.difference_update(inputs)
         made[:] = [replace(_functional(*traced[0], flat, own, names, entry), with_inputs=make)]
         return made[0]
 
     return make()
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The plain tensors that an argument is made of, as AOTAutograd orders them; an argument of another kind itself."""
+    if not is_traceable_wrapper_subclass(value):
+        yield name, value
+        return
+    for attribute in value.__tensor_flatten__()[0]:
+        yield from _parts(f"{name}.{attribute}", getattr(value, attribute))
 
 
 def _is_weight(module: fx.GraphModule, index: int, value: Any) -> bool:

@@ -437,6 +437,10 @@ class _Synthesis:
     def _argument(self, pattern: ArgumentPattern, argument: Any) -> Any:
         if isinstance(pattern, OpMatch):
             node = self._op(pattern)
+            for index, name in enumerate(pattern.outputs or ()):
+                if name is not None:
+                    # What stands behind it in the pattern may read its outputs again.
+                    self.bound.setdefault(name, self._node(Value(node, index)))
             return self._node(Value(node, pattern.output))
         if isinstance(pattern, ListMatch):
             rest = list(self.bound.get(pattern.rest_name, ())) if pattern.rest_name else []

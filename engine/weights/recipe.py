@@ -79,6 +79,14 @@ class Recipe:
         """Equal for recipes that do the same with the same sources."""
         return repr((self.result, [(str(step.op), step.arguments) for step in self.steps]))
 
+    def converted(self, dtype: torch.dtype) -> Recipe:
+        """The same in another dtype."""
+        op: OpOverload = torch.ops.aten._to_copy.default
+        arguments = [self.result, *(argument.default_value for argument in op._schema.arguments[1:])]
+        arguments[1] = dtype
+        step = Step("converted", op, tuple(arguments))
+        return replace(self, steps=(*self.steps, step), result=Result(len(self.steps), 0))
+
     def evaluate(self, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Run the recipe on other weights.
 

@@ -292,10 +292,12 @@ def test_quantized_model_is_one_engine(per_channel, zero):
     used = compiled.report.rules_used
     assert compiled.report.coverage == 1.0
     assert compiled.report.refusals == []
-    # The weight of the linear layer reaches TensorRT in int8; activations do where it has their form.
-    assert used[f"quantization.linear_of_quantized{'' if per_channel else '_evenly'}"] == 1
-    assert used.get("quantization.quantize", 0) == used.get("quantization.dequantize", 0) == (0 if zero else 2)
-    assert used.get("quantization.quantized_and_back", 0) == (2 if zero else 0)
+    # The operands of the linear layer reach TensorRT in int8, whatever the zero point; those of the convolution are
+    # rounded as floats, and its kernel is kept.
+    assert used["quantization.rounded"] == 2
+    assert used["quantization.linear_of_codes"] == used["quantization.quantize"] == 1
+    assert used.get("quantization.dequantize_channels", 0) == (2 if per_channel else 0)
+    assert used["quantization.dequantize"] == (1 if per_channel else 3)
     for size in (1, 8):
         assert_agrees(compiled, module, torch.randn(size, 8, 10, 10), tolerance=1e-4)
 

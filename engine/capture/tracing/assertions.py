@@ -29,7 +29,11 @@ _MOST_INSTRUCTIONS = 200
 
 
 @contextmanager
-def assumed_assertions(assumed: dict[str, None], asked: Callable[[FrameType], None]) -> Iterator[None]:
+def assumed_assertions(
+    assumed: dict[str, None],
+    asked: Callable[[FrameType], None],
+    known: Callable[[torch.Tensor], bool | None] = lambda tensor: None,
+) -> Iterator[None]:
     """Let ``assert condition`` on values, and ``if condition: raise ...``, hold while a model is traced.
 
     A graph decides nothing by values, so the compiled model does not check them.  Other questions about values are what
@@ -39,6 +43,7 @@ def assumed_assertions(assumed: dict[str, None], asked: Callable[[FrameType], No
     Args:
         assumed: gets the model's lines of what was taken to hold, ``file:line in name: code``.
         asked: called with the frame of every other question about a tensor; may raise.
+        known: the truth of a tensor that no input of the model decides, None of others; asked first.
     """
     thread = threading.get_ident()
     # A ``ShapeEnv`` notes who asks, which is never this file.
@@ -57,7 +62,9 @@ def assumed_assertions(assumed: dict[str, None], asked: Callable[[FrameType], No
 
     def truth(tensor: torch.Tensor) -> bool:
         if threading.get_ident() == thread and is_unknown(tensor):
-            answer = holds(sys._getframe(1))
+            answer = known(tensor)
+            if answer is None:
+                answer = holds(sys._getframe(1))
             if answer is not None:
                 return answer
             asked(sys._getframe(1))

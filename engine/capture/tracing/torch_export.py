@@ -27,6 +27,7 @@ from engine.capture.sizes.branches import Branch, observed_answers, observed_bra
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.assignments import assignments, check_assignments
+from engine.capture.tracing.constant_values import ConstantValues
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.primitives import primitives_by_aten
@@ -126,13 +127,26 @@ def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict:
         # It reads Python code itself, and makes ops of assertions, which no engine has.
         return _export_as_refined(model, examples, seen, strict=True)
     assumed: dict[str, None] = {}
-    with ValueBranches() as written, assumed_assertions(assumed, written.asked):
+    constants = ConstantValues(model)
+    with ValueBranches() as written, assumed_assertions(assumed, written.asked, constants.truth):
         while True:
             try:
                 program = _export_as_refined(model, examples, seen, strict=False)
                 break
             except WrittenAnew:
                 continue
+    changed = sorted(constants.read.keys() & set(program.graph_signature.buffers_to_mutate.values()))
+    if changed:
+        raise CaptureError(
+            f"the model decides something by the values of {', '.join(changed)}, and changes them: a graph decides "
+            "nothing by values. Call model.eval() first, or decide outside of the model"
+        )
+    if constants.read:
+        names = list(constants.read)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        seen.notes.append(
+            f"the model decides by the values of {', '.join(names[:3])}{more}, as they are: a refit does not ask again"
+        )
     seen.notes.extend(
         f"the compiled model does not check what the model asserts of values at {line}" for line in assumed
     )

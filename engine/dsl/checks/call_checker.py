@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
-    **dict.fromkeys(("is_const", "is_code", "is_full", "is_known", "is_tensor", "unused", "overwritten"), "bool"),
+    **dict.fromkeys(("is_const", "is_code", "is_full", "is_kept", "is_known", "is_tensor"), "bool"),
+    **dict.fromkeys(("unused", "overwritten"), "bool"),
     **dict.fromkeys(("all", "any", "bool"), "bool"),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),
-    **dict.fromkeys(("present", "prefix_sums", "broadcast", "run", "conditional"), "list"),
-    **dict.fromkeys(("full", "scalar", "tensor", "filled"), "tensor"),
+    **dict.fromkeys(("present", "prefix_sums", "broadcast", "block_shape", "run", "conditional"), "list"),
+    **dict.fromkeys(("full", "scalar", "tensor", "filled", "converted"), "tensor"),
     **dict.fromkeys(("sqrt", "exp", "log", "cos", "sin", "float", "epsilon", "smallest", "largest"), "float"),
     "dtype": "dtype",
     "multiplied": "dtype",
@@ -41,6 +42,7 @@ _FIRST: dict[str, tuple[str, ...]] = {
 _SECOND: dict[str, tuple[str, ...]] = {
     "dim": ("int",),
     "scalar": ("dtype",),
+    "converted": ("dtype",),
     "tensor": ("dtype",),
     "full": ("tensor",),
     "run": ("list", "tuple", "tensors"),

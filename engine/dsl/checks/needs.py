@@ -23,6 +23,10 @@ FEATURES = frozenset({"data_dependent", "plugin"})
 # Settings that rules may ask for, as ``setting.NAME``; such rules are left out of compilations without them.
 SETTINGS = frozenset({"use_fp32_acc", "keep_quantized_weights"})
 
+# What GPUs have from a compute capability on, as ``target.NAME``; such rules are left out where an engine is built for
+# GPUs before it. NVIDIA documents products of float8 for Ada and Hopper, of float4 for Blackwell.
+TARGETS = {"fp8": (8, 9), "fp4": (10, 0)}
+
 
 def parse_version(text: str) -> tuple[int, int]:
     """``"10.15"`` as ``(10, 15)``, so that it is later than 10.9; ``"11"`` is 11.0."""
@@ -48,7 +52,11 @@ def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
         case tree.Name(name="rtx"):
             return capabilities.rtx
         case tree.Qualified():
-            return setting(term) is not None or term.name.removeprefix("cap.") in capabilities.features
+            return (
+                setting(term) is not None
+                or target(term) is not None
+                or term.name.removeprefix("cap.") in capabilities.features
+            )
     raise AssertionError(f"unchecked term of `needs`: {term}")
 
 
@@ -56,6 +64,25 @@ def setting(term: tree.Expr) -> str | None:
     """The setting that a term asks for, None if it asks for something else."""
     prefix, _, name = term.name.partition(".") if isinstance(term, tree.Qualified) else ("", "", "")
     return name if prefix == "setting" else None
+
+
+def target(term: tree.Expr) -> str | None:
+    """What a term asks of the GPUs that engines are built for, None if it asks for something else."""
+    prefix, _, name = term.name.partition(".") if isinstance(term, tree.Qualified) else ("", "", "")
+    return name if prefix == "target" else None
+
+
+def missing_target(term: tree.Expr, capabilities: Collection[tuple[int, int]]) -> str | None:
+    """Why GPUs of some compute capabilities do not have what a term asks of them; None where they have."""
+    least = TARGETS.get(target(term) or "")
+    before = sorted(capability for capability in capabilities if least is not None and capability < least)
+    if not before or least is None:
+        return None
+    listed = ", ".join(".".join(map(str, capability)) for capability in before)
+    return (
+        f"needs {show(term)}: GPUs have it from compute capability {least[0]}.{least[1]} on, and the engine is "
+        f"built for {listed}"
+    )
 
 
 def check(term: tree.Expr, features: Collection[str], problems: Problems) -> None:
@@ -71,8 +98,14 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
             if name not in SETTINGS:
                 hint = suggestion(str(name), SETTINGS, f"rules may ask for {', '.join(sorted(SETTINGS))}")
                 problems.report(f"unknown setting `{name}`", term.span, hint)
+        case tree.Qualified() if target(term) is not None:
+            if target(term) not in TARGETS:
+                hint = suggestion(str(target(term)), TARGETS, f"rules may ask for {', '.join(sorted(TARGETS))}")
+                problems.report(f"unknown feature `{term.name}` of GPUs", term.span, hint)
         case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(setting, _parts(term))):
             problems.report("a setting stands alone in `needs`", term.span, "needs setting.use_fp32_acc, not rtx")
+        case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(target, _parts(term))):
+            problems.report("what GPUs have stands alone in `needs`", term.span, "needs target.fp8, not rtx")
         case tree.Binary(operator="and" | "or"):
             check(term.left, features, problems)
             check(term.right, features, problems)

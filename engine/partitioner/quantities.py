@@ -1,0 +1,152 @@
+"""What engines hold, by dtype, and in what dtypes they multiply."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import fx
+
+from engine.dtypes import INT4
+from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, tensors
+from engine.graph.mirror import Mirror, Value
+from engine.partitioner.tile import Tile
+from engine.report import Products, Weights
+
+# Layers that multiply, with the parameters that are multiplied.
+_PRODUCTS = {
+    "trt.matrix_multiply": ("a", "b"),
+    "trt.convolution": ("x", "kernel"),
+    "trt.convolution_dynamic": ("x", "kernel"),
+    "trt.deconvolution": ("x", "kernel"),
+    "trt.deconvolution_dynamic": ("x", "kernel"),
+}
+# What stands between a quantized value and the product that reads it.
+_CARRIES = frozenset({"trt.shuffle", "trt.cast", "trt.identity", "trt.slice", "trt.squeeze", "trt.unsqueeze"})
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def weights(mirror: Mirror, segments: Iterable[Sequence[Tile]]) -> Weights:
+    """Bytes of the model's constants by dtype, and of what the engines hold of them, in those of each segment.
+
+    Args:
+        segments: the tiles of each engine, with those of the constants that it makes.
+    """
+    named: dict[str, torch.Tensor] = {}
+    for node in mirror.graph.nodes:
+        if node.op == "get_attr" and not node.meta.get("literal", False):
+            how = node.meta.get("recipe")
+            for name in (str(node.target),) if how is None else how.sources:
+                named[name] = mirror.constants[name]
+    before: Counter[str] = Counter()
+    for tensor in named.values():
+        before[_name(tensor.dtype)] += tensor.numel() * tensor.element_size()
+    after: Counter[str] = Counter()
+    for tiles in segments:
+        after.update(_held(mirror, tiles))
+    return Weights(dict(sorted(before.items())), dict(sorted(after.items())))
+
+
+def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    made = {constant.node for tile in tiles for constant in tile.constants}
+    seen: set[Value | int] = set()
+
+    def hold(tensor: AbstractTensor) -> None:
+        """Count a constant that a layer reads."""
+        key = tensor.value if isinstance(tensor, Captured) else id(tensor)
+        if key in seen:
+            return
+        seen.add(key)
+        if isinstance(tensor, Captured):
+            fake = mirror.fake(tensor.value)
+            if tensor.value.node not in made and isinstance(fake, torch.Tensor):
+                found[_name(tensor.dtype or fake.dtype)] += _bytes(fake.numel(), tensor.dtype or fake.dtype)
+        elif isinstance(tensor, CallOutput) and tensor.dtype is not None and tensor.shape is not None:
+            found[_name(tensor.dtype)] += _bytes(_numel(tensor), tensor.dtype)
+
+    def is_constant(tensor: AbstractTensor) -> bool:
+        if isinstance(tensor, Captured):
+            return mirror.is_const(tensor.value)
+        if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+            # TensorRT keeps what it dequantizes, and computes everything else of constants when it builds.
+            kept = tensor.call.layer.name == "trt.dequantize"
+            return not kept and all(map(is_constant, tensors(tensor.call.values)))
+        return isinstance(tensor, ConstantTensor)
+
+    for tile in tiles:
+        for call in tile.plan.calls:
+            if isinstance(call, LayerCall):
+                operands = list(tensors(call.values))
+                if call.layer.name == "trt.dequantize" or not all(map(is_constant, operands)):
+                    for operand in filter(is_constant, operands):
+                        hold(operand)
+    return found
+
+
+def products(mirror: Mirror, tiles: Sequence[Tile]) -> tuple[Products, ...]:
+    """How many layers multiply in which dtypes, and why in floats where operands are held in fewer bits."""
+    of_node = {tile.node: tile for tile in tiles}
+    counts: Counter[Products] = Counter()
+    for tile in tiles:
+        for call in tile.plan.calls:
+            names = _PRODUCTS.get(call.layer.name) if isinstance(call, LayerCall) else None
+            if names is not None and isinstance(call, LayerCall):
+                operands = [_source(call.values[name], of_node) for name in names]
+                counts[_product(call, operands)] += 1
+    return tuple(
+        Products(each.layer, each.dtypes, count, each.why) for each, count in sorted(counts.items(), key=lambda i: i[0])
+    )
+
+
+def _product(call: LayerCall, operands: list[torch.dtype | None]) -> Products:
+    layer = call.layer.name.removeprefix("trt.").removesuffix("_dynamic")
+    names = tuple("?" if dtype is None else _name(dtype) for dtype in operands)
+    narrow = [dtype for dtype in operands if dtype is not None and dtype not in _FLOATS]
+    why = ""
+    if len(narrow) == 1:
+        which = "weights" if operands[0] in _FLOATS else "values"
+        other = "values" if which == "weights" else "weights"
+        why = f"the {which} are {_name(narrow[0])}, and the {other} are not quantized: dequantized before the product"
+    elif len(set(narrow)) == 2:
+        why = f"TensorRT multiplies {' and '.join(map(_name, narrow))} as floats"
+    return Products(layer, names, 1, why)
+
+
+def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile]) -> torch.dtype | None:
+    """The dtype that the elements of an operand have before they are dequantized."""
+    while True:
+        if isinstance(tensor, Captured) and tensor.value.node in of_node:
+            tensor = of_node[tensor.value.node].plan.outputs[tensor.value.index]
+        elif isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+            name, values = tensor.call.layer.name, tensor.call.values
+            if name == "trt.dequantize":
+                dtype: torch.dtype | None = values["x"].dtype
+                return dtype
+            if name == "trt.elementwise":
+                inner = [_source(values[key], of_node) for key in ("a", "b")]
+                return next((each for each in inner if each == INT4), tensor.dtype)
+            if name not in _CARRIES:
+                return tensor.dtype
+            tensor = values["x"]
+        else:
+            return None if tensor is None else tensor.dtype
+
+
+def _numel(tensor: AbstractTensor) -> int:
+    size = 1
+    for each in tensor.shape or ():
+        size *= int(each)
+    return size
+
+
+def _bytes(numel: int, dtype: torch.dtype) -> int:
+    return (numel + 1) // 2 if dtype == INT4 else numel * dtype.itemsize
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+__all__ = ["products", "weights"]
