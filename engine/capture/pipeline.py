@@ -35,7 +35,7 @@ from engine.capture.sizes.ranges import (
 from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
-from engine.capture.tracing.torch_export import Seen, export, functional
+from engine.capture.tracing.torch_export import Program, Seen, export, functional
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.graph.symbolic.implied import implied_equalities
@@ -158,7 +158,7 @@ def _capture(
 
 
 def _captured_program(
-    program: ExportedProgram,
+    program: Program,
     examples: Examples | None,
     name: str,
     timings: Timings,
@@ -347,7 +347,7 @@ def _class_name(model: Any) -> str:
     return str(getattr(module, "_model_name", None) or type(model).__name__)
 
 
-def _parameters(program: ExportedProgram, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _parameters(program: Program, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The positional parameters of ``forward``, those of ``*args`` left out, and the defaults of all parameters."""
     entry = program.module_call_graph[0].signature if program.module_call_graph else None
     names = tuple(getattr(entry, "forward_arg_names", None) or ())
@@ -402,7 +402,7 @@ def _arguments(imported: Imported, names: list[str]) -> tuple[Argument, ...]:
     return tuple(arguments)
 
 
-def _leaves(examples: Examples | None, program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[Any] | None:
+def _leaves(examples: Examples | None, program: Program, in_spec: pytree.TreeSpec) -> list[Any] | None:
     """The example leaves in the order of the graph's inputs, None where there are none."""
     if examples is not None:
         args, kwargs = examples.args, examples.kwargs
