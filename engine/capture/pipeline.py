@@ -19,6 +19,7 @@ from engine.capture.captured import Captured
 from engine.capture.collector import collector_held_back
 from engine.capture.examples import Examples, Wish, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program, is_importable
+from engine.capture.inputs import Range
 from engine.capture.pytrees import register_inputs
 from engine.capture.signature import Argument
 from engine.capture.sizes.asked_sizes import program_ranges
@@ -176,7 +177,7 @@ def _captured_program(
     parameters, defaults = _parameters(program, model)
     names = _leaf_names(in_spec, imported, parameters)
     arguments = _arguments(imported, names)
-    mode, shape_env = imported.environment()
+    _, shape_env = imported.environment()
     leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
     symbols = find_symbols(arguments)
     found = find_guards(shape_env, [*seen.branches, *small_sizes(imported.graph)], symbols)
@@ -186,7 +187,29 @@ def _captured_program(
     but_for_empty = [replaced(relation, shape_env) for relation in seen.proofs.unless_empty]
     found.guards.extend(Guard(relation, unless_empty=True) for relation in but_for_empty)
     ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
-    captured = Captured(
+    kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()}
+    captured = _of_imported(imported, in_spec, out_spec, arguments, ranges, name, parameters, defaults, kept)
+    _settle_guards(captured, found, model, leaves, wishes, notes, timings)
+    _believe_only_what_is_checked(captured, seen.proofs.proven)
+    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
+    captured.notes = tuple(notes)
+    return captured
+
+
+def _of_imported(
+    imported: Imported,
+    in_spec: pytree.TreeSpec,
+    out_spec: pytree.TreeSpec,
+    arguments: tuple[Argument, ...],
+    ranges: dict[sympy.Symbol, Range],
+    name: str,
+    parameters: tuple[str, ...],
+    defaults: Mapping[str, Any],
+    state_dict: dict[str, tuple[tuple[int, ...], torch.dtype]],
+) -> Captured:
+    """What was captured, but for its guards, profiles and notes."""
+    mode, shape_env = imported.environment()
+    return Captured(
         graph=imported.graph,
         constants=imported.constants,
         in_spec=in_spec,
@@ -199,16 +222,11 @@ def _captured_program(
         parameters=parameters,
         defaults=defaults,
         tied=imported.tied,
-        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
+        state_dict=state_dict,
         submodules=imported.submodules,
         states=tuple(imported.states),
         written=tuple(imported.written),
     )
-    _settle_guards(captured, found, model, leaves, wishes, notes, timings)
-    _believe_only_what_is_checked(captured, seen.proofs.proven)
-    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
-    captured.notes = tuple(notes)
-    return captured
 
 
 def _equate_what_has_to_be(imported: Imported) -> None:
@@ -307,27 +325,14 @@ def _captured_graph(module: fx.GraphModule, guarded: bool, written: tuple[str, .
     out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, _plain(result)))
     if not guarded:
         _equate_what_has_to_be(imported)
-    mode, shape_env = imported.environment()
+    _, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
     found = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
     ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, found.guards, notes)
-    captured = Captured(
-        graph=imported.graph,
-        constants=imported.constants,
-        in_spec=in_spec,
-        out_spec=out_spec,
-        arguments=arguments,
-        ranges=ranges,
-        fake_mode=mode,
-        shape_env=shape_env,
-        model_class=_class_name(module),
-        parameters=tuple(names),
-        tied=imported.tied,
-        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
-        submodules=imported.submodules,
-        written=written,
-    )
+    kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()}
+    imported.written = list(written)
+    captured = _of_imported(imported, in_spec, out_spec, arguments, ranges, _class_name(module), tuple(names), {}, kept)
     _settle_guards(captured, found, None, None, {}, notes, Timings())
     if not guarded:
         _believe_only_what_is_checked(captured)

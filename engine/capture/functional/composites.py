@@ -1,14 +1,13 @@
 """Composite ops that may give their operand, taken apart one by one.
 
-PyTorch keeps composite ops whole that say what they do. Those whose results may or may not be views (``reshape``, ``to``,
-``contiguous``), or that write while a model is trained (``dropout``), it always takes apart, and rules are written for
-what they consist of. Each is run once on the fake operands of a node, under a mode that writes down what it calls; calls
-of the same op on operands of the same shapes, strides and dtypes are made after that.
+PyTorch keeps composite ops whole that say what they do.  Those whose results may or may not be views (``reshape``,
+``to``, ``contiguous``), or that write while a model is trained (``dropout``), it always takes apart, and rules are
+written for what they consist of.  Each is run once on the fake operands of a node, under a mode that writes down what
+it calls; calls of the same op on operands of the same shapes, strides and dtypes are made after that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -25,10 +24,10 @@ from engine.sizes import normal
 
 
 class Ref(NamedTuple):
-    """A tensor that a step takes: output ``index`` of a step (None: its one output), or an operand where that is -1."""
+    """A tensor that a step takes: output ``place`` of a step (None: its one output), or an operand where that is -1."""
 
     step: int
-    index: int | None
+    place: int | None
 
 
 class Size(NamedTuple):
@@ -47,7 +46,7 @@ class Step(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What a composite op calls; ``result`` is what it gives (all outputs of a step where its index is None)."""
+    """What a composite op calls; ``result`` is what it gives (all outputs of a step where its place is None)."""
 
     steps: tuple[Step, ...]
     result: Ref
@@ -191,12 +190,10 @@ def _whole(result: Any, places: dict[int, Ref], steps: list[Step]) -> Ref | None
     """The step whose outputs are all that an op gives, in their order."""
     refs = [places.get(id(each)) for each in result]
     first = refs[0] if refs else None
-    if first is None or first.step < 0 or first.index is None or len(steps[first.step].fake) != len(refs):
+    if first is None or first.step < 0 or first.place is None or len(steps[first.step].fake) != len(refs):
         return None
     same = all(ref == Ref(first.step, index) for index, ref in enumerate(refs))
     return Ref(first.step, None) if same else None
 
 
-Emit = Callable[[OpOverload, tuple[Any, ...], dict[str, Any], Any], fx.Node]
-
-__all__ = ["Composites", "Emit", "Ref", "Size", "Step", "Steps", "is_taken_apart", "operands_of"]
+__all__ = ["Composites", "Ref", "Size", "Step", "Steps", "is_taken_apart", "operands_of"]

@@ -61,7 +61,9 @@ def result_dtype(functional: OpOverload, node: fx.Node) -> torch.dtype | None:
     if key not in _DTYPES:
         try:
             with torch.no_grad():
-                made = functional(*map(_alike, node.args), **{name: _alike(value) for name, value in node.kwargs.items()})
+                made = functional(
+                    *map(_alike, node.args), **{name: _alike(value) for name, value in node.kwargs.items()}
+                )
             _DTYPES[key] = made.dtype if isinstance(made, torch.Tensor) else None
         except Exception:
             # Whatever an op raises for arguments that are not those of the node.

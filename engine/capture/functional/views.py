@@ -153,14 +153,14 @@ def written_back(
     if op is _ATEN.permute.default and rank is not None:
         order = [dim % rank for dim in args[0]]
         return op, (source, [order.index(dim) for dim in range(rank)])
-    scatter = _SCATTERS.get(op)
+    scatter = _SCATTERS.get(op)  # type: ignore[call-overload]
     return None if scatter is None else (scatter, (base, source, *args))
 
 
 def _part_written_back(item: fx.Node, base: fx.Node, source: fx.Node) -> tuple[OpOverload, tuple[Any, ...]] | None:
     views, index = item.args
     assert isinstance(views, fx.Node)
-    position = _PARTS.get(views.target)
+    position = _PARTS.get(views.target)  # type: ignore[call-overload]
     if position is None or views.kwargs:
         return None
     dim: Any = views.args[position] if position < len(views.args) else 0

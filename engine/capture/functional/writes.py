@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -166,7 +167,12 @@ class Functional:
         source, index = node.args
         assert isinstance(source, fx.Node)
         for other in source.users:
-            if other is not node and other.target is operator.getitem and other.args[1] == index and other in self._seen:
+            if (
+                other is not node
+                and other.target is operator.getitem
+                and other.args[1] == index
+                and other in self._seen
+            ):
                 self._read(other, node)
                 self._seen[node] = self._seen[other]
                 return True
@@ -207,7 +213,7 @@ class Functional:
             self._refresh(each, write)
         place.version += 1
         seen.node, seen.version = value, place.version
-        for view, base in zip(chain, chain[1:], strict=False):
+        for view, base in pairwise(chain):
             args = [self._current(arg, write) for arg in view.views[-1].args[1:]]
             call = written_back(view.views[-1], args, base.node, view.node)
             if call is None:
@@ -221,7 +227,7 @@ class Functional:
         seen = self._seen[node]
         if seen.place.spoiled is not None:
             raise NotShown(
-                f"{describe(reader)} reads what {describe(seen.place.spoiled)} may have written to, through another tensor"
+                f"{describe(reader)} reads what {describe(seen.place.spoiled)} may have written to, elsewhere"
             )
         self._refresh(seen, reader)
         return seen.node
@@ -279,17 +285,17 @@ class Functional:
         """What a composite op calls, on other operands; None where it stays whole."""
         found = self._composites.steps(node)
         if found is None or not found.steps:
-            return None if found is None else operands[found.result.index or 0]
+            return None if found is None else operands[found.result.place or 0]
         made: list[fx.Node] = []
 
         def tensor(ref: Ref) -> fx.Node:
             if ref.step < 0:
-                return operands[ref.index or 0]
+                return operands[ref.place or 0]
             step = made[ref.step]
-            if ref.index is None:
+            if ref.place is None:
                 return step
-            item = self.graph.create_node("call_function", operator.getitem, (step, ref.index), name="getitem")
-            item.meta = {**reason.meta, "val": step.meta["val"][ref.index]}
+            item = self.graph.create_node("call_function", operator.getitem, (step, ref.place), name="getitem")
+            item.meta = {**reason.meta, "val": step.meta["val"][ref.place]}
             return item
 
         def argument(value: Any) -> Any:

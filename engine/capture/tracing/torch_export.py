@@ -269,7 +269,7 @@ def _forget_control_flow() -> None:
 
 
 def without_writes(program: ExportedProgram, seen: Seen) -> Program:
-    """The program made functional, composites whole: as it is where that can be shown right, traced once more elsewhere.
+    """The program made functional, composites whole: as it is where that is shown right, traced once more elsewhere.
 
     Raises ``CaptureError`` where the model writes to tensors that share their memory.
     """
