@@ -65,11 +65,12 @@ def operand_of_view(node: fx.Node) -> fx.Node | None:
 @cache
 def _operand(op: OpOverload) -> int | None:
     """The argument of an op that its results may be views of."""
-    sets = {name for result in op._schema.returns if result.alias_info for name in result.alias_info.before_set}
-    if sets:
-        for position, argument in enumerate(op._schema.arguments):
-            if argument.alias_info is not None and not sets.isdisjoint(argument.alias_info.before_set):
-                return position
+    results = [result.alias_info for result in op._schema.returns if result.alias_info is not None]
+    sets = {name for result in results for name in result.before_set}
+    for position, argument in enumerate(op._schema.arguments):
+        # PyTorch does not say of which set the tensors of a list are.
+        if argument.alias_info is not None and results and (not sets or sets & argument.alias_info.before_set):
+            return position
     # Composite ops that give their operand where nothing is to do; their schemas do not say so.
     return 0 if op._schema.arguments and torch.Tag.maybe_aliasing_or_mutating in op.tags else None
 

@@ -187,6 +187,9 @@ class Functional:
         if functional is None or not isinstance(target, fx.Node):
             raise NotShown(f"{describe(node)} writes, and no op gives what it writes")
         seen = self._seen[target]
+        if _shape(node) != _shape(target):
+            # torch.export writes what a model assigns to a buffer, whatever its shape.
+            raise NotShown(f"{describe(node)} writes a tensor of another shape")
         dtype = target.meta["val"].dtype
         computed = result_dtype(functional, node)
         if computed is None:
@@ -347,6 +350,10 @@ class Functional:
         # Nodes are told apart by their fake values, too.
         made.meta = {**reason.meta, "val": tree_map_only(torch.Tensor, torch.Tensor.detach, fake)}
         return made
+
+
+def _shape(node: fx.Node) -> list[Any]:
+    return [normal(size) for size in node.meta["val"].shape]
 
 
 def _equate(one: _Place, other: _Place) -> None:
