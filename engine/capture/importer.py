@@ -16,6 +16,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.capture.complex_numbers import make_complex_numbers_tensors
+from engine.capture.functional.program import FunctionalProgram
 from engine.capture.memory import overlap
 from engine.capture.state import State
 from engine.capture.strided import lay_out_strided
@@ -59,7 +60,7 @@ class Imported:
         return mode, mode.shape_env
 
 
-def import_program(program: ExportedProgram) -> Imported:
+def import_program(program: ExportedProgram | FunctionalProgram) -> Imported:
     """The canonical graph of an exported program; raises ``CaptureError`` where it has other effects than writes.
 
     Its calls must be functional, as ``run_decompositions`` leaves them: what it writes are results.
@@ -170,7 +171,7 @@ def import_subgraph(
     return imported
 
 
-def _writes(program: ExportedProgram) -> dict[str, str]:
+def _writes(program: ExportedProgram | FunctionalProgram) -> dict[str, str]:
     """The inputs of a functional program that it writes to -> the result that is the new value of each."""
     held = {spec.target: spec.arg.name for spec in program.graph_signature.input_specs if spec.target is not None}
     found: dict[str, str] = {}
@@ -200,7 +201,7 @@ def _check_apart(states: Sequence[State], constants: Sequence[tuple[str, torch.T
                 )
 
 
-def _tensor(program: ExportedProgram, target: str, node: fx.Node) -> torch.Tensor:
+def _tensor(program: ExportedProgram | FunctionalProgram, target: str, node: fx.Node) -> torch.Tensor:
     source: Mapping[str, Any] = program.state_dict if target in program.state_dict else program.constants
     tensor = source[target]
     if not isinstance(tensor, torch.Tensor):

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from engine.capture.captured import Captured
 from engine.capture.examples import Examples, Wish, asks_for_sizes, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program
+from engine.capture.inputs import Range
 from engine.capture.pytrees import plain, register_inputs
 from engine.capture.signature import Argument
 from engine.capture.sizes.asked_sizes import program_ranges
@@ -35,7 +36,7 @@ from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
 from engine.capture.tracing.graph_modules import knows_its_inputs, program_of
-from engine.capture.tracing.torch_export import Seen, export, functional, refuse_scripted
+from engine.capture.tracing.torch_export import Program, Seen, export, functional, refuse_scripted
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.graph.collector import collector_held_back
@@ -174,7 +175,7 @@ def _captured_brought(
 
 
 def _captured_program(
-    program: ExportedProgram,
+    program: Program,
     examples: Examples | None,
     name: str,
     timings: Timings,
@@ -192,7 +193,7 @@ def _captured_program(
     parameters, defaults = _parameters(program, model)
     names = _leaf_names(in_spec, imported, parameters)
     arguments = _arguments(imported, names)
-    mode, shape_env = imported.environment()
+    _, shape_env = imported.environment()
     leaves, wishes = _leaves(examples, program, in_spec), examples.wishes if examples else {}
     symbols = find_symbols(arguments)
     found = find_guards(shape_env, [*seen.branches, *small_sizes(imported.graph)], symbols)
@@ -202,7 +203,29 @@ def _captured_program(
     but_for_empty = [replaced(relation, shape_env) for relation in seen.proofs.unless_empty]
     found.guards.extend(Guard(relation, unless_empty=True) for relation in but_for_empty)
     ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
-    captured = Captured(
+    kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()}
+    captured = _of_imported(imported, in_spec, out_spec, arguments, ranges, name, parameters, defaults, kept)
+    _settle_guards(captured, found, model, leaves, wishes, notes, timings)
+    _believe_only_what_is_checked(captured, seen.proofs.proven)
+    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
+    captured.notes = tuple(notes)
+    return captured
+
+
+def _of_imported(
+    imported: Imported,
+    in_spec: pytree.TreeSpec,
+    out_spec: pytree.TreeSpec,
+    arguments: tuple[Argument, ...],
+    ranges: dict[sympy.Symbol, Range],
+    name: str,
+    parameters: tuple[str, ...],
+    defaults: Mapping[str, Any],
+    state_dict: dict[str, tuple[tuple[int, ...], torch.dtype]],
+) -> Captured:
+    """What was captured, but for its guards, profiles and notes."""
+    mode, shape_env = imported.environment()
+    return Captured(
         graph=imported.graph,
         constants=imported.constants,
         in_spec=in_spec,
@@ -215,16 +238,11 @@ def _captured_program(
         parameters=parameters,
         defaults=defaults,
         tied=imported.tied,
-        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()},
+        state_dict=state_dict,
         submodules=imported.submodules,
         states=tuple(imported.states),
         written=tuple(imported.written),
     )
-    _settle_guards(captured, found, model, leaves, wishes, notes, timings)
-    _believe_only_what_is_checked(captured, seen.proofs.proven)
-    captured.profiles = find_profiles(arguments, leaves, wishes, captured.ranges)
-    captured.notes = tuple(notes)
-    return captured
 
 
 def _equate_what_has_to_be(imported: Imported) -> None:
@@ -322,27 +340,14 @@ def _captured_graph(module: fx.GraphModule, written: tuple[str, ...]) -> Capture
     result: Any = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
     result = result[: len(result) - len(written)] if written else result
     out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, plain(result)))
-    mode, shape_env = imported.environment()
+    _, shape_env = imported.environment()
     arguments = _arguments(imported, names)
     notes: list[str] = []
     found = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
     ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, found.guards, notes)
-    captured = Captured(
-        graph=imported.graph,
-        constants=imported.constants,
-        in_spec=in_spec,
-        out_spec=out_spec,
-        arguments=arguments,
-        ranges=ranges,
-        fake_mode=mode,
-        shape_env=shape_env,
-        model_class=_class_name(module),
-        parameters=tuple(names),
-        tied=imported.tied,
-        state_dict={name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()},
-        submodules=imported.submodules,
-        written=written,
-    )
+    kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()}
+    imported.written = list(written)
+    captured = _of_imported(imported, in_spec, out_spec, arguments, ranges, _class_name(module), tuple(names), {}, kept)
     _settle_guards(captured, found, None, None, {}, notes, Timings())
     captured.notes = tuple(notes)
     return captured
@@ -353,7 +358,7 @@ def _class_name(model: Any) -> str:
     return str(getattr(module, "_model_name", None) or type(model).__name__)
 
 
-def _parameters(program: ExportedProgram, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _parameters(program: Program, model: nn.Module | None) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The positional parameters of ``forward``, those of ``*args`` left out, and the defaults of all parameters."""
     entry = program.module_call_graph[0].signature if program.module_call_graph else None
     names = tuple(getattr(entry, "forward_arg_names", None) or ())
@@ -408,7 +413,7 @@ def _arguments(imported: Imported, names: list[str]) -> tuple[Argument, ...]:
     return tuple(arguments)
 
 
-def _leaves(examples: Examples | None, program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[Any] | None:
+def _leaves(examples: Examples | None, program: Program, in_spec: pytree.TreeSpec) -> list[Any] | None:
     """The example leaves in the order of the graph's inputs, None where there are none."""
     if examples is not None:
         args, kwargs = examples.args, examples.kwargs

@@ -161,5 +161,7 @@ def test_what_to_write_instead_of_numpy(function):
 
     with pytest.raises(CaptureError, match=r"functions of numpy do not take sizes: torch\.arange"):
         capture(
-            as_module(lambda x: x + called(x.shape[1])), [torch.randn(6, 3)], dynamic_shapes=[{1: Dim("n", min=2, max=9)}]
+            as_module(lambda x: x + called(x.shape[1])),
+            [torch.randn(6, 3)],
+            dynamic_shapes=[{1: Dim("n", min=2, max=9)}],
         )

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.diagnosis import capture_error, essence
 from engine.capture.examples import Examples
+from engine.capture.functional.program import FunctionalProgram, functional_program
+from engine.capture.functional.writes import NotShown
 from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.asked_sizes import asked_sizes, asked_sizes_by_source
 from engine.capture.sizes.branches import Branch, observed_answers, observed_branches
@@ -43,6 +45,9 @@ from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
 from engine.graph.symbolic.pytorch_logs import quiet_pytorch
 from engine.graph.symbolic.roots import roots_of_sizes
 
+Program: TypeAlias = ExportedProgram | FunctionalProgram
+"""What is imported; its graph writes to nothing."""
+
 # Relations between dims that torch.export asks for, one at a time, before we give up.
 _MOST_REFINEMENTS = 4
 
@@ -62,7 +67,7 @@ class Seen:
     notes: list[str] = field(default_factory=list)
 
 
-def export(model: nn.Module, examples: Examples) -> tuple[ExportedProgram, Seen]:
+def export(model: nn.Module, examples: Examples) -> tuple[Program, Seen]:
     """Export and decompose, in strict mode where the other fails for reasons that strict mode may not share."""
     seen = Seen()
     asked = examples.dynamic_shapes
@@ -100,7 +105,7 @@ def refuse_scripted(model: nn.Module, error: Exception | None = None) -> None:
 
 def _export_strictly(
     model: nn.Module, examples: Examples, dynamic_shapes: Any
-) -> tuple[tuple[ExportedProgram, Seen] | None, Exception | None]:
+) -> tuple[tuple[Program, Seen] | None, Exception | None]:
     """What strict mode makes of a model; it reads Python code, and knows that ``int(n)`` of a size is a size."""
     seen = Seen()
     examples.dynamic_shapes = dynamic_shapes
@@ -121,7 +126,7 @@ def _is_fixed(seen: Seen) -> bool:
     )
 
 
-def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
+def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> Program:
     """Export, and do again with what torch.export found dims must be, where that keeps what the user asked."""
     if strict:
         # It reads Python code itself, and makes ops of assertions, which no engine has.
@@ -156,7 +161,7 @@ def _export_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict:
     return program
 
 
-def _export_as_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
+def _export_as_refined(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> Program:
     for _ in range(_MOST_REFINEMENTS):
         try:
             return _export_once(model, examples, seen, strict=strict)
@@ -212,7 +217,7 @@ def _is_of_solver(error: BaseException | None) -> bool:
 
 def _try_loosened(
     model: nn.Module, examples: Examples, seen: Seen, dynamic_shapes: Any, *, strict: bool
-) -> ExportedProgram | None:
+) -> Program | None:
     """The program with other dynamic shapes; None where that does not help."""
     asked, found = examples.dynamic_shapes, list(seen.branches)
     examples.dynamic_shapes = dynamic_shapes
@@ -223,7 +228,7 @@ def _try_loosened(
         return None
 
 
-def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> ExportedProgram:
+def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bool) -> Program:
     """Export and decompose; ``seen`` gets what the model asks of sizes, also where the export fails."""
     seen.branches.clear()
     seen.proofs.clear()
@@ -261,7 +266,7 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
             seen.branches.extend(fixes)
             raise
     check_assignments(assigned, program, strict=strict)
-    return decomposed(program, seen)
+    return without_writes(program, seen)
 
 
 def _forget_control_flow() -> None:
@@ -277,6 +282,19 @@ def _forget_control_flow() -> None:
             code = reference()
             if code is not None and Path(code.co_filename).parent.name == "_higher_order_ops":
                 reset_code(code)
+
+
+def without_writes(program: ExportedProgram, seen: Seen) -> Program:
+    """The program made functional, composites whole: as it is where that is shown right, traced once more elsewhere.
+
+    Raises ``CaptureError`` where the model writes to tensors that share their memory.
+    """
+    try:
+        with quiet_pytorch(), torch.no_grad(), layouts_by_hint(), answers_for_all_sizes(seen.proofs):
+            return functional_program(program)
+    except NotShown as reason:
+        seen.notes.append(f"the exported program was traced once more to make it functional: {reason}")
+    return decomposed(program, seen)
 
 
 def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
@@ -321,10 +339,10 @@ def decomposed(program: ExportedProgram, seen: Seen) -> ExportedProgram:
     return made
 
 
-def functional(program: ExportedProgram, seen: Seen) -> ExportedProgram:
-    """A program that somebody brings, :func:`decomposed`; raises ``CaptureError`` where PyTorch does not do it."""
+def functional(program: ExportedProgram, seen: Seen) -> Program:
+    """A program that somebody brings, :func:`without_writes`; raises ``CaptureError`` where PyTorch does not do it."""
     try:
-        return decomposed(program, seen)
+        return without_writes(program, seen)
     except (CaptureError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -385,4 +403,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["Seen", "decomposed", "export", "functional", "refuse_scripted"]
+__all__ = ["Program", "Seen", "decomposed", "export", "functional", "refuse_scripted", "without_writes"]

@@ -76,6 +76,39 @@ _FUNCTIONS: dict[type, Callable[..., Any]] = {
 }
 
 
+def size_call(expression: sympy.Basic) -> tuple[Callable[..., Any], list[sympy.Basic]]:
+    """The FX function that computes an expression which is no symbol and no number, and its operands.
+
+    Raises:
+        EngineError: there is none.
+    """
+    kind, operands = type(expression), list(expression.args)
+    if isinstance(expression, sympy.Mul) and not sizes.is_real(expression):
+        # Sizes are whole, and so is a quotient of them that divides.
+        numerator, denominator = expression.as_numer_denom()
+        if denominator != 1:
+            return operator.floordiv, [numerator, denominator]
+    if kind in _FOLDS:
+        # Two operands per node; the tail is an expression of the same kind and is shared too.
+        if len(operands) > 2:
+            operands = [operands[0], expression.func(*operands[1:])]
+        return _FOLDS[kind], operands
+    if kind in _FUNCTIONS:
+        return _FUNCTIONS[kind], operands
+    if isinstance(expression, symbolic.ModularIndexing):
+        value, divisor, modulus = operands
+        return operator.mod, [symbolic.FloorDiv(value, divisor), modulus]
+    if isinstance(expression, symbolic.TruncToFloat):
+        return torch.sym_float, [symbolic.TruncToInt(*operands)]
+    if isinstance(expression, sympy.Piecewise):
+        (then, test), *others = [pair.args for pair in expression.args]
+        if not others or test is sympy.true:
+            return operator.add, [then, sympy.Integer(0)]
+        otherwise = others[0][0] if others[0][1] is sympy.true else sympy.Piecewise(*others)
+        return torch.sym_ite, [test, then, otherwise]
+    raise EngineError(f"the size {expression} cannot be computed by nodes: no FX function for {kind.__name__}")
+
+
 class SizeNodes:
     """Hash-consed nodes for symbolic ints.
 
@@ -165,7 +198,7 @@ class SizeNodes:
         if isinstance(expression, sympy.Symbol):
             made = self._leaf(expression)
         else:
-            target, operands = self._decompose(expression)
+            target, operands = size_call(expression)
             made = self._call(target, tuple(self._operand(operand, before) for operand in operands))
             self._check(expression, made)
         self._nodes[expression] = made
@@ -197,33 +230,6 @@ class SizeNodes:
         found = self._nodes.get(expression)
         usable = found is not None and (before is None or found < before)
         return found if usable else self._make(expression, before)
-
-    def _decompose(self, expression: sympy.Basic) -> tuple[Callable[..., Any], list[sympy.Basic]]:
-        kind, operands = type(expression), list(expression.args)
-        if isinstance(expression, sympy.Mul) and not sizes.is_real(expression):
-            # Sizes are whole, and so is a quotient of them that divides.
-            numerator, denominator = expression.as_numer_denom()
-            if denominator != 1:
-                return operator.floordiv, [numerator, denominator]
-        if kind in _FOLDS:
-            # Two operands per node; the tail is an expression of the same kind and is shared too.
-            if len(operands) > 2:
-                operands = [operands[0], expression.func(*operands[1:])]
-            return _FOLDS[kind], operands
-        if kind in _FUNCTIONS:
-            return _FUNCTIONS[kind], operands
-        if isinstance(expression, symbolic.ModularIndexing):
-            value, divisor, modulus = operands
-            return operator.mod, [symbolic.FloorDiv(value, divisor), modulus]
-        if isinstance(expression, symbolic.TruncToFloat):
-            return torch.sym_float, [symbolic.TruncToInt(*operands)]
-        if isinstance(expression, sympy.Piecewise):
-            (then, test), *others = [pair.args for pair in expression.args]
-            if not others or test is sympy.true:
-                return operator.add, [then, sympy.Integer(0)]
-            otherwise = others[0][0] if others[0][1] is sympy.true else sympy.Piecewise(*others)
-            return torch.sym_ite, [test, then, otherwise]
-        raise EngineError(f"the size {expression} cannot be computed by nodes: no FX function for {kind.__name__}")
 
     def _call(self, target: Callable[..., Any], arguments: tuple[Any, ...]) -> fx.Node:
         fakes = [item.meta["val"] if isinstance(item, fx.Node) else item for item in arguments]

@@ -1,0 +1,245 @@
+"""Exported programs that write to tensors become graphs of values without being traced once more."""
+
+import io
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+import engine
+from engine.capture import capture
+from engine.errors import CaptureError
+
+TWICE = "the exported program was traced once more to make it functional"
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def activations(x):
+    y = (x * 2).relu_()
+    return y.add_(x).mul_(0.5), y
+
+
+def parts_of_parts(x):
+    y = x.clone()
+    y[:, 1:3][..., 0] = 7.0
+    y[0].mul_(2)
+    return y, y[:, 1].sum()
+
+
+def view_before(x):
+    y = x.clone()
+    flat, turned, first = y.view(-1), y.transpose(0, 1), y[0]
+    before = first * 1
+    flat[3:5].add_(10)
+    turned[1] = -1.0
+    return before, first, flat, turned, y
+
+
+def pieces(x):
+    y = x * 1
+    a, b = y.split(2, 1)
+    c, d = y.unbind(0)
+    b.zero_()
+    d.add_(1)
+    return a + b, c, d, y.chunk(2, 1)[1]
+
+
+def narrower(x):
+    y = x.half()
+    y += x.double().mean()
+    y.add_(x.new_ones(4, 3).to(torch.float32)[0, 0])
+    mask = y > 0
+    mask.logical_or_(x[..., :] < -1)
+    z = torch.zeros(2, 4, 3, dtype=torch.int32)
+    z.copy_(x * 3)
+    z.ge_(1)
+    return y, mask, z
+
+
+def reshaped(x):
+    y = x + 1
+    same, copied = y.reshape(-1, 3), y.transpose(1, 2).reshape(2, -1)
+    same[0] = 5.0
+    copied.neg_()
+    return y, same, copied
+
+
+def converted(x):
+    y = x + 1
+    here, there = y.to(torch.float32), y.to(torch.float64)
+    here.add_(1)
+    there.mul_(3)
+    return y.contiguous().relu_(), y, here, there
+
+
+def scattered(x):
+    y = x.clone()
+    y.index_put_((torch.tensor([0, 1]), torch.tensor([1, 2])), torch.tensor(3.0))
+    y.masked_fill_(x > 1, 0.0)
+    y.diagonal(dim1=1, dim2=2).add_(4)
+    y.permute(2, 0, 1)[1] *= 2
+    return y
+
+
+def expanded(x):
+    row = x[:, :1].clone()
+    wide = row.expand(2, 4, 3)
+    row.sub_(1)
+    return wide + x, row.squeeze(1)
+
+
+FUNCTIONS = [activations, parts_of_parts, view_before, pieces, narrower, reshaped, converted, scattered, expanded]
+
+
+def flat(results):
+    return [results] if isinstance(results, torch.Tensor) else list(results)
+
+
+def check(captured, function, *inputs):
+    assert not any(TWICE in note for note in captured.notes), captured.notes
+    for x in inputs:
+        for ours, theirs in zip(captured.run([x]), flat(function(x.clone())), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_values_are_eagers(function):
+    x = torch.randn(2, 4, 3)
+    check(capture(Function(function), (x,)), function, x, torch.randn(2, 4, 3))
+
+
+@pytest.mark.parametrize("function", [activations, reshaped, converted])
+def test_dynamic_sizes(function):
+    # Of one row, PyTorch's `reshape` gives a view where it copies several.
+    shapes = ({1: Dim("n", min=2, max=9)},)
+    captured = capture(Function(function), (torch.randn(2, 4, 3),), dynamic_shapes=shapes)
+    check(captured, function, torch.randn(2, 9, 3), torch.randn(2, 2, 3))
+
+
+def drawn(seed):
+    """A function of some views of a tensor, some writes to them, and everything at the end."""
+
+    def function(x):
+        draw = random.Random(seed)
+        held = [x * 1, x + 1]
+        for _ in range(7):
+            one = draw.choice(held)
+            dim = draw.randrange(one.dim()) if one.dim() else None
+            what = draw.choice(["view", "write", "write", "new"])
+            if what == "write":
+                number = draw.randrange(3)
+                (one.add_, one.mul_, one.fill_)[number](draw.randrange(2, 5))
+            elif what == "new" or dim is None:
+                held.append(one.sum() + draw.choice(held).amax())
+            elif one.shape[dim] > 1 and draw.random() < 0.5:
+                held.append(draw.choice([one.select(dim, 1), one.narrow(dim, 0, 1), one.split(1, dim)[-1]]))
+            else:
+                held.append(draw.choice([one.unsqueeze(dim), one.transpose(0, dim), one.reshape(-1), one.flatten()]))
+        return tuple(held)
+
+    return function
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_drawn_views_and_writes(seed):
+    function = drawn(seed)
+    x = torch.arange(24.0).reshape(2, 4, 3)
+    captured = capture(Function(function), (x,))
+    for ours, theirs in zip(captured.run([x + 1]), function(x + 1), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_programs_from_files():
+    """Their fake values say nothing of memory: what may be a view decides."""
+    x = torch.randn(2, 4, 3)
+    for function, again in [(activations, False), (view_before, False), (reshaped, True)]:
+        file = io.BytesIO()
+        torch.export.save(torch.export.export(Function(function), (x,)), file)
+        file.seek(0)
+        captured = capture(torch.export.load(file))
+        assert any(TWICE in note for note in captured.notes) is again
+        for ours, theirs in zip(captured.run([x]), flat(function(x)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_program_that_somebody_brings_stays_as_it_was():
+    program = torch.export.export(Function(view_before), (torch.randn(2, 4, 3),))
+    before = str(program.graph)
+    capture(program)
+    assert str(program.graph) == before
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(3, 4))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        self.rows[1].add_(x[0])
+        self.rows[:, 2] = self.calls
+        x.mul_(2)
+        return self.rows.sum(), x + 1
+
+
+def test_states_and_inputs_that_are_written_to():
+    model = Counts()
+    compiled = engine.compile(Counts(), (torch.randn(2, 4),), runtime="interpreter")
+    assert not any(TWICE in note for note in compiled.report.notes)
+    for _ in range(3):
+        mine = torch.randn(2, 4)
+        theirs = mine.clone()
+        for ours, eager in zip(compiled(mine), model(theirs), strict=True):
+            torch.testing.assert_close(ours, eager)
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_names_lines_and_modules_are_those_of_the_model():
+    captured = capture(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten()), (torch.randn(1, 3, 2, 2),)
+    )
+    calls = {node.name: node for node in captured.graph.nodes if node.op == "call_function"}
+    assert list(calls) == ["conv2d", "relu", "view"]
+    assert all("stack_trace" in node.meta and "nn_module_stack" in node.meta for node in calls.values())
+    assert "inplace" in calls["relu"].meta["stack_trace"]
+
+
+class Trained(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_what_is_not_shown_is_traced_once_more():
+    model = Trained().train()
+    captured = capture(model, (torch.randn(5, 4),))
+    assert any(TWICE in note and "writes to its operands" in note for note in captured.notes)
+    assert {state.name for state in captured.states} >= {"norm.running_mean", "norm.running_var"}
+
+
+def test_assigned_buffers_of_another_shape_are_refused():
+    class Grows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("rows", torch.zeros(1, 4))
+
+        def forward(self, x):
+            self.rows = torch.cat((self.rows, x))
+            return self.rows.sum(0)
+
+    with pytest.raises(CaptureError):
+        capture(Grows(), (torch.randn(2, 4),))
