@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import prod
 
 import torch
 from torch import fx
@@ -63,8 +64,11 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
             fake = mirror.fake(tensor.value)
             if tensor.value.node not in made and isinstance(fake, torch.Tensor):
                 found[_name(tensor.dtype or fake.dtype)] += _bytes(fake.numel(), tensor.dtype or fake.dtype)
-        elif isinstance(tensor, CallOutput) and tensor.dtype is not None and tensor.shape is not None:
-            found[_name(tensor.dtype)] += _bytes(_numel(tensor), tensor.dtype)
+        elif isinstance(tensor, CallOutput) and tensor.dtype is not None:
+            # What has a size of a call is filled in when it runs.
+            sizes = [each for each in tensor.shape or () if isinstance(each, int)]
+            if tensor.shape is not None and len(sizes) == len(tensor.shape):
+                found[_name(tensor.dtype)] += _bytes(prod(sizes), tensor.dtype)
 
     def is_constant(tensor: AbstractTensor) -> bool:
         if isinstance(tensor, Captured):
@@ -132,13 +136,6 @@ def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile]) -> torc
             tensor = values["x"]
         else:
             return None if tensor is None else tensor.dtype
-
-
-def _numel(tensor: AbstractTensor) -> int:
-    size = 1
-    for each in tensor.shape or ():
-        size *= int(each)
-    return size
 
 
 def _bytes(numel: int, dtype: torch.dtype) -> int:

@@ -245,7 +245,7 @@ def test_a_model_of_one_size_says_where():
     ],
 )
 def test_a_model_that_fixes_the_size_of_its_batch_says_where(fixing):
-    with pytest.raises(CaptureError, match=r"the model fixes a size at .*test_guards\.py:\d+ in <lambda>: lambda x: "):
+    with pytest.raises(CaptureError, match=r"the model fixes a size at .*test_guards\.py:\d+ in forward: lambda x: "):
         capture(as_module(fixing), [ranged((2, 6), (4, 6), (8, 6))])
 
 

@@ -25,6 +25,7 @@ from engine.capture.functional.composites import is_taken_apart
 from engine.capture.functional.counterparts import is_write
 from engine.capture.functional.views import is_trained
 from engine.capture.functional.writes import Functional, NotShown
+from engine.capture.tracing.primitives import by_aten
 from engine.capture.tracing.written_tensors import with_written_buffers
 from engine.graph.provenance import describe
 
@@ -69,6 +70,8 @@ def functional_program(program: ExportedProgram) -> FunctionalProgram:
             raise NotShown(f"{describe(node)} is an op whose graphs PyTorch writes anew")
         if is_trained(node):
             raise NotShown(f"{describe(node)} writes to its operands")
+        if by_aten(node.target) is not None:
+            raise NotShown(f"{describe(node)} is a primitive, which is computed by ATen ops")
     if not writes:
         return _parts(program, program.graph, program.graph_signature)
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
