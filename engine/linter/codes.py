@@ -106,7 +106,9 @@ _ALL = (
     Code(
         "R102", "shadowed", "A rule comes before this one that always takes what this one matches.",
         "An earlier `simplify` or `lower` rule tests less than this rule and has no guard, so this rule never gets its "
-        "turn. Give the earlier one a guard, or this one `over`, or remove it.",
+        "turn. Give the earlier one a guard, or this one `over`, or remove it. `lower` rules run before `convert` "
+        "rules, built-in ones before a user's too, and `over` orders rules of one kind only: where a built-in `lower` "
+        "rule is in the way, leave it out by `rules=[engine.RuleSet.load(\"my.rules\").without(\"file.rule\")]`.",
         "lower first\n  match aten.silu(x)\n  emit  aten.mul.Tensor(x, aten.sigmoid(x))\n" + _TEST
         + "\n\nconvert second\n  match aten.silu(x: f32[..])\n  emit  trt.activation(x, type=SIGMOID)\n" + _TEST,
         "lower first\n  match aten.silu(x)\n  when  dtype(x) != f32\n"

@@ -40,10 +40,20 @@ def shadowed(subject: Subject) -> Iterator[Finding]:
                         item.span,
                         f"`{other.id.partition('[')[0]}` comes before and takes all that this matches",
                         name_of(file, item),
-                        f"give that one a guard, or write `over {other.id.partition('[')[0]}` here",
+                        _advice(other, rule),
                         (other.span, "the rule before"),
                     )
                     break
+
+
+def _advice(first: Rule, second: Rule) -> str:
+    """What to do about a rule that comes before another one."""
+    name = first.id.partition("[")[0]
+    if first.kind == second.kind:
+        return f"give that one a guard, or write `over {name}` here"
+    # `over` orders rules of one kind; kinds have an order of their own, whosever the rules are.
+    own = f"a `{first.kind}` rule runs before any `{second.kind}` rule"
+    return f'{own}: give it a guard, or leave it out by `RuleSet.load(..).without("{name}")`'
 
 
 def _covers(first: Sequence[Constraints], second: Sequence[Constraints]) -> bool:

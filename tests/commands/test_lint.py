@@ -15,6 +15,7 @@ def path(tmp_path):
     return tmp_path / "my.rules"
 
 
+@pytest.mark.slow  # `make check` runs it as well
 def test_built_in_rules_have_nothing():
     assert run("rules", "lint", "--strict").stdout == "0 errors, 0 warnings\n"
 

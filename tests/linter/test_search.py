@@ -1,7 +1,9 @@
 """What the linter finds in rules, and what it leaves alone."""
 
 import pytest
+import torch
 
+import engine
 from engine.dsl.ruleset import RuleSet
 from engine.linter.search import lint
 
@@ -110,6 +112,23 @@ def test_left_alone(text, linted):
 def test_user_rules_behind_their_own_rules_only(linted):
     # A user's rule in front of built-in ones is what users write rules for.
     assert linted(rule("match aten.silu(x) emit aten.mul.Tensor(x, aten.sigmoid(x))")) == []
+
+
+def test_a_convert_rule_behind_a_built_in_lower_rule_never_has_its_turn(tmp_path):
+    path = tmp_path / "my.rules"
+    path.write_text("convert mine\n  match aten.selu(x: f32[..])\n  emit trt.activation(x, type=TANH)" + TEST)
+    (found,) = lint(RuleSet.load(path), [path])
+    assert found.code == "R102"
+    assert 'without("activation.selu")' in found.hint
+    # It is so: the rule never fires, and does where that one is left out.
+    model = torch.nn.SELU().eval()
+
+    def used(rules):
+        report = engine.coverage(model, (torch.randn(2, 3),), rules=rules, networks=False)
+        return {decision.rule for decision in report.query()}
+
+    assert "my.mine" not in used(path)
+    assert used(RuleSet.load(path).without("activation.selu")) == {"my.mine"}
 
 
 def test_allowed(linted):

@@ -26,7 +26,13 @@ def test_built_in_files_are_formatted(name):
     assert formatted(SOURCES[name]) == SOURCES[name], "run `engine rules fmt rules`"
 
 
-@pytest.mark.parametrize(("index", "name"), enumerate(SOURCES))
+def _some(names):
+    """Each name with its position; of every five but one is left to the slow tests."""
+    for index, name in enumerate(names):
+        yield pytest.param(index, name, marks=[pytest.mark.slow] if index % 5 else [], id=name)
+
+
+@pytest.mark.parametrize(("index", "name"), _some(SOURCES))
 def test_files_keep_their_tree_and_comments(index, name):
     text = SOURCES[name]
     # One word a line, few lines, or line breaks anywhere.
