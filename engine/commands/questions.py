@@ -204,7 +204,10 @@ def why(
         if not answer.skeleton:
             raise EngineError(f"{answer.op} has rules already: the first of them shows how to write another")
         new_file.write_text(answer.skeleton, encoding="utf-8")
-        click.echo(f"{new_file} was written; say what it emits, then: engine rules check {new_file}", err=True)
+        # An op of a library is only known where something registers it, as the module of the model does.
+        imported = f"--import {model.partition(':')[0]} " if ":" in model and not answer.op.startswith("aten.") else ""
+        told = f"{new_file} was written; say what it emits, then: engine {imported}rules check {new_file}"
+        click.echo(told, err=True)
 
 
 @click.command()

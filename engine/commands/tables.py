@@ -211,6 +211,9 @@ def render_mutants(found: Sequence[Judged], file: TextIO) -> float:
     noticed, survived = (sum(item.outcome == what for item in found) for what in ("noticed", "survived"))
     share = noticed / (noticed + survived) if noticed + survived else 1.0
     same = len(found) - noticed - survived
+    if not found:
+        console.print("there is nothing to change: no numbers, flags, enum members or guards", soft_wrap=True)
+        return share
     console.print(
         f"{len(found)} changes of {len({item.rule for item in found})} rules: {noticed} noticed, {survived} not, "
         f"{same} perhaps the same; {share:.1%} noticed of those that mean something else",

@@ -60,6 +60,7 @@ def judged(text):
     }
 
 
+@pytest.mark.slow
 def test_lines_that_miss_nothing():
     found = judged(WELL)
     assert {what for _, what in found} == {
@@ -75,6 +76,7 @@ def test_lines_that_miss_nothing():
     assert found["powered", "`>=` becomes `>`"].reason == "`test x: f32[2, 3]`: it does not apply"
 
 
+@pytest.mark.slow
 def test_what_is_missed_comes_with_a_line_that_does_not(badly):
     guard = "the guard `N % 2 == 0` is left out"
     item = badly["scaled", guard]
