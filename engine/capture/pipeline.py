@@ -202,7 +202,9 @@ def _captured_program(
         found.guards.extend(written_guards(original, arguments, symbols, notes))
     but_for_empty = [replaced(relation, shape_env) for relation in seen.proofs.unless_empty]
     found.guards.extend(Guard(relation, unless_empty=True) for relation in but_for_empty)
-    ranges = find_ranges(arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes)
+    ranges = find_ranges(
+        arguments, leaves, wishes, program.range_constraints, shape_env, found.guards, notes, found.waived
+    )
     kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in program.state_dict.items()}
     captured = _of_imported(imported, in_spec, out_spec, arguments, ranges, name, parameters, defaults, kept)
     _settle_guards(captured, found, model, leaves, wishes, notes, timings)

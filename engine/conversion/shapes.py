@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy import functions as symbolic
 
 from engine.conversion.scope import NetworkScope, Rejected
-from engine.conversion.written_sizes import WrittenSizes
+from engine.graph.symbolic.written_sizes import WrittenSizes
 from engine.sizes import Int, floordiv, is_known, is_real, maximum, mod, mul, normal, sub, without_ite
 from engine.tensorrt import load
 

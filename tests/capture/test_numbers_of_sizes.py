@@ -103,6 +103,22 @@ def test_a_branch_that_strict_mode_takes():
     torch.testing.assert_close(captured.module()(x)[0], single(x))
 
 
+def test_windows_that_are_put_together_again():
+    """Their number over that of one sequence is the batch, for a batch of 1 too."""
+
+    def windowed(x):
+        x = F.pad(x, (0, -x.shape[1] % 4))
+        rows = x.view(x.shape[0], x.shape[1] // 4, 4).reshape(-1, 4).softmax(-1)
+        return rows.view(int(rows.shape[0] / (x.shape[1] / 4)), -1)
+
+    dims = {0: Dim.DYNAMIC(min=1, max=9), 1: Dim.DYNAMIC(min=5, max=90)}
+    captured = capture(Call(windowed), [torch.randn(3, 14)], dynamic_shapes=[dims])
+    for shape in ((1, 5), (1, 8), (9, 90)):
+        x = torch.randn(shape)
+        (found,) = captured.module()(*captured.bind([x]))
+        torch.testing.assert_close(found, windowed(x))
+
+
 def test_an_equality_of_several_sizes_that_holds_almost_nowhere():
     def area(x):
         return x * 2 if x.shape[0] * x.shape[1] == 12 else x

@@ -7,6 +7,7 @@ from torch.export import Dim, export
 
 import engine
 from engine.capture import capture
+from engine.errors import CaptureError
 from tests.comparison import assert_agrees
 
 
@@ -80,3 +81,38 @@ def test_dims_that_follow_from_a_small_one():
     for size in (2, 4):
         x, y = torch.randn(size, 4), torch.randn(3, 4)
         torch.testing.assert_close(tuple(captured.module()(*captured.bind([x, y]))), model(x, y))
+
+
+class Halved(nn.Module):
+    """Frames of a spectrogram, halved; positions; attention among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 3, 2, 1)
+        self.places = nn.Parameter(torch.randn(20, 8))
+
+    def forward(self, x):
+        y = self.conv(x).permute(0, 2, 1)
+        y = y + self.places[: y.shape[1]]
+        return (y @ y.mT).softmax(-1) @ y
+
+
+def test_a_size_that_becomes_one_on_the_way():
+    """A lower bound that only tracing has, of a size that is made of the dim, is none."""
+    model = Halved().eval()
+    x = engine.Input(min_shape=(1, 4, 1), opt_shape=(2, 4, 9), max_shape=(3, 4, 40))
+    captured = capture(model, [x])
+    for shape in ((1, 4, 1), (1, 4, 2), (2, 4, 3), (3, 4, 40)):
+        given = torch.randn(shape)
+        torch.testing.assert_close(captured.module()(*captured.bind([given]))[0], model(given))
+
+
+class BranchesOnOne(nn.Module):
+    def forward(self, x):
+        y = x[:, ::2]
+        return y * 2 if y.shape[1] == 1 else y
+
+
+def test_a_branch_on_a_size_that_becomes_one():
+    with pytest.raises(CaptureError, match=r"sizes from 3 to 9.*\n.*in forward: return y \* 2 if"):
+        capture(BranchesOnOne(), [engine.Input(min_shape=(1, 2), opt_shape=(2, 8), max_shape=(3, 9))])

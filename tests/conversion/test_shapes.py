@@ -14,10 +14,10 @@ from torch.utils._sympy import functions as symbolic
 
 from engine.builder import build
 from engine.conversion import BuiltNetwork, emit_network
-from engine.conversion.written_sizes import WrittenSizes
 from engine.errors import ConversionError
 from engine.graph.mirror import Value
 from engine.graph.symbolic.size_functions import function_of
+from engine.graph.symbolic.written_sizes import WrittenSizes
 from engine.settings import CompilationSettings
 from engine.sizes import floordiv, maximum, minimum, mod
 from tests.conversion.plans import plan_tile
@@ -158,6 +158,10 @@ def test_symbolic_arithmetic_agrees_with_these_tests() -> None:
 
 X, Y, STEP = (sympy.Symbol(name, integer=True, positive=True) for name in ("x", "y", "step"))
 PADDED = symbolic.FloorDiv(X + 3, 4)
+# How Swin counts the images that windows belong to: all windows over those of one image.
+FILLED = Y + symbolic.PythonMod(-Y, 8)
+WINDOWS = symbolic.ToFloat(X * symbolic.FloorDiv(FILLED, 8) ** 2)
+IN_EACH = symbolic.IntTrueDiv(FILLED**2, 8)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,11 @@ PADDED = symbolic.FloorDiv(X + 3, 4)
             sympy.Piecewise((X + symbolic.PythonMod(-X, 4), X > 5), (X, True)),
             sympy.Piecewise((4 * PADDED, X > 5), (X, True)),
         ),
-        # What stays: 0.3 * n is rounded, and two different remainders cancel nothing.
+        (symbolic.TruncToInt(symbolic.FloatTrueDiv(WINDOWS, symbolic.FloatTrueDiv(IN_EACH, symbolic.ToFloat(8)))), X),
+        (symbolic.FloorToInt(symbolic.IntTrueDiv(X * STEP + STEP, X + 1)), STEP),
+        # What stays: a quotient need not be whole, 0.3 * n is rounded, and two different remainders cancel nothing.
+        (symbolic.TruncToInt(symbolic.IntTrueDiv(X * Y, 2)), None),
+        (symbolic.TruncToInt(symbolic.IntTrueDiv(X, Y)), None),
         (symbolic.TruncToInt(0.3 * symbolic.ToFloat(X)), None),
         (X - 2 * symbolic.PythonMod(-X, 4), None),
         (X + symbolic.PythonMod(-Y, 4), None),

@@ -24,6 +24,7 @@ from engine.capture.inputs import Range
 from engine.capture.sizes.branches import Branch, described_line
 from engine.capture.sizes.predicates import Function, function_of, text_of
 from engine.graph.symbolic.layouts import asker, is_of_layout
+from engine.graph.symbolic.written_sizes import ROUNDINGS, WrittenSizes
 from engine.sizes import Sizes as Bounds
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ def find_guards(shape_env: ShapeEnv, branches: Iterable[Branch], symbols: Collec
 
 
 def replaced(relation: sympy.Basic, shape_env: ShapeEnv) -> sympy.Basic:
-    """A relation over the symbols that are left once equal sizes have one."""
-    if all(symbol not in shape_env.replacements for symbol in relation.free_symbols):
-        return relation
-    return shape_env.replace(relation)  # type: ignore[type-var]
+    """A relation over the symbols that are left once equal sizes have one, without quotients that are whole anyway."""
+    if any(symbol in shape_env.replacements for symbol in relation.free_symbols):
+        relation = shape_env.replace(relation)  # type: ignore[type-var]
+    return WrittenSizes().of(relation) if relation.has(*ROUNDINGS) else relation
 
 
 def _add(found: dict[sympy.Basic, Guard], guard: Guard, symbols: Collection[sympy.Symbol]) -> None:

@@ -33,6 +33,7 @@ def find_ranges(
     shape_env: ShapeEnv,
     guards: Sequence[Guard],
     notes: list[str],
+    waived: Sequence[Guard] = (),
 ) -> dict[sympy.Symbol, Range]:
     """The range of every symbol of the inputs, from torch.export's constraints and the user's wishes.
 
@@ -50,6 +51,8 @@ def find_ranges(
         wanted = [(where, _of_symbol(wish, size, symbol)) for where, size, wish in asked if _is_made_of(size, symbol)]
         opt = _opt(symbol, arguments, leaves, wanted, shape_env)
         if wanted:
+            if _is_of_waived(symbol, low, guards, waived):
+                low = 0
             low, high = _intersected(symbol, low, high, wanted, guards, arguments)
         if low <= 2 and all(wish.min is None for _, wish in wanted):
             low = 0 if symbol in constraints and low == 0 else 1
@@ -231,6 +234,18 @@ def _intersected(
         first = low if low > 2 or wish.min is None else wish.min
         raise CaptureError(_narrowed(where, wish, first, high) + _because(symbol, high + 1, guards, arguments))
     return least if lows else low, most if highs else high
+
+
+def _is_of_waived(symbol: sympy.Symbol, low: int, guards: Sequence[Guard], waived: Sequence[Guard]) -> bool:
+    """Whether a lower bound only comes of questions that calls are not held against.
+
+    Tracing takes sizes that are made of a dim to be 2 or more too: where a convolution halves a dim, that is from 3 on.
+    """
+
+    def excluded(by: Sequence[Guard]) -> bool:
+        return any(guard.symbols == (symbol,) and not guard.holds({symbol: low - 1}) for guard in by)
+
+    return low > 2 and excluded(waived) and not excluded(guards)
 
 
 def _because(symbol: sympy.Symbol, size: int, guards: Sequence[Guard], arguments: Sequence[Argument]) -> str:

@@ -13,7 +13,8 @@ from torch.utils._sympy import functions as symbolic
 from engine.sizes import floordiv, is_real, mul, normal
 
 _DIVISIONS = (symbolic.FloorDiv, symbolic.CleanDiv)
-_ROUNDINGS = (symbolic.CeilToInt, symbolic.FloorToInt, symbolic.TruncToInt)
+ROUNDINGS = (symbolic.CeilToInt, symbolic.FloorToInt, symbolic.TruncToInt)
+_TRUE_DIVISIONS = (symbolic.FloatTrueDiv, symbolic.IntTrueDiv)
 _REMAINDERS = (symbolic.Mod, symbolic.PythonMod, sympy.Mod)
 # With factors of so many bits, products with sizes have fewer than the 53 of Python's floats.
 _FEW_BITS = 20
@@ -44,7 +45,11 @@ class WrittenSizes:
             above, below = map(self.of, size.args[0].args)
             if _counts(below) and above.is_integer:
                 return _ceiling(above, below)
-        if isinstance(size, _ROUNDINGS) and isinstance(size.args[0], sympy.Mul):
+        if isinstance(size, ROUNDINGS):
+            whole = self._whole(size.args[0])
+            if whole is not None:
+                return whole
+        if isinstance(size, ROUNDINGS) and isinstance(size.args[0], sympy.Mul):
             product = self._rounded_product(size)
             if product is not None:
                 return product
@@ -58,6 +63,25 @@ class WrittenSizes:
         if isinstance(size, _REMAINDERS) and _counts(size.args[1]):
             return _plain_remainder(size)
         return size
+
+    def _whole(self, number: sympy.Basic) -> sympy.Basic | None:
+        """A real number that is whole at every step, as windows are counted: ``b * h * w / (h * w / 8 / 8)``.
+
+        None where that is not seen.  Right below 2 ** 53, where doubles hold every whole number.
+        """
+        if number.is_Float:
+            return sympy.Integer(int(number)) if float(number).is_integer() else None  # type: ignore[call-overload, arg-type]
+        if isinstance(number, symbolic.ToFloat):
+            return self._whole(number.args[0])
+        if isinstance(number, _TRUE_DIVISIONS):
+            above, below = map(self._whole, number.args)
+            if above is None or below is None or below == 0:
+                return None
+            quotient = sympy.cancel(above / below)  # type: ignore[operator]
+            # Whole for whole sizes: a polynomial without fractions.
+            fractions = [factor for factor in quotient.atoms(sympy.Rational) if not factor.is_Integer]
+            return None if fractions or quotient.as_numer_denom()[1] != 1 else quotient
+        return self.of(number) if number.is_integer else None
 
     def _rounded_product(self, size: sympy.Basic) -> sympy.Basic | None:
         """``floor(1.5 * n)`` and the like by whole numbers; None where Python's floats may round on the way."""
@@ -146,4 +170,4 @@ def _within(term: sympy.Basic, divisor: int) -> sympy.Basic:
     return sympy.Integer(int(factor) % divisor) if rest == 1 else term
 
 
-__all__ = ["WrittenSizes"]
+__all__ = ["ROUNDINGS", "WrittenSizes"]
