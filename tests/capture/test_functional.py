@@ -206,13 +206,27 @@ def test_states_and_inputs_that_are_written_to():
 
 
 def test_names_lines_and_modules_are_those_of_the_model():
-    captured = capture(
-        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten()), (torch.randn(1, 3, 2, 2),)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten())
+    captured = capture(model, (torch.randn(1, 3, 2, 2),))
     calls = {node.name: node for node in captured.graph.nodes if node.op == "call_function"}
     assert list(calls) == ["conv2d", "relu", "view"]
     assert all("stack_trace" in node.meta and "nn_module_stack" in node.meta for node in calls.values())
     assert "inplace" in calls["relu"].meta["stack_trace"]
+
+
+def without_autocast(x):
+    y = x.clone()
+    with torch.autocast("cpu", enabled=False):
+        y.add_(1)
+        a, b = (y @ y.mT).relu_(), y[0]
+    with torch.enable_grad():
+        b.mul_(2)
+    return a, b, y
+
+
+def test_other_modes_are_written_into_the_graph():
+    x = torch.randn(2, 4, 3)
+    check(capture(Function(without_autocast), (x,)), without_autocast, x, torch.randn(2, 4, 3))
 
 
 class Trained(nn.Module):

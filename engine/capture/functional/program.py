@@ -24,7 +24,7 @@ from torch.export.graph_signature import (
 from engine.capture.functional.composites import is_taken_apart
 from engine.capture.functional.counterparts import is_write
 from engine.capture.functional.views import is_trained
-from engine.capture.functional.writes import Functional, NotShown
+from engine.capture.functional.writes import Functional, NotShown, is_inlined
 from engine.capture.tracing.primitives import by_aten
 from engine.capture.tracing.written_tensors import with_written_buffers
 from engine.graph.provenance import describe
@@ -65,8 +65,8 @@ def functional_program(program: ExportedProgram) -> FunctionalProgram:
     _check_tensors(program)
     writes = False
     for node in program.graph.nodes:
-        writes = writes or is_write(node.target) or is_taken_apart(node.target)
-        if isinstance(node.target, HigherOrderOperator) and node.target not in _RUNNING:
+        writes = writes or is_write(node.target) or is_taken_apart(node.target) or is_inlined(node)
+        if isinstance(node.target, HigherOrderOperator) and node.target not in _RUNNING and not is_inlined(node):
             raise NotShown(f"{describe(node)} is an op whose graphs PyTorch writes anew")
         if is_trained(node):
             raise NotShown(f"{describe(node)} writes to its operands")

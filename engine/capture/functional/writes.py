@@ -20,7 +20,15 @@ from torch.utils._pytree import tree_map_only
 
 from engine.capture.functional.composites import Composites, Ref, Size, is_taken_apart, operands_of
 from engine.capture.functional.counterparts import counterpart, is_write, result_dtype
-from engine.capture.functional.views import Lies, is_composite, lies, operand_of_view, shares_storage, written_back
+from engine.capture.functional.views import (
+    Lies,
+    is_composite,
+    is_trained,
+    lies,
+    operand_of_view,
+    shares_storage,
+    written_back,
+)
 from engine.errors import EngineError
 from engine.graph.provenance import describe
 from engine.graph.symbolic.symbols import size_call
@@ -97,7 +105,8 @@ class Functional:
         self._inputs: list[fx.Node] = []
         self._traced = _is_traced(graph)
         self._before = graph
-        self._walk()
+        self._results: dict[fx.Node, tuple[Any, ...]] = {}
+        self._walk(graph)
 
     def value(self, node: fx.Node) -> fx.Node:
         """What a node of the graph before holds at the end."""
@@ -110,14 +119,40 @@ class Functional:
 
     # -------------------------------------------------------------------------------- the walk
 
-    def _walk(self) -> None:
-        for node in self._before.nodes:
-            if node.op == "output":
+    def _walk(self, graph: fx.Graph) -> None:
+        for node in graph.nodes:
+            if node.op == "output" or node in self._seen:
                 continue
-            if is_write(node.target) and node.op == "call_function":
+            if is_inlined(node):
+                self._inline(node)
+            elif node.op == "call_function" and node.target is operator.getitem and node.args[0] in self._results:
+                self._seen[node] = self._seen[self._results[node.args[0]][node.args[1]]]  # type: ignore[index]
+            elif is_write(node.target) and node.op == "call_function":
                 self._write(node)
             else:
                 self._keep(node)
+
+    def _inline(self, node: fx.Node) -> None:
+        """The calls of a graph that an op runs as it is."""
+        position = next(index for index, argument in enumerate(node.args) if _is_graph(argument))
+        name: Any = node.args[position].target  # type: ignore[union-attr]
+        module = getattr(self._before.owning_module, str(name), None)
+        if not isinstance(module, fx.GraphModule):
+            raise NotShown(f"{describe(node)} runs a graph that is not known")
+        inner = module.graph
+        inputs = [each for each in inner.nodes if each.op == "placeholder"]
+        given = node.args[position + 1 :]
+        if any(each.op == "get_attr" or is_trained(each) for each in inner.nodes) or len(inputs) != len(given):
+            raise NotShown(f"{describe(node)} runs a graph that is not written into the one around it")
+        for each, argument in zip(inputs, given, strict=True):
+            if not isinstance(argument, fx.Node):
+                raise NotShown(f"{describe(node)} runs a graph on numbers")
+            self._seen[each] = self._seen[argument]
+        self._walk(inner)
+        results: Any = next(each for each in reversed(inner.nodes) if each.op == "output").args[0]
+        if not isinstance(results, tuple | list) or not all(isinstance(each, fx.Node) for each in results):
+            raise NotShown(f"{describe(node)} runs a graph that gives something else than tensors")
+        self._results[node] = tuple(results)
 
     def _keep(self, node: fx.Node) -> None:
         """A call that writes nothing."""
@@ -361,6 +396,17 @@ def _equate(one: _Place, other: _Place) -> None:
     other.doubtful.append(one)
 
 
+def is_inlined(node: fx.Node) -> bool:
+    """Whether an op runs a graph as if its calls stood there: with autocast turned off, or in another grad mode."""
+    if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+        return True
+    return node.target is torch.ops.higher_order.wrap_with_autocast and node.args[2] is False
+
+
+def _is_graph(argument: Any) -> bool:
+    return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+
 def _holds_tensors(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if isinstance(value, list | tuple):
@@ -387,4 +433,4 @@ def _check_graphs(node: fx.Node, owner: Any) -> None:
                 _check_graphs(inner, module)
 
 
-__all__ = ["Functional", "NotShown"]
+__all__ = ["Functional", "NotShown", "is_inlined"]
