@@ -9,9 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from engine.commands.cli import cli
-from engine.commands.rule_advice import advice
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError
+from engine.linter.advice import advice
 from engine.testing import rewrites
 from engine.verify.branches import base
 from engine.verify.mutation.judging import Judge

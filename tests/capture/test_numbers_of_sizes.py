@@ -112,7 +112,7 @@ def test_windows_that_are_put_together_again():
         return rows.view(int(rows.shape[0] / (x.shape[1] / 4)), -1)
 
     dims = {0: Dim.DYNAMIC(min=1, max=9), 1: Dim.DYNAMIC(min=5, max=90)}
-    captured = capture(Call(windowed), [torch.randn(3, 14)], dynamic_shapes=[dims])
+    captured = capture(as_module(windowed), [torch.randn(3, 14)], dynamic_shapes=[dims])
     for shape in ((1, 5), (1, 8), (9, 90)):
         x = torch.randn(shape)
         (found,) = captured.module()(*captured.bind([x]))
