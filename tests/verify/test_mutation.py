@@ -89,6 +89,7 @@ def test_what_is_missed_comes_with_a_line_that_does_not(badly):
     assert judged(pasted)["scaled", guard].outcome == "noticed"
 
 
+@pytest.mark.slow
 def test_what_may_mean_the_same(badly):
     found = badly
     # A tensor of no dims has no last one, so that the pattern asks for this already.
@@ -97,6 +98,7 @@ def test_what_may_mean_the_same(badly):
     assert found["clamped", "`6.0` becomes `6.5`"].outcome != "noticed"  # no number of the line reaches 6
 
 
+@pytest.mark.slow
 def test_a_branch_that_no_line_takes(badly):
     found = badly
     assert found["first", "`1` becomes `2`"].outcome == "survived"
