@@ -39,7 +39,8 @@ def weights(mirror: Mirror, segments: Iterable[Sequence[Tile]]) -> Weights:
         if node.op == "get_attr" and not node.meta.get("literal", False):
             how = node.meta.get("recipe")
             for name in (str(node.target),) if how is None else how.sources:
-                named[name] = mirror.constants[name]
+                if name in mirror.constants:  # and no graph that an op runs
+                    named[name] = mirror.constants[name]
     before: Counter[str] = Counter()
     for tensor in named.values():
         before[_name(tensor.dtype)] += tensor.numel() * tensor.element_size()

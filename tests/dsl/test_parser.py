@@ -1,10 +1,13 @@
 import re
+from importlib import resources
 
 import pytest
 
 from engine.dsl import tree
-from engine.dsl.syntax.parser import _lark, parse
+from engine.dsl.syntax.parser import parse
 from engine.errors import RuleError
+
+GRAMMAR = resources.files("engine.dsl.syntax").joinpath("grammar.lark").read_text()
 
 
 def show(node):
@@ -135,11 +138,9 @@ def test_every_mistake_is_told():
 
 def test_the_grammar_is_unambiguous():
     pytest.importorskip("interegular", reason="lark's strict mode needs interegular")
-    from importlib import resources
-
     from lark import Lark
 
-    Lark(resources.files("engine.dsl").joinpath("grammar.lark").read_text(), parser="lalr", strict=True)
+    Lark(GRAMMAR, parser="lalr", strict=True)
 
 
 def test_no_conflict_is_resolved_silently(caplog):
@@ -147,12 +148,11 @@ def test_no_conflict_is_resolved_silently(caplog):
 
     from lark import Lark, logger
 
-    grammar = _lark().source_grammar
     level = logger.level
     try:
         logger.setLevel(logging.DEBUG)
         logger.addHandler(caplog.handler)
-        Lark(grammar, parser="lalr", debug=True)
+        Lark(GRAMMAR, parser="lalr", debug=True)
     finally:
         logger.removeHandler(caplog.handler)
         logger.setLevel(level)

@@ -129,8 +129,41 @@ def test_what_tensorrt_does_not_build_is_held_as_floats():
     assert compiled.report.coverage == 1.0
 
 
+class Repeated(Packed):
+    """The scale of a group is written out for each of its elements."""
+
+    def weight(self):
+        codes = torch.stack((self.packed & 15, self.packed >> 4), -1).reshape(ROWS, COLUMNS)
+        scales = self.scales[..., 0].repeat_interleave(GROUP, 1)
+        return (codes.to(scales.dtype) - self.zero) * scales
+
+
+class Shifted(Packed):
+    """A zero point for each group, as AWQ has it."""
+
+    def __init__(self, dtype):
+        super().__init__(dtype, 0)
+        self.zeros = nn.Buffer(torch.randint(0, 16, (ROWS, COLUMNS // GROUP, 1)).to(dtype))
+
+    def weight(self):
+        codes = torch.stack((self.packed & 15, self.packed >> 4), -1).reshape(ROWS, -1, GROUP)
+        return ((codes.to(self.scales.dtype) - self.zeros) * self.scales).reshape(ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize("build", [lambda dtype: Repeated(dtype, 8), Shifted], ids=["repeated", "shifted"])
+def test_groups_in_other_words(build):
+    compiled = _compiled(build(torch.float16), torch.randn(4, COLUMNS, dtype=torch.float16))
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.6 + OVERHEAD
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("build", [lambda dtype: Packed(dtype, 8), lambda dtype: Packed(dtype, 7), Rows, Blocks])
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(lambda dtype: Packed(dtype, 8), lambda dtype: Packed(dtype, 7), Rows, AfterProduct, Blocks),
+        *(lambda dtype: Repeated(dtype, 8), Shifted),
+    ],
+)
 @HALVES
 def test_on_a_gpu(build, dtype):
     model, x = build(dtype).cuda(), torch.randn(4, COLUMNS, dtype=dtype, device="cuda")
