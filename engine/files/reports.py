@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.errors import FileError
-from engine.report import Fallback, Report, SegmentReport
+from engine.report import Fallback, Precision, Products, Report, SegmentReport, Weights
 
 
 def read_report(data: Any) -> Report:
@@ -28,6 +28,10 @@ def read_report(data: Any) -> Report:
             refusals=[_fallback(refusal) for refusal in data["refusals"]],
             # Reports of earlier versions have none.
             notes=tuple(map(str, data.get("notes", ()))),
+            precision=_precision(data.get("precision", {})),
+            weights=_weights(data.get("weights", {})),
+            products=tuple(map(_products, data.get("products", ()))),
+            unbuilt=str(data.get("unbuilt", "")),
         )
         for phase, seconds in data["timings"]["phases"]:
             report.timings.phases[str(phase)] = float(seconds)
@@ -42,6 +46,22 @@ def write_report(report: Report) -> dict[str, Any]:
     del data["decisions"]
     # Objects of JSON have no order here, and phases have one.
     return {**data, "timings": {"phases": list(report.timings.phases.items())}}
+
+
+def _counts(data: Any) -> dict[str, int]:
+    return {str(name): int(count) for name, count in data.items()}
+
+
+def _precision(data: Any) -> Precision:
+    return Precision(_counts(data.get("sums_in_half", {})), bool(data.get("use_fp32_acc", False)))
+
+
+def _weights(data: Any) -> Weights:
+    return Weights(_counts(data.get("before", {})), _counts(data.get("after", {})))
+
+
+def _products(data: Any) -> Products:
+    return Products(str(data["layer"]), tuple(map(str, data["dtypes"])), int(data["number"]), str(data["why"]))
 
 
 def _segment(data: Any) -> SegmentReport:

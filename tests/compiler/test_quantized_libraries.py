@@ -12,6 +12,9 @@ import engine
 from engine.errors import CaptureError
 from engine.torch_compile.backend import FallbackWarning
 
+pytestmark = pytest.mark.slow
+
+
 WIDTH = 256
 
 

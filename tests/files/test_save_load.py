@@ -297,3 +297,17 @@ def test_pickling_points_to_save(compiled):
     for module in (compiled, engines(compiled)[0]):
         with pytest.raises(EngineError, match=r"engine\.save"):
             pickle.dumps(module)
+
+
+def test_a_loaded_module_is_saved_as_it_was(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv1d(4, 4, 3), torch.nn.Linear(6, 8), torch.nn.ReLU()).eval().half()
+    compiled = engine.compile(model, (torch.randn(2, 4, 8, dtype=torch.float16),), min_block_size=1)
+    assert compiled.report.precision.total
+    assert compiled.report.products
+    engine.save(compiled, tmp_path / "first.pt2")
+    loaded = engine.load(tmp_path / "first.pt2")
+    for field in ("precision", "products", "weights", "notes", "fallbacks", "segments"):
+        assert getattr(loaded.report, field) == getattr(compiled.report, field)
+    engine.save(loaded, tmp_path / "again.pt2")
+    assert (tmp_path / "again.pt2").read_bytes() == (tmp_path / "first.pt2").read_bytes()

@@ -14,6 +14,9 @@ import engine
 from engine.settings import CompilationSettings, Settings
 from tests.packaging.conftest import install
 
+pytestmark = pytest.mark.slow
+
+
 USER = """
 import torch
 import engine
