@@ -22,6 +22,10 @@ _LIBRARIES = {
 # Namespaces that every process has; ops of others belong to packages that may or may not be imported.
 OWN = frozenset({"aten", "prims", "prim", "higher_order", *_LIBRARIES})
 
+# Namespaces of packages that built-in rules know.  Which ops they have depends on the release, and `tensorrt` is one of
+# several packages: ours registers its op there, and so do Torch-TensorRT and ModelOpt.
+_OF_RELEASES = frozenset({"tensorrt", "torchao", "torchvision", "transformers"})
+
 # Integer arguments that number the dims of a tensor.
 _DIMS = frozenset(
     {"dim", "dims", "dim0", "dim1", "dim2", "axis", "axes", "axis0", "axis1", "dimension", "start_dim", "end_dim"}
@@ -187,8 +191,8 @@ def _names(namespace: str) -> tuple[str, ...]:
 
 
 def loaded(namespace: str) -> bool:
-    """Whether any op of a namespace exists in this process."""
-    return namespace in OWN or bool(_names(namespace))
+    """Whether all ops of a namespace are in this process, so that one that is not there does not exist."""
+    return namespace in OWN or (namespace not in _OF_RELEASES and bool(_names(namespace)))
 
 
 def suggestion(name: str) -> str | None:

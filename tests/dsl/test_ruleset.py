@@ -105,6 +105,14 @@ def test_ops_of_packages_that_are_not_loaded():
     assert reason == "needs nowhere.op, which no loaded package registers"
 
 
+def test_a_namespace_of_several_packages_may_lack_an_op():
+    # Our own runtime registers its op there, whatever else is loaded.
+    torch.library.define("tensorrt::of_another_package", "(Tensor x) -> Tensor")
+    found = RuleSet.from_text("lower r\n  match tensorrt.is_not_there(x)\n  emit aten.relu(x)\n")
+    ((_, reason),) = found.inactive
+    assert reason == "needs tensorrt.is_not_there, which no loaded package registers"
+
+
 # ------------------------------------------------------------------------------------------ precedence
 
 NEG = "simplify {name} match {pattern} {more} emit x"
