@@ -156,7 +156,7 @@ class Mirror:
         return tuple(Value(node, i) for i in range(len(fake) if isinstance(fake, tuple | list) else 1))
 
     def fake(self, value: Value) -> Any:
-        """The fake tensor of a value; a ``SymInt`` for a size, None for an output that is not there, and for a graph."""
+        """The fake tensor of a value; a ``SymInt`` for a size, None for a graph or an absent output."""
         fake = value.node.meta.get("val")
         return fake[value.index] if isinstance(fake, tuple | list) else fake
 
