@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import engine
 from engine.capture.collector import collector_held_back
+
+import engine
 from engine.compiler import Compilation
 from engine.conversion import emit_network
 from engine.report import Report, Timings
