@@ -150,6 +150,8 @@ def _mutated(sources: list[str], draw: random.Random) -> str:
 
 
 def _change(words: list[str], draw: random.Random) -> None:
+    if not words:  # all of them are gone
+        return
     at, other = draw.randrange(len(words)), draw.randrange(len(words))
     match draw.randrange(12):
         case 0:
