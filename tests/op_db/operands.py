@@ -35,11 +35,19 @@ class LookedAt(Compilation):
     behind: Sequence[Operands] = ()
 
     @classmethod
-    def lowered(cls, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report) -> Self:
+    def lowered(
+        cls,
+        captured: Captured,
+        ruleset: RuleSet,
+        settings: CompilationSettings,
+        report: Report,
+        *,
+        strict_hosts: bool = False,
+    ) -> Self:
         """As the compiler does it, which edits the captured graph."""
         each = [1] * len(_results(captured.graph))
         behind = [operands_of(nodes) for nodes in results_of(captured.graph, each)]
-        made = super().lowered(captured, ruleset, settings, report)
+        made = super().lowered(captured, ruleset, settings, report, strict_hosts=strict_hosts)
         made.behind = behind
         return made
 
