@@ -50,7 +50,9 @@ CASES = {
     "instance_norm": case("instance_norm.default", lambda x: F.instance_norm(x), "b 3 t 2"),
     "batch_norm": case(
         "_native_batch_norm_legit_no_training.default",
-        lambda x: F.batch_norm(x, weight(3), weight(3).abs() + 0.5, weight(3), weight(3)),
+        lambda x: A._native_batch_norm_legit_no_training(
+            x, weight(3), weight(3), weight(3), weight(3).abs() + 0.5, 0.1, 1e-5
+        )[0],
         "b 3 t",
     ),
     "batch_norm_without_statistics": case(
