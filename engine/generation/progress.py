@@ -14,8 +14,7 @@ class _Speed(TextColumn):
     """Tokens a second."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} a second")
+        return Text(f"{task.completed / task.elapsed:.1f} a second" if task.elapsed else "")
 
 
 def counted(stream: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:

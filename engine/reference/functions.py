@@ -23,6 +23,15 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "Whether a tensor is a constant made of ints alone, whose elements are whole numbers from low to high: the "
         "codes of quantized weights.",
     ),
+    "is_kept": (
+        "is_kept(x) -> bool",
+        "Whether the engine makes a constant out of smaller ones instead of holding it.",
+    ),
+    "block_shape": (
+        "block_shape(s, shape) -> [int]",
+        "The sizes of the largest blocks of a shape in which a constant that broadcasts to it has one number.",
+    ),
+    "converted": ("converted(x, dtype) -> tensor", "A constant as one of another dtype."),
     "is_full": ("is_full(x, v) -> bool", "Whether every element of a tensor is known to be the number v."),
     "is_known": ("is_known(v) -> bool", "Whether a size is known when compiling."),
     "is_tensor": ("is_tensor(v) -> bool", "Whether a value is a tensor, and no number, list or `none`."),

@@ -29,6 +29,7 @@ _MOST_DIMS = 8  # of a tensor of TensorRT
 _READ_AS_CONTIGUOUS = frozenset(
     {
         "aten.native_group_norm.default",
+        "aten._int_mm.default",
         "aten._embedding_bag.default",
         "aten._embedding_bag_forward_only.default",
     }
