@@ -290,6 +290,8 @@ def without_writes(program: ExportedProgram, seen: Seen) -> Program:
     Raises ``CaptureError`` where the model writes to tensors that share their memory.
     """
     try:
+        if torch._C._is_any_autocast_enabled():
+            raise NotShown("the casts of the autocast around it are not in it")
         with quiet_pytorch(), torch.no_grad(), layouts_by_hint(), answers_for_all_sizes(seen.proofs):
             return functional_program(program)
     except NotShown as reason:
