@@ -44,6 +44,7 @@ from engine.graph.symbolic.layouts import layouts_by_hint
 from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
 from engine.graph.symbolic.pytorch_logs import quiet_pytorch
 from engine.graph.symbolic.roots import roots_of_sizes
+from engine.pytorch_modes import autocast_is_on
 
 Program: TypeAlias = ExportedProgram | FunctionalProgram
 """What is imported; its graph writes to nothing."""
@@ -290,7 +291,7 @@ def without_writes(program: ExportedProgram, seen: Seen) -> Program:
     Raises ``CaptureError`` where the model writes to tensors that share their memory.
     """
     try:
-        if torch._C._is_any_autocast_enabled():
+        if autocast_is_on():
             raise NotShown("the casts of the autocast around it are not in it")
         with quiet_pytorch(), torch.no_grad(), layouts_by_hint(), answers_for_all_sizes(seen.proofs):
             return functional_program(program)
