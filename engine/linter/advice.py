@@ -7,19 +7,20 @@ schema of the op and in the ranks that the pattern asks for.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from engine.dsl import operators, tree
-from engine.dsl.checks.needs import RELATIONS
-from engine.dsl.forms import ops_in, within
-from engine.dsl.rule import ArgumentPattern, Bind, Rule
+from engine.dsl.forms import ops_in
+from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.errors import Span
 from engine.linter.codes import CODES
+from engine.linter.known import Known
+from engine.linter.subject import bound_by, names_in, read_later
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,86 +139,34 @@ def _results(value: tree.Expr) -> Iterator[tree.Expr]:
         yield value
 
 
-def _ranks(patterns: Iterable[ArgumentPattern]) -> dict[str, int]:
-    """The ranks of tensors whose type says all dims."""
-    found: dict[str, int] = {}
-    for pattern in patterns:
-        dims = pattern.type.dims if isinstance(pattern, Bind) and pattern.type is not None else None
-        if isinstance(pattern, Bind) and dims is not None and not any(dim.rest for dim in dims):
-            found[pattern.name] = len(dims)
-        found.update(_ranks(within(pattern)))
-    return found
-
-
 def _false_guards(rule: Rule) -> Iterator[tuple[Span, str]]:
     """Guards that the ranks of the pattern make false, or that ask for dims which are not there."""
-    ranks = _ranks(rule.roots)
+    ranks = Known.of([rule]).ranks
+    known = Known(ranks, {})
     for step in rule.steps:
         if not isinstance(step, tree.Guard) or step.target is not None:
             continue
-        if _truth(step.value, ranks) is False:
-            read = {name for name in _names(step.value) if name in ranks}
+        if known.truth(step.value) is False:
+            read = names_in(step.value) & ranks.keys()
             about = ", ".join(f"`{name}` has rank {ranks[name]}" for name in sorted(read))
             yield step.span, f"`{step.text}` is always false: in the pattern {about}"
         for call in tree.walk(step.value):
-            dim = _dim(call, ranks)
+            dim = _dim(call, known)
             if dim is not None:
                 yield step.span, f"`{step.text}` asks for dim {dim[1]} of `{dim[0]}`, which has rank {ranks[dim[0]]}"
 
 
-def _dim(call: tree.Node, ranks: Mapping[str, int]) -> tuple[str, int] | None:
+def _dim(call: tree.Node, known: Known) -> tuple[str, int] | None:
     """A dim that a call asks for and that is not there."""
     if not (isinstance(call, tree.Call) and isinstance(call.function, tree.Name) and call.function.name == "dim"):
         return None
     if len(call.arguments) != 2:
         return None
     tensor, axis = call.arguments
-    index = _number(axis, ranks)
-    if isinstance(tensor, tree.Name) and tensor.name in ranks and isinstance(index, int):
-        rank = ranks[tensor.name]
+    index = known.number(axis)
+    if isinstance(tensor, tree.Name) and tensor.name in known.ranks and index is not None:
+        rank = known.ranks[tensor.name]
         return None if -rank <= index < rank else (tensor.name, index)
-    return None
-
-
-def _names(value: tree.Expr) -> set[str]:
-    return {node.name for node in tree.walk(value) if isinstance(node, tree.Name)}
-
-
-def _truth(value: tree.Expr, ranks: Mapping[str, int]) -> bool | None:
-    """What a guard comes to, None where that depends on more than ranks."""
-    if isinstance(value, tree.Unary) and value.operator == "not":
-        inner = _truth(value.value, ranks)
-        return None if inner is None else not inner
-    if not isinstance(value, tree.Binary):
-        return None
-    if value.operator in ("and", "or"):
-        sides = [_truth(value.left, ranks), _truth(value.right, ranks)]
-        decisive = value.operator == "or"
-        if decisive in sides:
-            return decisive
-        return None if None in sides else not decisive
-    if value.operator in ("in", "not in") and isinstance(value.right, tree.ListOf | tree.TupleOf):
-        left, items = _number(value.left, ranks), [_number(item, ranks) for item in value.right.items]
-        return None if left is None or None in items else (left in items) is (value.operator == "in")
-    compare = RELATIONS.get(value.operator)
-    left, right = _number(value.left, ranks), _number(value.right, ranks)
-    return None if compare is None or left is None or right is None else compare(left, right)
-
-
-def _number(value: Any, ranks: Mapping[str, int]) -> int | None:
-    if isinstance(value, tree.Literal) and type(value.value) is int:
-        return value.value
-    if isinstance(value, tree.Unary) and value.operator == "-":
-        number = _number(value.value, ranks)
-        return None if number is None else -number
-    if isinstance(value, tree.Binary) and value.operator in ("+", "-", "*"):
-        left, right = _number(value.left, ranks), _number(value.right, ranks)
-        if left is None or right is None:
-            return None
-        return left + right if value.operator == "+" else left - right if value.operator == "-" else left * right
-    if isinstance(value, tree.Call) and isinstance(value.function, tree.Name) and value.function.name == "rank":
-        tensor = value.arguments[0] if len(value.arguments) == 1 else None
-        return ranks.get(tensor.name) if isinstance(tensor, tree.Name) else None
     return None
 
 
@@ -281,24 +230,10 @@ class _Bare(_Least):
 def _unfinished(rule: Rule) -> Iterator[tuple[str, Span, str]]:
     if not any(not test.rejects for test in rule.tests):
         yield "R104", rule.span, "it has no `test` line, so nothing shows that it is right: `test x: f32[2, 3]`"
-    read = [_names(step.value) for step in rule.steps] + [
-        _names(rule.emit) | (_names(rule.decreases) if rule.decreases is not None else set())
-    ]
-    for number, step in enumerate(rule.steps):
-        if step.target is None:
-            continue
-        later = set().union(*read[number + 1 :])
-        names = list(_targets(step.target))
+    for step, target, later in read_later(rule.steps, (rule.emit, rule.decreases)):
+        names = [str(one.name) for one in bound_by(target)]
         if isinstance(step, tree.Let) and names and not later & set(names):
             yield "R105", step.span, f"`let {', '.join(names)}` is not read"
-
-
-def _targets(target: tree.Target) -> Iterator[str]:
-    if target.items is not None:
-        for item in target.items:
-            yield from _targets(item)
-    elif target.name not in (None, "_"):
-        yield target.name  # type: ignore[misc]
 
 
 __all__ = ["Advice", "advice", "unregistered_hint", "unregistered_ops"]

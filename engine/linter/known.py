@@ -86,11 +86,11 @@ class Known:
             if allowed <= wanted and (len(wanted) == 1 or value.operator in ("in", "not in")):
                 return value.operator in ("==", "in")
             return value.operator in ("!=", "not in") if not allowed & wanted else None
-        left = self._number(value.left)
+        left = self.number(value.left)
         if value.operator in ("in", "not in") and isinstance(value.right, tree.ListOf | tree.TupleOf):
-            items = [self._number(item) for item in value.right.items]
+            items = [self.number(item) for item in value.right.items]
             return None if left is None or None in items else (left in items) is (value.operator == "in")
-        compare, right = RELATIONS.get(value.operator), self._number(value.right)
+        compare, right = RELATIONS.get(value.operator), self.number(value.right)
         return None if compare is None or left is None or right is None else compare(left, right)
 
     def _kinds(self, value: object) -> frozenset[str] | None:
@@ -99,15 +99,16 @@ class Known:
                 return self.kinds.get(name)
         return None
 
-    def _number(self, value: object) -> int | None:
+    def number(self, value: object) -> int | None:
+        """The whole number that an expression comes to, None where that depends on more."""
         match value:
             case tree.Literal(value=number) if type(number) is int:
                 return number
             case tree.Unary(operator="-"):
-                number = self._number(value.value)
+                number = self.number(value.value)
                 return None if number is None else -number
             case tree.Binary(operator="+" | "-" | "*"):
-                left, right = self._number(value.left), self._number(value.right)
+                left, right = self.number(value.left), self.number(value.right)
                 if left is None or right is None:
                     return None
                 return (

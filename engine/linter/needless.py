@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.dsl import operators, tree
-from engine.dsl.checks.constraints import ways_of
+from engine.dsl.checks.constraints import conjuncts, ways_of
 from engine.dsl.rule import OpName, Rule
 from engine.dsl.vocabulary import constants
 from engine.linter.finding import Finding
@@ -38,17 +38,9 @@ def needless(subject: Subject) -> Iterator[Finding]:
 def _guards(name: str, item: tree.RuleItem, known: Known) -> Iterator[Finding]:
     for step in item.steps:
         if isinstance(step, tree.Guard) and step.target is None:
-            for part in _conjuncts(step.value):
+            for part in conjuncts(step.value):
                 if known.truth(part) is True:
                     yield Finding("R107", part.span, "the pattern makes this guard true", name, "remove it")
-
-
-def _conjuncts(value: tree.Expr) -> Iterator[tree.Expr]:
-    if isinstance(value, tree.Binary) and value.operator == "and":
-        yield from _conjuncts(value.left)
-        yield from _conjuncts(value.right)
-    else:
-        yield value
 
 
 def _over(

@@ -94,4 +94,14 @@ def bound_by(target: tree.Target) -> Iterator[tree.Target]:
         yield target
 
 
-__all__ = ["Subject", "bound_by", "name_of", "names_in", "read_files", "subject_of"]
+def read_later(
+    steps: Sequence[tree.Let | tree.Guard], result: object
+) -> Iterator[tuple[tree.Let | tree.Guard, tree.Target, set[str]]]:
+    """Each step of a rule that binds names, its target, and the names that later steps and the result read."""
+    reads = [*(names_in(step.value) for step in steps), names_in(result)]
+    for number, step in enumerate(steps):
+        if step.target is not None:
+            yield step, step.target, set().union(*reads[number + 1 :])
+
+
+__all__ = ["Subject", "bound_by", "name_of", "names_in", "read_files", "read_later", "subject_of"]

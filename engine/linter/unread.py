@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.dsl import tree
 from engine.linter.finding import Finding
-from engine.linter.subject import Subject, bound_by, name_of, names_in
+from engine.linter.subject import Subject, bound_by, name_of, names_in, read_later
 
 
 def unread(subject: Subject) -> Iterator[Finding]:
@@ -75,20 +75,16 @@ def _captured(name: str, pattern: tree.Pattern, read: set[str], dims_only: bool 
 
 
 def _steps(name: str, item: tree.RuleItem) -> Iterator[Finding]:
-    reads = [names_in(step.value) for step in item.steps] + [names_in((item.emit, item.decreases))]
-    for number, step in enumerate(item.steps):
-        if step.target is None:
-            continue
-        later: set[str] = set().union(*reads[number + 1 :])
-        bound = list(bound_by(step.target))
-        missing = [target for target in bound if target.name not in later]
+    for step, target, later in read_later(item.steps, (item.emit, item.decreases)):
+        bound = list(bound_by(target))
+        missing = [one for one in bound if one.name not in later]
         if isinstance(step, tree.Let) and len(missing) == len(bound):
-            names = ", ".join(str(target.name) for target in bound)
+            names = ", ".join(str(one.name) for one in bound)
             if bound:
                 yield Finding("R105", step.span, f"`let {names}` is not read", name, "remove it")
         else:
-            for target in missing:
-                yield Finding("R105", target.span, f"`{target.name}` is not read", name, "write `_`")
+            for one in missing:
+                yield Finding("R105", one.span, f"`{one.name}` is not read", name, "write `_`")
 
 
 def _loops(name: str, value: Any) -> Iterator[Finding]:

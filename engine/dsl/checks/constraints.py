@@ -199,7 +199,7 @@ def _finished(rule: Rule, way: _Way) -> Constraints:
             guards.add(f"{_text(step.target, {})} := {_text(step.value, renamed)}")
             renamed |= {name: f"<bound {number} {name}>" for name in _bound(step.target)}
             continue
-        for atom in _atoms(step.value):
+        for atom in conjuncts(step.value):
             fact = _fact(atom, way.names)
             if fact is None:
                 guards.add(_text(atom, renamed))
@@ -216,10 +216,11 @@ def _shortened(text: str) -> str:
     return text if len(text) < 200 else hashlib.blake2b(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _atoms(expr: tree.Expr) -> Iterator[tree.Expr]:
+def conjuncts(expr: tree.Expr) -> Iterator[tree.Expr]:
+    """The conditions that have to hold for one that joins them by `and`."""
     if isinstance(expr, tree.Binary) and expr.operator == "and":
-        yield from _atoms(expr.left)
-        yield from _atoms(expr.right)
+        yield from conjuncts(expr.left)
+        yield from conjuncts(expr.right)
     else:
         yield expr
 
@@ -380,4 +381,4 @@ def _implied(facts: Mapping[tuple[Path, str], Any], path: Path, kind: str, their
     return _compatible(kind, mine, theirs) if kind != "not" else _same(mine, theirs)
 
 
-__all__ = ["Constraints", "ways_of"]
+__all__ = ["Constraints", "conjuncts", "ways_of"]
