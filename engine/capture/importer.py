@@ -99,7 +99,7 @@ def import_program(program: ExportedProgram | FunctionalProgram) -> Imported:
     _check_apart(imported.states, [(target, tensor) for _, target, tensor in lifted])
     _add_constants(imported, copies, lifted)
     _copy_calls(imported, copies, program.graph, program.graph_module)
-    results = _output(program.graph).args[0]
+    results = program.graph.output_node().args[0]
     specs = program.graph_signature.output_specs
     outputs = [
         fx.node.map_arg(result, lambda node: copies[node])
@@ -129,7 +129,7 @@ def import_graph_module(module: fx.GraphModule) -> Imported:
                 copies[node] = value
                 imported.inputs.append(ConstantArgument(name=node.name, value=value))
     _copy_calls(imported, copies, module.graph, module)
-    leaves = torch.utils._pytree.tree_leaves(_output(module.graph).args[0])
+    leaves = torch.utils._pytree.tree_leaves(module.graph.output_node().args[0])
     graph.output(tuple(copies[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves))
     return _finished(imported)
 
@@ -164,7 +164,7 @@ def import_subgraph(
             copies[node] = graph.create_node("get_attr", str(constant.target), name=f"{name}_{node.name}")
             copies[node].meta = dict(constant.meta)
     _copy_calls(imported, copies, subgraph.module.graph, subgraph.module, f"{name}_")
-    leaves = torch.utils._pytree.tree_leaves(_output(subgraph.module.graph).args[0])
+    leaves = torch.utils._pytree.tree_leaves(subgraph.module.graph.output_node().args[0])
     graph.output(tuple(copies[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves))
     _check_functional(graph)
     _put_in_form(graph)
@@ -290,10 +290,6 @@ def _add_attribute(imported: Imported, node: fx.Node, owner: torch.nn.Module) ->
             node.meta["val"] = mode.from_tensor(imported.constants[target], static_shapes=True)
     else:
         raise CaptureError(f"attribute {target!r} of the graph is a {type(value).__name__}, not a tensor or a graph")
-
-
-def _output(graph: fx.Graph) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if node.op == "output")
 
 
 def _finished(imported: Imported) -> Imported:

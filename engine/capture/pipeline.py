@@ -339,7 +339,7 @@ def _captured_graph(module: fx.GraphModule, written: tuple[str, ...]) -> Capture
         imported = import_graph_module(module)
     names = [entry.name for entry in imported.inputs]
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
-    result: Any = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
+    result: Any = module.graph.output_node().args[0]
     result = result[: len(result) - len(written)] if written else result
     out_spec = pytree.tree_structure(pytree.tree_map_only(fx.Node, lambda _: 0, plain(result)))
     _, shape_env = imported.environment()

@@ -37,7 +37,7 @@ def substitute(graph: fx.Graph, constants: dict[str, torch.Tensor], mode: FakeTe
     Inputs are cast where they enter and outputs cast back where they leave, so the graph is called as
     before; these casts stay in PyTorch.  Graphs inside its ops are another matter (:func:`substitute_inside`).
     """
-    outputs = _output(graph)
+    outputs = graph.output_node()
     known = {node: _dtype(node) for node in graph.nodes if _dtype(node) in dtypes}
     changed = False
     body = next((node for node in graph.nodes if node.op != "placeholder"), outputs)
@@ -73,10 +73,6 @@ def substitute_inside(
         elif node.op in ("placeholder", "call_function"):
             _change_arguments(node, dtypes)
             _change_value(node, mode, dtypes)
-
-
-def _output(graph: fx.Graph) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if node.op == "output")
 
 
 def _dtype(node: fx.Node) -> Any:

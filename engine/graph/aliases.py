@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import fx
 from torch._C import _dispatch_has_kernel_for_dispatch_key
@@ -31,4 +31,14 @@ def aliases_of(nodes: Iterable[fx.Node], sources: Iterable[fx.Node]) -> set[fx.N
     return found
 
 
-__all__ = ["aliases_of", "may_alias"]
+def written_operands(node: fx.Node) -> Iterator[fx.Node]:
+    """The operands that a node writes to, by the schema of its op."""
+    for index, argument in enumerate(node.target._schema.arguments if isinstance(node.target, OpOverload) else ()):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+            for operand in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(operand, fx.Node):
+                    yield operand
+
+
+__all__ = ["aliases_of", "may_alias", "written_operands"]

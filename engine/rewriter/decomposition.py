@@ -52,19 +52,24 @@ class Undecomposable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
+    """A call of an op that returned tensors."""
+
     op: OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: Any
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records every op that returns a tensor."""
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every call that returns a tensor, of primitives the ATen calls behind them.
+
+    An op that writes to a tensor raises, and so does one that reads data.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -77,7 +82,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._schema.is_mutable:
             raise _Mutation(func)
         if any(isinstance(item, torch.Tensor) for item in tree_flatten(outputs)[0]):
-            self.calls.append(_Call(func, args, kwargs, outputs))
+            self.calls.append(Call(func, args, kwargs, outputs))
         elif torch.Tag.data_dependent_output in func.tags:
             raise Undecomposable(f"its decomposition reads data ({func})")
         return outputs
@@ -196,7 +201,7 @@ def expand(mirror: Mirror, node: fx.Node) -> Change:
 
 def _traced(
     mirror: Mirror, node: fx.Node, op: OpOverload | HigherOrderOperator, function: Callable[..., Any]
-) -> tuple[list[_Call], tuple[Any, ...]]:
+) -> tuple[list[Call], tuple[Any, ...]]:
     """The calls that a decomposition makes, and what it returns per output of the node."""
 
     def fake(item: Any) -> Any:
@@ -226,10 +231,10 @@ def _traced(
 
 def _run(
     mirror: Mirror, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[list[_Call], Any]:
+) -> tuple[list[Call], Any]:
     from torch._dispatch.python import enable_python_dispatcher
 
-    recorder = _Recorder()
+    recorder = Recorder()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -269,10 +274,10 @@ def without_new_guards(shape_env: ShapeEnv) -> Iterator[None]:
         del shape_env._check_frozen
 
 
-def _live(calls: Sequence[_Call], outputs: Sequence[Any]) -> list[_Call]:
+def _live(calls: Sequence[Call], outputs: Sequence[Any]) -> list[Call]:
     """The calls that the outputs need, in order."""
     needed = {id(item) for item in outputs if isinstance(item, torch.Tensor)}
-    kept: list[_Call] = []
+    kept: list[Call] = []
     for call in reversed(calls):
         if any(id(item) in needed for item in tree_flatten(call.outputs)[0]):
             kept.append(call)
@@ -297,7 +302,7 @@ def _check(mirror: Mirror, node: fx.Node, outputs: Sequence[Any]) -> None:
 
 
 def _splice(
-    mirror: Mirror, node: fx.Node, calls: Sequence[_Call], outputs: Sequence[Any], ancestors: tuple[str, ...]
+    mirror: Mirror, node: fx.Node, calls: Sequence[Call], outputs: Sequence[Any], ancestors: tuple[str, ...]
 ) -> Change:
     step = Provenance(NAME, _WHERE, (node.name,))
     values: dict[int, Value] = {}
@@ -349,4 +354,13 @@ def _constant(mirror: Mirror, node: fx.Node, tensor: torch.Tensor) -> Value:
     return Value(mirror.constant_node(real.detach().clone(), "_decomposition", node), 0)
 
 
-__all__ = ["NAME", "Undecomposable", "decompose", "expand", "has_decomposition", "without_new_guards"]
+__all__ = [
+    "NAME",
+    "Call",
+    "Recorder",
+    "Undecomposable",
+    "decompose",
+    "expand",
+    "has_decomposition",
+    "without_new_guards",
+]

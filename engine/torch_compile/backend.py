@@ -172,7 +172,7 @@ def _unfit(module: fx.GraphModule, inputs: Sequence[Any], options: Options) -> s
 
 def _wants_gradients(module: fx.GraphModule) -> list[bool]:
     """Which outputs of a graph of Dynamo have a gradient in PyTorch."""
-    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    output = module.graph.output_node()
     results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     made = [isinstance(result, fx.Node) and result.op != "placeholder" for result in results]
     values = [result.meta.get("example_value") if new else None for result, new in zip(results, made, strict=True)]

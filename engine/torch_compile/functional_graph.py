@@ -179,7 +179,7 @@ def _functional(
     places = list(metadata.mutated_inp_runtime_indices)
     kinds = {index: info.output_type.name for index, info in enumerate(metadata.output_info)}
     aliases = {index for index, kind in kinds.items() if kind not in ("non_alias", "is_input")}
-    outputs = list(_output(graph.graph).args[0])  # type: ignore[arg-type]
+    outputs = list(graph.graph.output_node().args[0])  # type: ignore[arg-type]
     values, results = outputs[: len(places)], outputs[len(places) :]
     # What is a view of something that the graph makes comes with that something as one more output.
     aliases |= set(range(len(kinds), len(results))) if aliases else set()
@@ -241,10 +241,6 @@ def _attribute(owner: Any, target: str) -> Any:
     for name in target.split("."):
         owner = getattr(owner, name)
     return owner
-
-
-def _output(graph: fx.Graph) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if node.op == "output")
 
 
 def _is_random(node: fx.Node) -> bool:

@@ -11,17 +11,9 @@ from torch.export import Dim
 import engine
 from engine.capture import capture
 from engine.errors import CaptureError
+from engine.testing import as_module
 
 TWICE = "the exported program was traced once more to make it functional"
-
-
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def activations(x):
@@ -115,14 +107,14 @@ def check(captured, function, *inputs):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_values_are_eagers(function):
     x = torch.randn(2, 4, 3)
-    check(capture(Function(function), (x,)), function, x, torch.randn(2, 4, 3))
+    check(capture(as_module(function), (x,)), function, x, torch.randn(2, 4, 3))
 
 
 @pytest.mark.parametrize("function", [activations, reshaped, converted])
 def test_dynamic_sizes(function):
     # Of one row, PyTorch's `reshape` gives a view where it copies several.
     shapes = ({1: Dim("n", min=2, max=9)},)
-    captured = capture(Function(function), (torch.randn(2, 4, 3),), dynamic_shapes=shapes)
+    captured = capture(as_module(function), (torch.randn(2, 4, 3),), dynamic_shapes=shapes)
     check(captured, function, torch.randn(2, 9, 3), torch.randn(2, 2, 3))
 
 
@@ -154,7 +146,7 @@ def drawn(seed):
 def test_drawn_views_and_writes(seed):
     function = drawn(seed)
     x = torch.arange(24.0).reshape(2, 4, 3)
-    captured = capture(Function(function), (x,))
+    captured = capture(as_module(function), (x,))
     for ours, theirs in zip(captured.run([x + 1]), function(x + 1), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -164,7 +156,7 @@ def test_programs_from_files():
     x = torch.randn(2, 4, 3)
     for function, again in [(activations, False), (view_before, False), (reshaped, True)]:
         file = io.BytesIO()
-        torch.export.save(torch.export.export(Function(function), (x,)), file)
+        torch.export.save(torch.export.export(as_module(function), (x,)), file)
         file.seek(0)
         captured = capture(torch.export.load(file))
         assert any(TWICE in note for note in captured.notes) is again
@@ -173,7 +165,7 @@ def test_programs_from_files():
 
 
 def test_a_program_that_somebody_brings_stays_as_it_was():
-    program = torch.export.export(Function(view_before), (torch.randn(2, 4, 3),))
+    program = torch.export.export(as_module(view_before), (torch.randn(2, 4, 3),))
     before = str(program.graph)
     capture(program)
     assert str(program.graph) == before
@@ -226,7 +218,7 @@ def without_autocast(x):
 
 def test_other_modes_are_written_into_the_graph():
     x = torch.randn(2, 4, 3)
-    check(capture(Function(without_autocast), (x,)), without_autocast, x, torch.randn(2, 4, 3))
+    check(capture(as_module(without_autocast), (x,)), without_autocast, x, torch.randn(2, 4, 3))
 
 
 class Trained(nn.Module):

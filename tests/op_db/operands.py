@@ -11,9 +11,6 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.captured import Captured
 from engine.compiler import Compilation
-from engine.dsl.ruleset import RuleSet
-from engine.report import Report
-from engine.settings import CompilationSettings
 
 # By full overload name the dtypes of what the op works on, as the rules language writes them.
 Operands = dict[str, set[str]]
@@ -35,19 +32,11 @@ class LookedAt(Compilation):
     behind: Sequence[Operands] = ()
 
     @classmethod
-    def lowered(
-        cls,
-        captured: Captured,
-        ruleset: RuleSet,
-        settings: CompilationSettings,
-        report: Report,
-        *,
-        strict_hosts: bool = False,
-    ) -> Self:
+    def lowered(cls, captured: Captured, *others: Any, **options: Any) -> Self:
         """As the compiler does it, which edits the captured graph."""
         each = [1] * len(_results(captured.graph))
         behind = [operands_of(nodes) for nodes in results_of(captured.graph, each)]
-        made = super().lowered(captured, ruleset, settings, report, strict_hosts=strict_hosts)
+        made = super().lowered(captured, *others, **options)
         made.behind = behind
         return made
 

@@ -8,6 +8,7 @@ it calls; calls of the same op on operands of the same shapes, strides and dtype
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from engine.capture.functional.views import is_composite
-from engine.rewriter.decomposition import without_new_guards
+from engine.rewriter.decomposition import Call, Recorder, without_new_guards
 from engine.sizes import normal
 
 
@@ -113,21 +113,6 @@ def _number(value: Any) -> Any:
     return value.node.expr if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool) else value
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the calls that reach it, as they return."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        outputs = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, outputs))
-        return outputs
-
-
 def _recorded(node: fx.Node, operands: list[torch.Tensor]) -> Steps | None:
     from torch._dispatch.python import enable_python_dispatcher
 
@@ -139,7 +124,7 @@ def _recorded(node: fx.Node, operands: list[torch.Tensor]) -> Steps | None:
     if mode is None:
         return None
     args, kwargs = tree_map(lambda each: fake(each) if isinstance(each, fx.Node) else each, (node.args, node.kwargs))
-    recorder = _Recorder()
+    recorder = Recorder()
     # What the trace asked of sizes it knows: that was asked for this op, too.
     asking = nullcontext() if mode.shape_env is None else without_new_guards(mode.shape_env)
     try:
@@ -153,7 +138,7 @@ def _recorded(node: fx.Node, operands: list[torch.Tensor]) -> Steps | None:
     return _as_steps(recorder.calls, operands, result)
 
 
-def _as_steps(calls: list[Any], operands: list[torch.Tensor], result: Any) -> Steps | None:
+def _as_steps(calls: Sequence[Call], operands: list[torch.Tensor], result: Any) -> Steps | None:
     places: dict[int, Ref] = {id(tensor): Ref(-1, index) for index, tensor in enumerate(operands)}
     steps: list[Step] = []
     unknown = False
@@ -165,19 +150,13 @@ def _as_steps(calls: list[Any], operands: list[torch.Tensor], result: Any) -> St
             return places.get(id(value))
         return Size(normal(value)) if isinstance(value, torch.SymInt) else value
 
-    for func, args, kwargs, outputs in calls:
-        flat = tree_flatten(outputs)[0]
-        if not any(isinstance(each, torch.Tensor) for each in flat):
-            continue
-        if not isinstance(func, OpOverload) or func._schema.is_mutable:
-            return None
-        index = len(steps)
-        args, kwargs = tree_map(taken, (args, dict(kwargs)))
-        steps.append(Step(func, args, kwargs, outputs))
-        if isinstance(outputs, torch.Tensor):
-            places.setdefault(id(outputs), Ref(index, None))
+    for index, call in enumerate(calls):
+        args, kwargs = tree_map(taken, (call.args, dict(call.kwargs)))
+        steps.append(Step(call.op, args, kwargs, call.outputs))
+        if isinstance(call.outputs, torch.Tensor):
+            places.setdefault(id(call.outputs), Ref(index, None))
         else:
-            for position, output in enumerate(outputs):
+            for position, output in enumerate(call.outputs):
                 places.setdefault(id(output), Ref(index, position))
     if isinstance(result, torch.Tensor):
         found = places.get(id(result))

@@ -78,7 +78,7 @@ def functional_program(program: ExportedProgram) -> FunctionalProgram:
         raise NotShown("the program writes to tensors, and gives what it writes as results")
     program = with_written_buffers(program)
     made = Functional(program.graph)
-    results = next(node for node in reversed(program.graph.nodes) if node.op == "output").args[0]
+    results = program.graph.output_node().args[0]
     outputs: Any = fx.node.map_arg(results, made.value)
     specs = [
         OutputSpec(spec.kind, TensorArgument(value.name), spec.target)

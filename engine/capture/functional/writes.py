@@ -149,7 +149,7 @@ class Functional:
                 raise NotShown(f"{describe(node)} runs a graph on numbers")
             self._seen[each] = self._seen[argument]
         self._walk(inner)
-        results: Any = next(each for each in reversed(inner.nodes) if each.op == "output").args[0]
+        results: Any = inner.output_node().args[0]
         if not isinstance(results, tuple | list) or not all(isinstance(each, fx.Node) for each in results):
             raise NotShown(f"{describe(node)} runs a graph that gives something else than tensors")
         self._results[node] = tuple(results)
@@ -302,11 +302,11 @@ class Functional:
         return args, fx.node.map_arg(node.kwargs, lambda each: self._read(each, node))  # type: ignore[return-value]
 
     def _copy(self, node: fx.Node) -> fx.Node:
-        args, kwargs = self._arguments(node)
         if is_taken_apart(node.target):
             made = self._take_apart(node, [self._read(each, node) for each in operands_of(node)], node)
             if made is not None:
                 return made
+        args, kwargs = self._arguments(node)
         made = self.graph.create_node(node.op, node.target, args, kwargs, name=node.name, type_expr=node.type)
         made.meta = node.meta
         if node.op == "placeholder":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from torch._ops import OpOverload
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.utils._python_dispatch import _disable_current_modes
+
+from engine.graph.aliases import written_operands
 
 
 class ConstantValues:
@@ -85,7 +86,7 @@ def _needed(node: fx.Node) -> set[fx.Node]:
     """What a node is computed from, with everything that writes to it."""
     needed: set[fx.Node] = set()
     stack = [node]
-    writers = [(each, _base(operand)) for each in node.graph.nodes for operand in _written(each)]
+    writers = [(each, _base(operand)) for each in node.graph.nodes for operand in written_operands(each)]
     while stack:
         each = stack.pop()
         if each not in needed:
@@ -95,14 +96,6 @@ def _needed(node: fx.Node) -> set[fx.Node]:
             bases = {_base(each) for each in needed}
             stack.extend(writer for writer, base in writers if base in bases and writer not in needed)
     return needed
-
-
-def _written(node: fx.Node) -> Iterator[fx.Node]:
-    if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
-        for index, argument in enumerate(node.target._schema.arguments):
-            operand = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(operand, fx.Node):
-                yield operand
 
 
 def _base(node: fx.Node) -> fx.Node:

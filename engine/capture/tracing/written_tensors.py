@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from engine.capture.memory import overlap, same_view
 from engine.errors import CaptureError
-from engine.graph.aliases import may_alias
+from engine.graph.aliases import may_alias, written_operands
 
 _HELD = (InputKind.BUFFER, InputKind.PARAMETER, InputKind.CONSTANT_TENSOR)
 
@@ -70,20 +70,10 @@ def _written(program: ExportedProgram, held: Mapping[str, InputSpec]) -> list[st
             continue
         if node.op != "call_function" or not isinstance(node.target, OpOverload):
             continue
-        arguments = (*node.args, *node.kwargs.values())
-        schema = node.target._schema
-        names = [argument.name for argument in schema.arguments]
-        for position, argument in enumerate(schema.arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            value = node.args[position] if position < len(node.args) else node.kwargs.get(names[position])
-            for operand in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(operand, fx.Node):
-                    found.update(dict.fromkeys(sorted(origins.get(operand, ()))))
+        for operand in written_operands(node):
+            found.update(dict.fromkeys(sorted(origins.get(operand, ()))))
         if may_alias(node):
-            operands: list[fx.Node] = []
-            fx.node.map_arg(arguments, operands.append)
-            origins[node] = set().union(*(origins.get(operand, set()) for operand in operands))
+            origins[node] = set().union(*(origins.get(operand, set()) for operand in node.all_input_nodes))
     for spec in program.graph_signature.output_specs:
         if spec.kind in (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", None)):
             known = [s.arg.name for s in program.graph_signature.input_specs if s.target == spec.target]
@@ -95,9 +85,7 @@ def _rewritten(program: ExportedProgram, merged: dict[str, str], turned: set[str
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, copies))
-    kept = next(node for node in reversed(program.graph.nodes) if node.op == "output")
-    made = next(node for node in reversed(graph.nodes) if node.op == "output")
-    made.meta = dict(kept.meta)
+    graph.output_node().meta = dict(program.graph.output_node().meta)
     nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     for name, first in merged.items():
         nodes[name].replace_all_uses_with(nodes[first])
