@@ -14,7 +14,7 @@ Bounds = tuple[float, float]
 BOUNDS = "bounds_of_codes"
 """The key under which the metadata of a folded constant has its bounds."""
 
-# What only moves elements about.
+# Data about PyTorch, as the three below: ops that only move elements about, ops that round, the cast, the clamps.
 _MOVES = frozenset(
     {
         "aten._reshape_copy.default",

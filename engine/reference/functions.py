@@ -20,8 +20,8 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "is_const": ("is_const(x) -> bool", "Whether a tensor is known when compiling."),
     "is_code": (
         "is_code(x, low, high) -> bool",
-        "Whether a tensor is a constant made of ints alone, whose elements are whole numbers from low to high: the "
-        "codes of quantized weights.",
+        "Whether the elements of a tensor are certain to be whole numbers from low to high, as codes of quantized "
+        "weights are: of a constant made of ints alone they are read, of everything else the ops count.",
     ),
     "is_kept": (
         "is_kept(x) -> bool",

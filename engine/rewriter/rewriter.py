@@ -17,6 +17,7 @@ from time import perf_counter
 
 from torch import fx
 
+from engine.dsl.memo import Recent
 from engine.dsl.rule import Bind, ListMatch, OneOf, OpMatch, Rule
 from engine.dtypes import CLASSES, DTYPES
 from engine.errors import EngineError
@@ -96,6 +97,9 @@ def _of_constants(rules: Sequence[Rule]) -> dict[str, set[str]]:
     return found
 
 
+_rules_of_constants = Recent(_of_constants)
+
+
 class Rewriter:
     """Rewriting of one graph.
 
@@ -124,7 +128,7 @@ class Rewriter:
         self._simplify = _Phase("simplify", rules, mirror)
         self._lower = _Phase("lower", rules, mirror)
         self._phases = (self._simplify, self._lower)
-        self._of_constants = _of_constants(self._lower.rules)
+        self._of_constants = _rules_of_constants(self._lower.rules)
         self._fuel = Fuel(op_order(self._lower.rules, context.macros))
         self._committer = Committer(mirror, check=self.check)
         # Rules that are set aside for good, and pairs of roots and rule that cannot be applied.

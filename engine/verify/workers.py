@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
 
 # A fork would copy the threads' locks of PyTorch and TensorRT, but not the threads.
-START = "spawn"
+_START = "spawn"
 _LONGEST_LINE = 4096
 _MOST_CRASHES = 8
 # So few rules are not worth the start of a process, though an instance may end this one.
@@ -58,9 +58,7 @@ def verify_in_processes(
         return
 
     def pool(jobs: int, current: Any = None) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context(START)
-        initial = (*initial_arguments(rules, files), current)
-        return ProcessPoolExecutor(jobs, mp_context=context, initializer=start, initargs=initial)
+        return processes(jobs, initial_arguments(rules, files), current)
 
     def finding(rule: Rule, found: _Found) -> Finding:
         # None where the rule's op is of a package that only this process has imported.
@@ -105,7 +103,7 @@ def _alone(
     """Try a rule in a process of its own; without the lines that end it, should there be any."""
     crashed: list[str] = []
     while True:
-        current = multiprocessing.get_context(START).Array("c", _LONGEST_LINE)
+        current = multiprocessing.get_context(_START).Array("c", _LONGEST_LINE)
         with pool(1, current) as worker:
             try:
                 found = worker.submit(_try, rule.kind, rule.id, examples, seed, tuple(crashed)).result()
@@ -125,6 +123,12 @@ def initial_arguments(rules: RuleSet, files: Sequence[str]) -> tuple[tuple[str, 
     """What :func:`start` needs in another process: the files, the modules that register host functions, a digest."""
     modules = tuple(sorted({function.__module__ for function in rules.hosts.values()}))
     return tuple(files), modules, _contents(rules)
+
+
+def processes(jobs: int, initial: Sequence[Any], current: Any = None) -> ProcessPoolExecutor:
+    """Processes that are made ready by :func:`start`, with what :func:`initial_arguments` gave."""
+    context = multiprocessing.get_context(_START)
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=start, initargs=(*initial, current))
 
 
 def loaded() -> RuleSet:
@@ -183,4 +187,4 @@ def _told(line: str) -> None:
         _current.value = line.encode()[: _LONGEST_LINE - 1]
 
 
-__all__ = ["START", "initial_arguments", "loaded", "start", "verify_in_processes"]
+__all__ = ["initial_arguments", "loaded", "processes", "start", "verify_in_processes"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
@@ -41,14 +39,9 @@ def judge_rules(
             yield _judged(rules, members, examples, seed)
         return
     initial = workers.initial_arguments(rules, files)
-
-    def pool(jobs: int) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context(workers.START)
-        return ProcessPoolExecutor(jobs, mp_context=context, initializer=workers.start, initargs=initial)
-
     at = 0
     while at < len(families):
-        with pool(jobs) as processes:
+        with workers.processes(jobs, initial) as processes:
             futures = [
                 processes.submit(_work, members[0].kind, base(members[0]), None, examples, seed)
                 for members in families[at:]
@@ -62,16 +55,18 @@ def judge_rules(
             except BrokenProcessPool:
                 processes.shutdown(cancel_futures=True)
         if at < len(families):
-            yield list(_one_by_one(rules, families[at], pool, examples, seed))
+            yield list(_one_by_one(rules, families[at], initial, examples, seed))
             at += 1
 
 
-def _one_by_one(rules: RuleSet, members: Sequence[Rule], pool: object, examples: int, seed: int) -> Iterator[Judged]:
+def _one_by_one(
+    rules: RuleSet, members: Sequence[Rule], initial: Sequence[object], examples: int, seed: int
+) -> Iterator[Judged]:
     """The mutants of a rule of which one ends the process: those that do are noticed."""
     every = list(mutants(members, rules.layers))
     number = 0
     while number < len(every):
-        with pool(1) as process:  # type: ignore[operator]
+        with workers.processes(1, initial) as process:
             try:
                 while number < len(every):
                     future = process.submit(_work, members[0].kind, base(members[0]), number, examples, seed)
