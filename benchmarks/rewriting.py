@@ -18,7 +18,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.dsl import tree
-from engine.dsl.checks.pattern_resolver import PatternResolver
+from engine.dsl.checks.patterns.pattern_resolver import PatternResolver
 from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import Rule
 from engine.dsl.syntax.parser import parse

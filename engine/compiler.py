@@ -35,7 +35,6 @@ from engine.errors import (
     TensorRTNotFound,
 )
 from engine.evaluator import Faults
-from engine.graph.collector import collector_held_back
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
 from engine.lowering import rule_times
@@ -48,7 +47,8 @@ from engine.lowering.subgraphs import Subgraphs
 from engine.lowering.summary import kept_notes, not_covered, summarize, warn_of_refusals
 from engine.observers import CompileEvent, PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, partition
-from engine.pytorch_modes import apart
+from engine.process.collector import collector_held_back
+from engine.process.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Report
 from engine.runtime.options import RunOptions

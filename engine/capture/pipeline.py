@@ -39,10 +39,10 @@ from engine.capture.tracing.graph_modules import knows_its_inputs, program_of
 from engine.capture.tracing.torch_export import Program, Seen, export, functional, refuse_scripted
 from engine.capture.values import check_values
 from engine.errors import CaptureError
-from engine.graph.collector import collector_held_back
 from engine.graph.symbolic.implied import implied_equalities
 from engine.graph.symbolic.proofs import Proofs, prove_for_calls
-from engine.pytorch_modes import apart
+from engine.process.collector import collector_held_back
+from engine.process.pytorch_modes import apart
 from engine.report import Timings
 from engine.settings import CompilationSettings
 from engine.sizes import normal

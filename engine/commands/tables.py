@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.text import Text
 
 from engine.dsl.expansion import expand
+from engine.dsl.formatting.pattern_text import ops_of, written_pattern
 from engine.dsl.forms import parts
-from engine.dsl.pattern_text import ops_of, written_pattern
 from engine.dsl.rule import OneOf, Rule
 from engine.report.console import fix_widths, new_console, new_table, size_text
 from engine.verify.stages import STAGES

@@ -19,7 +19,7 @@ from engine.compiled.states import States
 from engine.compiled.written_inputs import check_written
 from engine.errors import EngineError
 from engine.graph.marks import WRITE
-from engine.pytorch_modes import autocast_is_on, without_autocast
+from engine.process.pytorch_modes import autocast_is_on, without_autocast
 from engine.report import Report
 from engine.runtime.call_path import has_hooks, is_plain
 from engine.runtime.whole_graphs import copied_inputs, follow_settings, graphs_of_module

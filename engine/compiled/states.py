@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from engine.errors import StateError
-from engine.pytorch_modes import is_capturing
+from engine.process.pytorch_modes import is_capturing
 
 # Address of a tensor's memory -> the states that it is one of.
 _OWNERS: weakref.WeakValueDictionary[int, States] = weakref.WeakValueDictionary()

@@ -17,7 +17,7 @@ from engine.dsl.checks import needs
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import BUILT_IN, USER, Source, builtin_sources, package_sources, read_sources
 from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
-from engine.graph.collector import collector_held_back
+from engine.process.collector import collector_held_back
 from engine.tensorrt import Capabilities, capabilities
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from engine.errors import SaveError, SettingsError
 from engine.files.archive import Reader
 from engine.files.module_file import inspect_module, read_module, write_module
 from engine.files.plan_file import SUFFIXES, inspect_plan, read_plan, write_plan
-from engine.pytorch_modes import apart
+from engine.process.pytorch_modes import apart
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.selection import RUNTIMES
 from engine.weights.known_ops import permissions

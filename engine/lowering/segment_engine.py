@@ -12,11 +12,11 @@ from engine.conversion import BuiltNetwork, emit_network
 from engine.conversion.weights import refits_natively
 from engine.engine_cache import CachedEngine
 from engine.errors import BuildError
-from engine.graph.collector import collector_held_back
 from engine.graph.mirror import Mirror
 from engine.lowering.snapshot import ModelMemory
 from engine.observers import BuildEvent, observed
 from engine.partitioner import Segment
+from engine.process.collector import collector_held_back
 from engine.report import Report
 from engine.runtime import EngineLoadError, TorchTensorRTModule, trial_load
 from engine.runtime.loaded_engines import LoadedEngines

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.errors import BuildError, RefitError
-from engine.pytorch_modes import apart, put_back
+from engine.process.pytorch_modes import apart, put_back
 from engine.refitting.weight_map import Spec, WeightPlan
 from engine.weights.frozen_constants import digest
 from engine.weights.recipe import Recipe

@@ -23,7 +23,7 @@ from engine.compiler import Compilation
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, RefitError
 from engine.observers import CompileEvent, observed, raised_by_observer
-from engine.pytorch_modes import apart
+from engine.process.pytorch_modes import apart
 from engine.refitting.refit import refit
 from engine.report import Report
 from engine.settings import CompilationSettings

@@ -3,8 +3,8 @@
 import pytest
 
 from engine.dsl import tree
+from engine.dsl.formatting.pattern_text import written_pattern
 from engine.dsl.forms import without_spans
-from engine.dsl.pattern_text import written_pattern
 from engine.dsl.ruleset import RuleSet
 from engine.errors import RuleError
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.dsl import tree
-from engine.dsl.checks.roots import unconnected
+from engine.dsl.checks.patterns.roots import unconnected
 from engine.errors import RuleError
 from engine.matcher.automaton import Automaton
 from engine.matcher.matcher import Matcher

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from engine.dsl import operators, tree
-from engine.dsl.checks.pattern_resolver import PatternResolver
+from engine.dsl.checks.patterns.pattern_resolver import PatternResolver
 from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import EnumToken, OpName, Rule
 from engine.dsl.syntax.parser import parse

@@ -15,7 +15,7 @@ from engine.capture.examples import stretched
 from engine.capture.inputs import Range
 from engine.capture.tracing.unchanged import unchanged
 from engine.errors import EngineError
-from engine.pytorch_modes import apart
+from engine.process.pytorch_modes import apart
 
 # How far results may be apart, of the greatest among them: kernels sum in another order.
 _TOLERANCES = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}

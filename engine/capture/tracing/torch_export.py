@@ -44,7 +44,7 @@ from engine.graph.symbolic.layouts import layouts_by_hint
 from engine.graph.symbolic.proofs import Proofs, answers_for_all_sizes
 from engine.graph.symbolic.pytorch_logs import quiet_pytorch
 from engine.graph.symbolic.roots import roots_of_sizes
-from engine.pytorch_modes import autocast_is_on
+from engine.process.pytorch_modes import autocast_is_on
 
 Program: TypeAlias = ExportedProgram | FunctionalProgram
 """What is imported; its graph writes to nothing."""

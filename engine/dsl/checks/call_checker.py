@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.dsl import operators, tree
 from engine.dsl.checks import sorts
-from engine.dsl.checks.pattern_resolver import find_operator
+from engine.dsl.checks.patterns.pattern_resolver import find_operator
 from engine.dsl.operators import Operator
 from engine.dsl.rule import OpName
 from engine.dsl.vocabulary import OF_GRAPHS, SIGNATURES, nearest, suggestion

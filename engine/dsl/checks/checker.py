@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.dsl import operators, tree
 from engine.dsl.checked import Checked
-from engine.dsl.checks import alternatives, needs, sorts, termination
+from engine.dsl.checks import needs, sorts, termination
 from engine.dsl.checks import rule_precedence as precedence
 from engine.dsl.checks.declarations import define
 from engine.dsl.checks.definitions import Effects
@@ -27,8 +27,9 @@ from engine.dsl.checks.limits import (
     Extent,
     Extents,
 )
-from engine.dsl.checks.pattern_resolver import PatternResolver, find_operator
-from engine.dsl.checks.roots import unconnected
+from engine.dsl.checks.patterns import alternatives
+from engine.dsl.checks.patterns.pattern_resolver import PatternResolver, find_operator
+from engine.dsl.checks.patterns.roots import unconnected
 from engine.dsl.diagnostics import Problems, TooMany
 from engine.dsl.expansion import expand
 from engine.dsl.forms import beyond_limits

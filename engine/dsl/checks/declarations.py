@@ -12,7 +12,7 @@ from engine.dsl.checks import sorts
 from engine.dsl.checks.definitions import Definitions
 from engine.dsl.checks.expression_checker import ExpressionChecker
 from engine.dsl.checks.layers import LayerTable
-from engine.dsl.checks.named_patterns import NamedPatterns
+from engine.dsl.checks.patterns.named_patterns import NamedPatterns
 from engine.dsl.diagnostics import Problems
 from engine.dsl.vocabulary import SIGNATURES, SORTS, constants, dtype_classes, dtypes, nearest, suggestion
 from engine.tensorrt import Capabilities

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.dsl import tree
 from engine.dsl.checks.layers import LayerTable
-from engine.dsl.checks.named_patterns import NamedPatterns
+from engine.dsl.checks.patterns.named_patterns import NamedPatterns
 from engine.errors import Span
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from engine.pytorch_modes import is_capturing, put_back
+from engine.process.pytorch_modes import is_capturing, put_back
 from engine.runtime.cuda_graphs.own_streams import own_stream
 from engine.runtime.cuda_graphs.recorded_call import RecordedCall, RecordedInput
 from engine.runtime.cuda_graphs.turns import turns

@@ -9,7 +9,7 @@ import torch
 
 from engine.errors import InputError
 from engine.graph.tensor_spec import TensorSpec
-from engine.pytorch_modes import undisturbed
+from engine.process.pytorch_modes import undisturbed
 from engine.runtime.boundary import Boundary, check_count, check_kinds
 from engine.runtime.engines.inputs import Input
 
