@@ -108,13 +108,14 @@ class RuleSet:
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> RuleSet:
-        """The built-in rules with those of files that are being edited, by path; nothing is kept on disk.
+        """As :meth:`load`, with the texts of files that are being edited, by path; nothing of them is kept on disk.
 
         Raises:
             RuleError: with every mistake.
         """
         target, hosts, given = _installed(), host.registered(), builtin_sources()
-        sources = _apart([*given, *(Source(path, Path(path).stem, 1, text) for path, text in texts.items())])
+        own = [Source(path, Path(path).stem, USER, text) for path, text in texts.items()]
+        sources = _apart([*given, *package_sources(), *own])
         key = _key(given, target, hosts, _hash(given, target))
         if key not in _bases:
             _bases.clear()

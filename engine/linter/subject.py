@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
-from engine.dsl.source import builtin_directory, read_sources
+from engine.dsl.source import USER, builtin_directory, read_sources
 from engine.dsl.syntax.parser import parse
 from engine.errors import Span
 
@@ -44,7 +44,7 @@ def read_files(ruleset: RuleSet, paths: Sequence[Path]) -> tuple[tree.File, ...]
     Raises:
         RuleError: a file cannot be read or has syntax errors.
     """
-    given = read_sources(paths or ruleset.sources, level=1)
+    given = read_sources(paths or ruleset.sources, level=USER)
     return tuple(parse(source.text, source.path, source.stem) for source in given)
 
 

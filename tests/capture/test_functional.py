@@ -249,3 +249,23 @@ def test_assigned_buffers_of_another_shape_are_refused():
 
     with pytest.raises(CaptureError):
         capture(Grows(), (torch.randn(2, 4),))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_composites_that_read_data_are_traced_once_more(held):
+    class Split(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.tensor([1, 3]))
+
+        def forward(self, x, places=None):
+            return torch.tensor_split(x, self.places if held else places, 0)
+
+    x = torch.randn(5, 4)
+    inputs = (x,) if held else (x, torch.tensor([2, 4]))
+    compiled = engine.compile(Split(), inputs)
+    assert any(note.startswith(TWICE) and "reads data" in note for note in compiled.report.notes)
+    if held:
+        assert compiled.report.coverage == 1
+    for got, wanted in zip(compiled(*inputs), Split()(*inputs), strict=True):
+        assert torch.equal(got, wanted)

@@ -438,3 +438,12 @@ def test_files_of_other_encodings(tmp_path, data, said):
     with pytest.raises(RuleError) as caught:
         load_rules(path)
     assert said in str(caught.value)
+
+
+def test_files_that_are_edited_are_a_users(tmp_path):
+    text = "lower gelu\n  match aten.erfinv(x)\n  emit aten.relu(x)\n"
+    (tmp_path / "activation.rules").write_text(text)
+    edited, loaded = RuleSet.of_texts({str(tmp_path / "activation.rules"): text}), RuleSet.load(tmp_path)
+    assert [rule.id for rule in edited.rules] == [rule.id for rule in loaded.rules]
+    (own,) = (rule for rule in edited.rules if rule.span.file.startswith(str(tmp_path)))
+    assert own.id == "user_activation.gelu"

@@ -19,7 +19,7 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
 from engine.capture.functional.views import is_composite
-from engine.rewriter.decomposition import Call, Recorder, without_new_guards
+from engine.rewriter.decomposition import Call, Recorder, Undecomposable, without_new_guards
 from engine.sizes import normal
 
 
@@ -72,7 +72,11 @@ class Composites:
         self._known: dict[Any, Steps | None] = {}
 
     def steps(self, node: fx.Node) -> Steps | None:
-        """What the op of a node calls; None where that cannot be said in steps."""
+        """What the op of a node calls; None where that cannot be said in steps.
+
+        Raises:
+            Undecomposable: the op reads the values of a tensor, which only another trace gives symbols.
+        """
         operands = _tensors(node)
         key = (node.target, *_described((node.args, sorted(node.kwargs.items()))))
         if key not in self._known:
@@ -130,6 +134,8 @@ def _recorded(node: fx.Node, operands: list[torch.Tensor]) -> Steps | None:
     try:
         with torch.no_grad(), enable_python_dispatcher(), asking, mode, recorder:
             result = node.target.decompose(*args, **kwargs)  # type: ignore[union-attr]
+    except Undecomposable:
+        raise
     except Exception:
         # Whatever the op's own code raises: it stays whole, and is taken apart later, or by a rule.
         return None

@@ -32,6 +32,7 @@ from engine.capture.functional.views import (
 from engine.errors import EngineError
 from engine.graph.provenance import describe
 from engine.graph.symbolic.symbols import size_call
+from engine.rewriter.decomposition import Undecomposable
 from engine.sizes import normal
 
 _CAST = torch.ops.aten._to_copy.default
@@ -321,7 +322,10 @@ class Functional:
 
     def _take_apart(self, node: fx.Node, operands: list[fx.Node], reason: fx.Node) -> fx.Node | None:
         """What a composite op calls, on other operands; None where it stays whole."""
-        found = self._composites.steps(node)
+        try:
+            found = self._composites.steps(node)
+        except Undecomposable as problem:
+            raise NotShown(f"{describe(node)}: {problem}") from None
         if found is None or not found.steps:
             return None if found is None else operands[found.result.place or 0]
         made: list[fx.Node] = []

@@ -12,7 +12,7 @@ import click
 
 from engine.commands.rules.output import print_findings, with_output
 from engine.dsl.formatting.formatter import formatted
-from engine.dsl.source import Source, read_sources
+from engine.dsl.source import USER, Source, read_sources
 from engine.errors import RuleError, Span
 from engine.linter.finding import Finding, of_diagnostics
 
@@ -33,7 +33,7 @@ def fmt(files: tuple[Path, ...], check: bool, diff: bool, output: str) -> None:
         return
     findings: list[Finding] = []
     changed = 0
-    sources = read_sources(files, level=1)
+    sources = read_sources(files, level=USER)
     for source in sources:
         try:
             text = formatted(source.text, source.path)
