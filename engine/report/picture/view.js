@@ -12,14 +12,14 @@ let selected = null; // a node, or a module
 let hits = [];
 let hit = -1;
 
-// Engines have hues far from each other and from orange, which is PyTorch's.
+// Engines have hues far from those of their neighbours and from orange, which is PyTorch's: 13 before one comes again.
 function color(segment) {
   return colors.get(segment) || "transparent";
 }
 {
   let engines = 0;
   for (const segment of graph.segments) {
-    const hue = segment.color === "torch" ? 30 : 75 + ((engines * 137.5) % 260);
+    const hue = segment.color === "torch" ? 30 : 85 + ((engines * 100) % 260);
     if (segment.color !== "torch") engines += 1;
     colors.set(segment.name, `hsl(${hue}, ${segment.color === "torch" ? 75 : 55}%, 52%)`);
   }
@@ -81,7 +81,7 @@ function drawRow(row, i, isSelected, isNear) {
   return make("div", { class: classes, style: `${indent}border-left-color:${main}`, role: "treeitem",
     "aria-expanded": String(module.open), ...on },
     make("span", { class: "mark" }, module.open ? "▾" : "▸"), make("span", { class: "name" }, row.name), bar,
-    make("span", { class: "op" }, `${module.nodes.length} nodes${torch ? `, ${torch} in PyTorch` : ""}`));
+    make("span", { class: "op" }, `${module.nodes.length} ${module.nodes.length === 1 ? "node" : "nodes"}${torch ? `, ${torch} in PyTorch` : ""}`));
 }
 
 function drawArcs(frame, first, last, own) {
@@ -167,6 +167,21 @@ function describe(node) {
   byId("details").replaceChildren(make("h2", {}, node.name), list, node.why ? make("pre", {}, node.why) : "");
 }
 
+// What there is to read before anything is selected: what stays in PyTorch, by reason, most nodes first.
+function describeGraph() {
+  const reasons = new Map();
+  for (const node of graph.nodes) {
+    if (node.color !== "torch") continue;
+    const key = node.reason || "no reason is known";
+    reasons.set(key, [...(reasons.get(key) || []), node.index]);
+  }
+  const list = [...reasons].sort((a, b) => b[1].length - a[1].length).map(([reason, indices]) =>
+    make("p", {}, `${reason}: `, ...links(indices)));
+  byId("details").replaceChildren(
+    make("h2", {}, list.length ? "In PyTorch, and why" : "Every node is in an engine"), ...list,
+    make("p", { class: "hint" }, "Click a node for its rule, shapes and module; click a module to fold or unfold it."));
+}
+
 function describeModule(module) {
   const list = make("dl", {}, ...shares(graph, module).flatMap(([name, count]) => [
     make("dt", {}, make("span", { class: "chip", style: `background:${color(name)}` }), String(count)),
@@ -241,6 +256,7 @@ function begin() {
   });
   window.addEventListener("resize", draw);
   unfoldSome(graph, 60);
+  describeGraph();
   refresh();
 }
 
