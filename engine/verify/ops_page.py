@@ -12,6 +12,7 @@ from engine.dsl import tree
 from engine.dsl.checks import needs
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
+from engine.rewriter.fuel import emitted_ops
 from engine.verify.core import standing
 from engine.verify.since import Since, walk
 
@@ -58,7 +59,7 @@ def table(rules: RuleSet, verified: Mapping[str, Verified], others: Iterable[str
         for op in dict.fromkeys(root.op for root in rule.roots):
             by_op[op].append(rule)
     since = Since(rules)
-    rows = [_row(op, by_op[op], rules, verified.get(op), since) for op in sorted({*by_op, *others})]
+    rows = [_row(op, by_op, rules, verified.get(op), since) for op in sorted({*by_op, *others})]
     head = ["op", "rules", "dtypes", "dynamic", "TensorRT", "limits"]
     return "\n".join(_line(cells) for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
@@ -67,12 +68,15 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _row(op: str, found: Sequence[Rule], rules: RuleSet, seen: Verified | None, since: Since) -> list[str]:
+def _row(
+    op: str, by_op: Mapping[str, Sequence[Rule]], rules: RuleSet, seen: Verified | None, since: Since
+) -> list[str]:
+    found = by_op.get(op, ())
     limits = dict(seen.limits) if seen is not None else {}
     if found:
         how = ", ".join(dict.fromkeys(_link(rule) for rule in found))
         dynamic = "yes" if any(_is_dynamic(rule) for rule in found) else ""
-        limits.update(dict.fromkeys(_RELAXED[word] for rule in found for word in rule.relax))
+        limits.update(dict.fromkeys(_RELAXED[word] for word in _relaxed(op, by_op, rules)))
     else:
         what = standing(op, rules)
         how = "PyTorch's decomposition" if what == "decomposition" else "none"
@@ -84,6 +88,21 @@ def _row(op: str, found: Sequence[Rule], rules: RuleSet, seen: Verified | None, 
         target += dict.fromkeys(needs.show(term) for rule in found for term in rule.needs)
     dtypes = str(seen or "")
     return [f"`{op.removeprefix('aten.')}`", how, dtypes, dynamic, ", ".join(target), "; ".join(limits)]
+
+
+def _relaxed(op: str, by_op: Mapping[str, Sequence[Rule]], rules: RuleSet) -> dict[str, None]:
+    """The words of ``relax`` of an op's rules.
+
+    Where one only spells it as another op, those of the `convert` rules of that op, too.
+    """
+    words: dict[str, None] = {}
+    for rule in by_op.get(op, ()):
+        words.update(dict.fromkeys(rule.relax))
+        emitted = () if rule.kind == "convert" else emitted_ops(rule, rules.macros)
+        if len(emitted) == 1:
+            converts = [other for other in by_op.get(emitted[0], ()) if other.kind == "convert"]
+            words.update(dict.fromkeys(word for other in converts for word in other.relax))
+    return words
 
 
 def _link(rule: Rule) -> str:

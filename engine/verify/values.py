@@ -5,7 +5,7 @@ tier  values               both sides must agree
 ====  ===================  ==========================================================================
 A     ``exact``            to the bit wherever PyTorch rounds nothing, that is where float64 gives the same
 B     ``normal``           within a few roundings of the result's dtype
-C     ``special``          likewise, on inf, nan, -0.0 and large values; only where no element meets another
+C     ``special``          likewise, on inf, nan, -0.0 and large values; the latter two where no element meets another
 ====  ===================  ==========================================================================
 
 ``relax`` weakens one of them: a difference that it excuses is no mistake, and a word that nothing needs is.
@@ -64,7 +64,7 @@ def contents(
     """Random contents for what a test line says of a tensor; ints are in ``0..below`` or ``-4..4``.
 
     Args:
-        distinct: no two elements of a tensor are equal, where its dtype has so many values.
+        distinct: no two elements of a normal or special tensor are equal, where its dtype has so many values.
         draw: which of the ``SPECIAL_DRAWS``.
         large: let the special tier have large numbers too.
     """
@@ -79,7 +79,7 @@ def contents(
     if distinct and tier == "normal":
         return _distinct(dtype, shape, generator)
     if dtype.is_floating_point:
-        return _floats(dtype, shape, generator, tier, draw, large)
+        return _floats(dtype, shape, generator, tier, draw, large, distinct)
     numbers = torch.randint(0 if dtype == torch.uint8 else -4, 5, shape, generator=generator)
     if tier == "special" and large and dtype in _LARGE_INTS:
         numbers = _sprinkled(numbers, torch.tensor(_LARGE_INTS[dtype]), 0.3, generator)
@@ -87,7 +87,13 @@ def contents(
 
 
 def _floats(
-    dtype: torch.dtype, shape: Sequence[int], generator: torch.Generator, tier: Tier, draw: int, large: bool
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    generator: torch.Generator,
+    tier: Tier,
+    draw: int,
+    large: bool,
+    distinct: bool = False,
 ) -> torch.Tensor:
     if tier == "exact":
         return torch.tensor(_EXACT)[torch.randint(0, len(_EXACT), shape, generator=generator)].to(dtype)
@@ -102,12 +108,24 @@ def _floats(
     values = [*_SPECIAL, *(_LARGE.get(dtype, _LARGE_ELSEWHERE) if large else ())]
     if draw % SPECIAL_DRAWS == 1:
         values = [value for value in values if value == value]
+    if distinct:
+        numbers = [value for value in values if value and value == value]
+        return _each_once(normal, numbers if draw % SPECIAL_DRAWS else [*numbers, float("nan")], generator).to(dtype)
     return _sprinkled(normal, torch.tensor(values), 0.4, generator).to(dtype)
 
 
 def _sprinkled(plain: torch.Tensor, values: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
     there = torch.rand(plain.shape, generator=generator) < share
     return torch.where(there, values[torch.randint(0, len(values), plain.shape, generator=generator)], plain)
+
+
+def _each_once(plain: torch.Tensor, values: Sequence[float], generator: torch.Generator) -> torch.Tensor:
+    """Each of the values in one place, as far as half of the places go."""
+    places = torch.randperm(plain.numel(), generator=generator)[: plain.numel() // 2]
+    order = torch.randperm(len(values), generator=generator)[: len(places)]
+    result = plain.flatten()
+    result[places[: len(order)]] = torch.tensor(values)[order]
+    return result.reshape(plain.shape)
 
 
 def _distinct(dtype: torch.dtype, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
@@ -292,7 +310,9 @@ def makes_ints_of_floats(nodes: Iterable[torch.fx.Node]) -> bool:
     """Whether integers are made of floats, of which PyTorch leaves open what inf, nan and large ones become."""
     for node in nodes:
         value = node.meta.get("val")
-        if node.op == "call_function" and isinstance(value, torch.Tensor) and _is_integral(value):
+        if node.op != "call_function" or not (is_elementwise(node.target) or rounds_to_steps([node.target])):
+            continue  # a place among floats is no cast of one
+        if isinstance(value, torch.Tensor) and _is_integral(value):
             operands = [operand.meta.get("val") for operand in node.all_input_nodes]
             if any(isinstance(operand, torch.Tensor) and operand.is_floating_point() for operand in operands):
                 return True

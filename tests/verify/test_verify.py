@@ -85,6 +85,8 @@ def test_the_same_search_finds_the_same(wrong: RuleSet) -> None:
         ("plus_nothing", "special values: the sides differ in what only `relax signed_zero` allows"),
         ("sum_by_mean", "exact values: the sides differ in what only `relax reassociation` allows"),
         ("twice", "special values: Tensor-likes are not equal"),
+        ("sum_of_numbers", "special values: the sides differ in what only `relax nan` allows"),
+        ("place_of_greatest", "special values: Tensor-likes are not equal"),
     ],
 )
 def test_values_that_tell(name: str, said: str, values: RuleSet) -> None:

@@ -78,7 +78,7 @@ def _attend(
     if softmax and quantize_scale is None and (causal is None or mask is None):
         bias = causal if mask is None else mask if mask.dtype == torch.bool else mask.float()
         result = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        return torch.nan_to_num(result, nan=0.0).to(dtype) if bias is not None else result.to(dtype)
+        return result.to(dtype) if bias is None else result.masked_fill(_attends_to_nothing(bias), 0.0).to(dtype)
     scores = query @ key.mT
     for limit in (causal, mask):
         if limit is not None:
@@ -86,12 +86,20 @@ def _attend(
             is_bool = limit.dtype == torch.bool
             scores = scores.masked_fill(~limit, blocked) if is_bool else scores + limit.float()
     if softmax:
-        scores = torch.softmax(scores, -1).nan_to_num(nan=0.0)
+        # What two masks leave of a row shows in its scores only; a row of nan attends to something.
+        nothing = torch.isneginf(scores).all(-1, keepdim=True)
+        scores = torch.softmax(scores, -1).masked_fill(nothing, 0.0)
     if quantize_scale is not None:
         scale = quantize_scale.float()
         kind = step["normalization_quantize_to_type"]
         scores = to_quantized(scores / scale, kind).float() * scale
     return (scores @ value).to(dtype)
+
+
+def _attends_to_nothing(mask: Tensor) -> Tensor:
+    """The rows of a mask, [..., queries, 1], that allow no key."""
+    blocked = ~mask if mask.dtype == torch.bool else torch.isneginf(mask)
+    return blocked.all(-1, keepdim=True)
 
 
 def _causal_mask(step: Step, queries: int, keys: int) -> Tensor | None:

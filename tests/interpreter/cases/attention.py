@@ -85,6 +85,17 @@ def attentions() -> Iterator[LayerCase]:
             lambda q, k, v, m: _attended(q, k, v, m, "NONE"),
             tolerance=PROBABILITIES.get(dtype),
         )
+    for dtype in (*HALVES, torch.float32):
+        # A query that is nan attends to every key, and so gives nan.
+        query = {**tensors(dtype, 32, 48, 4, 4), "mask": torch.ones(1, 1, 32, 48, dtype=torch.bool)}
+        query["q"][0, 0, 3] = torch.nan
+        yield LayerCase(
+            name("attention-nan", dtype),
+            build("NONE"),
+            query,
+            lambda q, k, v, m: _attended(q, k, v, m, "NONE"),
+            tolerance=PROBABILITIES.get(dtype),
+        )
     yield LayerCase(
         "attention-dynamic",
         build("NONE"),
