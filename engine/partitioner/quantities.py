@@ -63,7 +63,7 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
         seen.add(key)
         if isinstance(tensor, Captured):
             fake = mirror.fake(tensor.value)
-            if tensor.value.node not in made and isinstance(fake, torch.Tensor):
+            if isinstance(fake, torch.Tensor):
                 found[_name(tensor.dtype or fake.dtype)] += _bytes(fake.numel(), tensor.dtype or fake.dtype)
         elif isinstance(tensor, CallOutput) and tensor.dtype is not None:
             # What has a size of a call is filled in when it runs.
@@ -73,7 +73,8 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
 
     def is_constant(tensor: AbstractTensor) -> bool:
         if isinstance(tensor, Captured):
-            return mirror.is_const(tensor.value)
+            # A constant that the engine makes is held as what it is made of.
+            return mirror.is_const(tensor.value) and tensor.value.node not in made
         if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
             # TensorRT keeps what it dequantizes, and computes everything else of constants when it builds.
             kept = tensor.call.layer.name == "trt.dequantize"

@@ -155,6 +155,139 @@ def test_scales_that_are_written_out_are_those_of_groups():
     assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.5 + OVERHEAD
 
 
+class FloatZeros(Packed):
+    """A zero point that is a float for each group: taken off before the scales (HQQ) or added after them (gpt-fast)."""
+
+    def __init__(self, dtype, form):
+        super().__init__(dtype, 8)
+        self.zeros = nn.Buffer(torch.rand(ROWS, COLUMNS // GROUP, 1).to(dtype))
+        self.form = form
+
+    def weight(self):
+        codes = torch.stack((self.packed & 15, self.packed >> 4), -1).reshape(ROWS, -1, GROUP).to(self.scales.dtype)
+        if self.form == "before":
+            groups = (codes - self.zeros) * self.scales
+        elif self.form == "after":
+            groups = (codes - 8) * self.scales + self.zeros
+        else:
+            groups = codes * self.scales - self.zeros
+        return groups.reshape(ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize("form", ["before", "after", "less"])
+def test_zero_points_that_are_floats(form):
+    # float32 gives the same to the bit, so that the dequantized weight is that of PyTorch.
+    model, x = FloatZeros(torch.float32, form), torch.eye(COLUMNS)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(x), model(x))
+    assert compiled.report.weights.after["int4"] == ROWS * COLUMNS // 2
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.5 + 2 * OVERHEAD
+
+
+def test_a_byte_with_zero_points_that_are_floats():
+    class Bytes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.codes = nn.Buffer(torch.randint(0, 256, (ROWS, COLUMNS), dtype=torch.uint8))
+            self.scales, self.zeros = (nn.Buffer(_scales(ROWS, 1, dtype=torch.float16)) for _ in range(2))
+
+        def forward(self, x):
+            return functional.linear(x, (self.codes.half() - self.zeros * 1000) * self.scales)
+
+    compiled = _compiled(Bytes(), torch.randn(4, COLUMNS, dtype=torch.float16))
+    assert compiled.report.weights.after["int8"] == ROWS * COLUMNS
+
+
+def test_zero_points_for_each_element_are_held_as_floats():
+    class Each(FloatZeros):
+        def __init__(self):
+            super().__init__(torch.float32, "before")
+            self.zeros = nn.Buffer(torch.rand(ROWS, COLUMNS // GROUP, GROUP))
+
+    compiled = _compiled(Each(), torch.randn(4, COLUMNS))
+    assert set(compiled.report.weights.after) == {"float32"}
+
+
+class ForCpu(nn.Module):
+    """Packed by PyTorch for its kernel for CPUs."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        codes = torch.randint(0, 16, (ROWS, COLUMNS), dtype=torch.int32)
+        self.packed = nn.Buffer(torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))
+        self.scales = nn.Buffer(_scales(COLUMNS // GROUP, ROWS, 2, dtype=dtype))
+
+    def forward(self, x):
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_weights_packed_for_cpus(dtype):
+    compiled = _compiled(ForCpu(dtype), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.weights.after["int4"] == ROWS * COLUMNS // 2
+
+
+def _packed_for_tensor_cores(codes, inner):
+    """As `_convert_weight_to_int4pack` packs them on CUDA, where lane t of 32 has row t // 4 of each 8."""
+    rows, columns = codes.shape
+    packed = torch.zeros(rows // 8, columns // (16 * inner), 32, inner // 2, dtype=torch.int64)
+    for block in range(columns // (16 * inner)):
+        for pair in range(inner // 2):
+            for lane in range(32):
+                first = (block * inner + 2 * pair) * 16 + lane % 4 * 2
+                columns_of_lane = [first + part for part in (0, 8, 16, 24, 1, 9, 17, 25)]
+                for place, column in enumerate(columns_of_lane):
+                    packed[:, block, lane, pair] |= codes[lane // 4 :: 8, column] << (4 * place)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+
+
+class ForTensorCores(nn.Module):
+    def __init__(self, dtype, inner, rows=64, columns=256):
+        super().__init__()
+        self.codes = torch.randint(0, 16, (rows, columns))
+        self.packed = nn.Buffer(_packed_for_tensor_cores(self.codes, inner))
+        self.scales = nn.Buffer(_scales(columns // 32, rows, 2, dtype=dtype))
+
+    def weight(self):
+        scales, zeros = (part.t().repeat_interleave(32, 1) for part in self.scales.unbind(2))
+        return (self.codes - 8) * scales + zeros
+
+    def forward(self, x):
+        return torch.ops.aten._weight_int4pack_mm(x, self.packed, 32, self.scales)
+
+
+@pytest.mark.parametrize("inner", [2, 4, 8])
+def test_weights_packed_for_tensor_cores(inner):
+    # PyTorch has no kernel for CPUs to compare with: the weight is written out instead.
+    model, x = ForTensorCores(torch.float32, inner), torch.eye(256)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(x), model.weight().t())
+    assert compiled.report.weights.after["int4"] == 64 * 256 // 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("inner", [2, 4, 8])
+def test_pytorch_packs_for_tensor_cores_like_that(inner):
+    model = ForTensorCores(torch.bfloat16, inner)
+    codes = model.codes.to(torch.uint8)
+    packed = torch.ops.aten._convert_weight_to_int4pack((codes[:, ::2] << 4 | codes[:, 1::2]).cuda(), inner)
+    assert torch.equal(packed.cpu(), model.packed)
+    model, x = model.cuda(), torch.randn(4, 256, dtype=torch.bfloat16, device="cuda")
+    compiled = engine.compile(model, [x], min_block_size=1, require_full_compilation=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=2e-2, atol=2e-2)
+
+
+class PackedBytes(Rows):
+    def forward(self, x):
+        return torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scales[:, 0])
+
+
+@HALVES
+def test_bytes_of_pytorch(dtype):
+    compiled = _compiled(PackedBytes(dtype), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.weights.after["int8"] == ROWS * COLUMNS
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "build",
