@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.diagnosis import capture_error, essence
 from engine.capture.examples import Examples
+from engine.capture.functional.idle_writes import without_idle_writes
 from engine.capture.functional.program import FunctionalProgram, functional_program
 from engine.capture.functional.writes import NotShown
 from engine.capture.pytrees import register_from_error
@@ -290,6 +291,7 @@ def without_writes(program: ExportedProgram, seen: Seen) -> Program:
 
     Raises ``CaptureError`` where the model writes to tensors that share their memory.
     """
+    program = without_idle_writes(program)
     try:
         if autocast_is_on():
             raise NotShown("the casts of the autocast around it are not in it")
