@@ -27,8 +27,8 @@ _HELD = (InputKind.BUFFER, InputKind.PARAMETER, InputKind.CONSTANT_TENSOR)
 def without_idle_writes(program: ExportedProgram) -> ExportedProgram:
     """The program, or one like it whose ops do not write where a tensor that the model holds turns that off.
 
-    To PyTorch a fused observer of quantisation-aware training writes to its scale even when it is off, so that the scale
-    would be a state and no constant.
+    To PyTorch a fused observer of quantisation-aware training writes to its scale even when it is off, so that the
+    scale would be a state and no constant.
     """
     idle = {node for node in program.graph.nodes if node.target in _SWITCHED and _is_off(program, node)}
     if not idle:
