@@ -100,6 +100,36 @@ def test_torchao_in_torch_compile(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("spelling", ["op", "subclass"])
+def test_nf4(spelling):
+    nf4 = pytest.importorskip("torchao.quantization.quantize_.workflows.nf4.nf4_tensor")
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            weight = nf4.to_nf4(torch.randn(2 * WIDTH, WIDTH), 64, 256)
+            self.weight = nn.Parameter(weight, requires_grad=False)
+
+        def forward(self, x):
+            if spelling == "op":
+                return nf4.linear_nf4(x, self.weight)
+            return functional.linear(x, self.weight.get_original_weight())
+
+    report = _whole(Linear(), _example(), tolerance=1e-6)
+    assert _dtypes(report) == {("float32", "int4")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_int4_packed_for_cpus(dtype):
+    torchao = pytest.importorskip("torchao.quantization")
+    workflow = pytest.importorskip("torchao.prototype.quantization.int4.inference_workflow")
+    model = Network().eval().to(dtype)
+    torchao.quantize_(model, workflow.PrototypeInt4WeightOnlyConfig(group_size=32))
+    report = _whole(model, _example().to(dtype), tolerance=1e-5 if dtype == torch.float32 else 2e-2)
+    assert _dtypes(report) == {(str(dtype).removeprefix("torch."), "int4")}
+
+
 def _pt2e(model, x, **how):
     prepared = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
     quantizers = pytest.importorskip("torchao.testing.pt2e._xnnpack_quantizer")

@@ -265,6 +265,75 @@ def test_weights_packed_for_tensor_cores(inner):
     assert compiled.report.weights.after["int4"] == 64 * 256 // 2
 
 
+class CodeBook(nn.Module):
+    """Codes that are positions in a table, as bitsandbytes has NF4 and its dynamic types; float32 inside."""
+
+    def __init__(self, dtype, entries=16):
+        super().__init__()
+        self.codes = nn.Buffer(torch.randint(0, entries, (ROWS * COLUMNS // GROUP, GROUP), dtype=torch.uint8))
+        self.table = nn.Buffer(torch.randn(entries).sort().values)
+        self.scales = nn.Buffer(_scales(ROWS * COLUMNS // GROUP, dtype=torch.float32))
+        self.dtype = dtype
+
+    def forward(self, x):
+        weight = self.table[self.codes.reshape(-1).long()].view(-1, GROUP) * self.scales[:, None]
+        return functional.linear(x, weight.reshape(ROWS, COLUMNS).to(self.dtype))
+
+
+@pytest.mark.parametrize(("entries", "name"), [(16, "int4"), (200, "int8")])
+@HALVES
+def test_code_books(dtype, entries, name):
+    compiled = _compiled(CodeBook(dtype, entries), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.weights.after[name] == ROWS * COLUMNS // (2 if entries == 16 else 1)
+    assert compiled.report.products[0].dtypes[1] == name
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * (0.5 if entries == 16 else 1) + 2 * OVERHEAD
+
+
+def test_code_books_give_the_same_to_the_bit():
+    model, x = CodeBook(torch.float32), torch.eye(COLUMNS)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(x), model(x))
+
+
+def test_codes_beyond_the_table_are_looked_up_when_compiling():
+    model = CodeBook(torch.float32)
+    model.codes = nn.Buffer(model.codes.to(torch.int64) - 16)  # from the end of the table
+    model.forward = lambda x: functional.linear(
+        x, (model.table[model.codes.reshape(-1)].view(-1, GROUP) * model.scales[:, None]).reshape(ROWS, COLUMNS)
+    )
+    compiled = _compiled(model, torch.randn(4, COLUMNS))
+    assert set(compiled.report.weights.after) == {"float32"}
+
+
+@pytest.mark.parametrize("join", [torch.cat, torch.stack])
+def test_weights_that_are_joined(join):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([Packed(torch.float16, 8) for _ in range(3)])
+
+        def forward(self, x):
+            return functional.linear(x, join([part.weight() for part in self.parts], 0).reshape(-1, COLUMNS))
+
+    compiled = _compiled(Joined(), torch.randn(4, COLUMNS, dtype=torch.float16))
+    assert compiled.report.weights.after["int4"] == 3 * ROWS * COLUMNS // 2
+    assert compiled.report.products[0].dtypes == ("float16", "int4")
+    assert compiled.report.engine_bytes < 3 * (ROWS * COLUMNS * 0.5 + OVERHEAD)
+
+
+def test_weights_joined_with_floats_are_floats():
+    class Joined(Packed):
+        def __init__(self):
+            super().__init__(torch.float32, 8)
+            self.more = nn.Parameter(torch.randn(64, COLUMNS))
+
+        def forward(self, x):
+            return functional.linear(x, torch.cat([self.weight(), self.more]))
+
+    compiled = _compiled(Joined().eval(), torch.randn(4, COLUMNS))
+    assert set(compiled.report.weights.after) == {"float32"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("inner", [2, 4, 8])
 def test_pytorch_packs_for_tensor_cores_like_that(inner):
@@ -293,7 +362,8 @@ def test_bytes_of_pytorch(dtype):
     "build",
     [
         *(lambda dtype: Packed(dtype, 8), lambda dtype: Packed(dtype, 7), Rows, AfterProduct, Blocks),
-        *(lambda dtype: Repeated(dtype, 8), Shifted),
+        *(lambda dtype: Repeated(dtype, 8), Shifted, CodeBook),
+        *(lambda dtype: FloatZeros(dtype, "before"), lambda dtype: FloatZeros(dtype, "after")),
     ],
 )
 @HALVES
