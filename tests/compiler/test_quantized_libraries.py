@@ -100,6 +100,20 @@ def test_torchao_in_torch_compile(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["int4", "int8"])
+@pytest.mark.parametrize("axis", [True, False], ids=["rows", "groups"])
+def test_embeddings(name, axis):
+    torchao = pytest.importorskip("torchao.quantization")
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(64, WIDTH), nn.Linear(WIDTH, 8)).half().eval()
+    config = torchao.IntxWeightOnlyConfig(getattr(torch, name), granularity=PerAxis(0) if axis else PerGroup(32))
+    torchao.quantize_(model, config, filter_fn=lambda module, _: isinstance(module, nn.Embedding))
+    report = _whole(model, torch.randint(0, 64, (2, 5)), tolerance=1e-3)
+    assert report.weights.after[name] == 64 * WIDTH // (2 if name == "int4" else 1)
+
+
 @pytest.mark.parametrize("spelling", ["op", "subclass"])
 def test_nf4(spelling):
     nf4 = pytest.importorskip("torchao.quantization.quantize_.workflows.nf4.nf4_tensor")

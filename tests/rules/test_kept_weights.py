@@ -265,6 +265,43 @@ def test_weights_packed_for_tensor_cores(inner):
     assert compiled.report.weights.after["int4"] == 64 * 256 // 2
 
 
+class Table(nn.Module):
+    """An embedding whose rows are fetched as codes and dequantised then."""
+
+    def __init__(self, how):
+        super().__init__()
+        kind = torch.uint8 if how in ("uint8", "nibbles") else torch.int8
+        self.codes = nn.Buffer(torch.randint(-120, 120, (ROWS, COLUMNS)).to(kind))
+        self.scales = nn.Buffer(_scales(ROWS, 1, dtype=torch.float32))
+        self.how = how
+
+    def forward(self, index):
+        rows, scales = functional.embedding(index, self.codes), functional.embedding(index, self.scales)
+        if self.how == "index":
+            rows = self.codes[index]
+        elif self.how == "uint8":
+            rows = rows.float() - 128
+        elif self.how == "nibbles":
+            rows = torch.stack((rows & 15, rows >> 4), -1).flatten(-2)
+        return rows.to(scales.dtype) * scales
+
+
+@pytest.mark.parametrize("how", ["embedding", "index", "uint8", "nibbles"])
+def test_rows_of_tables(how):
+    model, index = Table(how), torch.randint(0, ROWS, (2, 3))
+    compiled = engine.compile(model, [index], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(index), model(index))
+    assert compiled.report.weights.after["int8"] == ROWS * COLUMNS
+    assert compiled.report.engine_bytes < ROWS * COLUMNS + OVERHEAD
+
+
+def test_rows_of_tables_that_are_not_to_be_kept():
+    model, index = Table("index"), torch.randint(0, ROWS, (2, 3))
+    compiled = engine.compile(model, [index], min_block_size=1, runtime="interpreter", keep_quantized_weights=False)
+    assert torch.equal(compiled(index), model(index))
+    assert "int8" not in compiled.report.weights.after
+
+
 class CodeBook(nn.Module):
     """Codes that are positions in a table, as bitsandbytes has NF4 and its dynamic types; float32 inside."""
 
