@@ -227,6 +227,16 @@ def test_weights_packed_for_cpus(dtype):
     assert compiled.report.weights.after["int4"] == ROWS * COLUMNS // 2
 
 
+def test_packed_weights_whose_groups_do_not_fit_stay_in_pytorch():
+    class Misfit(ForCpu):
+        def forward(self, x):
+            # PyTorch itself does not look whether there are as many scales, and reads past their end.
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP // 2, self.scales)
+
+    compiled = engine.compile(Misfit(torch.bfloat16), [torch.randn(4, COLUMNS).bfloat16()], runtime="interpreter")
+    assert "`G * g == K` is false" in compiled.report.fallbacks[0].reason
+
+
 def _packed_for_tensor_cores(codes, inner):
     """As `_convert_weight_to_int4pack` packs them on CUDA, where lane t of 32 has row t // 4 of each 8."""
     rows, columns = codes.shape
