@@ -40,7 +40,17 @@ _NUMPY = (
     "functions of numpy do not take sizes: torch.arange(n), torch.scalar_tensor(n).sqrt() and the like in place of "
     "np.arange(n) and np.sqrt(n)"
 )
+_QUANTISED = (
+    "quantise with torchao (quantize_, or prepare_pt2e and convert_pt2e), or compile the model that prepare_qat gave, "
+    "after disable_observer and before convert"
+)
+PACKED = f": it has weights that PyTorch packed for its own kernels, which compute in quantized tensors; {_QUANTISED}"
+"""What to say of a model that ``torch.ao.quantization`` converted."""
 _ADVICE = (
+    (
+        ("quantized nyi in meta tensors",),
+        f"the model makes quantized tensors (torch.quantize_per_tensor), which cannot be traced: {_QUANTISED}",
+    ),
     (
         ("Constraints violated", "conflicts between user-specified ranges", "specialized it to be a constant", "Dim"),
         "the model needs these dims to be fixed or related: mark them static (None), use the suggested Dim, "

@@ -36,7 +36,8 @@ from engine.capture.sizes.small_size_check import Difference, difference
 from engine.capture.sizes.waived import believe_only, real_guards
 from engine.capture.substitution import substitute, substitutes
 from engine.capture.tracing.graph_modules import knows_its_inputs, program_of
-from engine.capture.tracing.torch_export import Program, Seen, export, functional, refuse_scripted
+from engine.capture.tracing.torch_export import Program, Seen, export, functional
+from engine.capture.tracing.torchscript import refuse_scripted
 from engine.capture.values import check_values
 from engine.errors import CaptureError
 from engine.graph.symbolic.implied import implied_equalities

@@ -72,8 +72,8 @@ def made_of_ints(mirror: Mirror, value: Value) -> bool:
     queue, sources = [value.node], 0
     while queue:
         node = queue.pop()
-        if node.op == "get_attr":
-            # What was folded knows what it was made of.
+        # What rules wrote out is the same for any weights; what was folded knows what it was made of.
+        if node.op == "get_attr" and not node.meta.get("literal", False):
             how = node.meta.get("recipe")
             for name in (str(node.target),) if how is None else how.sources:
                 dtype = mirror.constants[name].dtype

@@ -25,6 +25,9 @@ _PRODUCTS = {
 }
 # What stands between a quantized value and the product that reads it.
 _CARRIES = frozenset({"trt.shuffle", "trt.cast", "trt.identity", "trt.slice", "trt.squeeze", "trt.unsqueeze"})
+# Layers through which the codes of a constant are followed, with their parameters.
+_COMPUTES = {"trt.elementwise": ("a", "b"), "trt.gather": ("indices",)}
+_NARROW = (INT4, torch.int8)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -63,7 +66,7 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
         seen.add(key)
         if isinstance(tensor, Captured):
             fake = mirror.fake(tensor.value)
-            if tensor.value.node not in made and isinstance(fake, torch.Tensor):
+            if isinstance(fake, torch.Tensor):
                 found[_name(tensor.dtype or fake.dtype)] += _bytes(fake.numel(), tensor.dtype or fake.dtype)
         elif isinstance(tensor, CallOutput) and tensor.dtype is not None:
             # What has a size of a call is filled in when it runs.
@@ -73,7 +76,8 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
 
     def is_constant(tensor: AbstractTensor) -> bool:
         if isinstance(tensor, Captured):
-            return mirror.is_const(tensor.value)
+            # A constant that the engine makes is held as what it is made of.
+            return mirror.is_const(tensor.value) and tensor.value.node not in made
         if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
             # TensorRT keeps what it dequantizes, and computes everything else of constants when it builds.
             kept = tensor.call.layer.name == "trt.dequantize"
@@ -98,7 +102,7 @@ def products(mirror: Mirror, tiles: Sequence[Tile]) -> tuple[Products, ...]:
         for call in tile.plan.calls:
             names = _PRODUCTS.get(call.layer.name) if isinstance(call, LayerCall) else None
             if names is not None and isinstance(call, LayerCall):
-                operands = [_source(call.values[name], of_node) for name in names]
+                operands = [_source(call.values[name], of_node, mirror) for name in names]
                 counts[_product(call, operands)] += 1
     return tuple(
         Products(each.layer, each.dtypes, count, each.why) for each, count in sorted(counts.items(), key=lambda i: i[0])
@@ -119,8 +123,11 @@ def _product(call: LayerCall, operands: list[torch.dtype | None]) -> Products:
     return Products(layer, names, 1, why)
 
 
-def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile]) -> torch.dtype | None:
-    """The dtype that the elements of an operand have before they are dequantized."""
+def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile], mirror: Mirror) -> torch.dtype | None:
+    """The dtype that the elements of an operand have before they are dequantized.
+
+    Of constants also before they are computed with: codes with a zero point, codes by which a table is read.
+    """
     while True:
         if isinstance(tensor, Captured) and tensor.value.node in of_node:
             tensor = of_node[tensor.value.node].plan.outputs[tensor.value.index]
@@ -129,14 +136,25 @@ def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile]) -> torc
             if name == "trt.dequantize":
                 dtype: torch.dtype | None = values["x"].dtype
                 return dtype
-            if name == "trt.elementwise":
-                inner = [_source(values[key], of_node) for key in ("a", "b")]
-                return next((each for each in inner if each == INT4), tensor.dtype)
+            if name in _COMPUTES and _is_constant(tensor, mirror):
+                inner = [_source(values[key], of_node, mirror) for key in _COMPUTES[name]]
+                return next((each for each in inner if each in _NARROW), tensor.dtype)
+            if name == "trt.concatenation":
+                inner = list(dict.fromkeys(_source(each, of_node, mirror) for each in values["xs"]))
+                return inner[0] if len(inner) == 1 else tensor.dtype
             if name not in _CARRIES:
                 return tensor.dtype
             tensor = values["x"]
         else:
             return None if tensor is None else tensor.dtype
+
+
+def _is_constant(tensor: AbstractTensor, mirror: Mirror) -> bool:
+    if isinstance(tensor, Captured):
+        return mirror.is_const(tensor.value)
+    if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+        return all(_is_constant(each, mirror) for each in tensors(tensor.call.values))
+    return isinstance(tensor, ConstantTensor)
 
 
 def _bytes(numel: int, dtype: torch.dtype) -> int:

@@ -9,7 +9,8 @@ counts as such above :data:`LARGE` bytes and :data:`GROWTH` times the size of it
 convert the op, it is folded whatever its size, because a constant is the only thing left to be.
 
 What makes floats of int8 weights stays as well if a rule can convert it, for products in int8; so does what a rule
-converts by dequantizing constants, and what only moves the result (a reshape): TensorRT keeps such weights narrow.
+converts by dequantizing constants, and what only moves the results (a reshape, a cat): TensorRT keeps such weights
+narrow.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ GROWTH = 4
 # Constants up to this many bytes are compared by content.
 SMALL = 64 << 10
 
+_JOINS = ("aten.cat.default", "aten.stack.default")
 _WIDE = {torch.float32, torch.float16, torch.bfloat16}
 
 NAME = "constant folding"
@@ -123,7 +125,8 @@ def _frontier(
             return None
         inputs = mirror.inputs(node)
         if moves(mirror, node):
-            return inputs if read_if_kept(inputs[0].node) is not None and convertible(node) else None
+            every = all(read_if_kept(each.node) is not None for each in inputs)
+            return inputs if every and convertible(node) else None
         reads = dequantized(node)
         if reads is None and (grows(mirror, node) or _widens(mirror, node)) and convertible(node):
             return inputs
@@ -151,13 +154,13 @@ def _frontier(
 
 
 def moves(mirror: Mirror, node: fx.Node) -> bool:
-    """Whether a node has one operand and gives its elements again: a reshape, a permutation, floats as other floats."""
+    """Whether a node gives the elements of its operands again: a reshape, a cat, floats as other floats."""
     inputs = mirror.inputs(node)
-    if len(inputs) != 1:
+    if len(inputs) != 1 and (not inputs or mirror.op(node) not in _JOINS):
         return False
-    before, after = mirror.fake(inputs[0]), mirror.fake(Value(node, 0))
-    same = before.dtype == after.dtype or {before.dtype, after.dtype} <= _WIDE
-    return bool(same and before.numel() == after.numel())
+    before, after = [mirror.fake(each) for each in inputs], mirror.fake(Value(node, 0))
+    same = all(each.dtype == after.dtype or {each.dtype, after.dtype} <= _WIDE for each in before)
+    return bool(same and sum(each.numel() for each in before) == after.numel())
 
 
 def grows(mirror: Mirror, node: fx.Node) -> bool:

@@ -269,3 +269,33 @@ def test_composites_that_read_data_are_traced_once_more(held):
         assert compiled.report.coverage == 1
     for got, wanted in zip(compiled(*inputs), Split()(*inputs), strict=True):
         assert torch.equal(got, wanted)
+
+
+class Observed(nn.Module):
+    """A fused observer, whose op writes to all of its buffers but the two that turn it on and off."""
+
+    def __init__(self, on):
+        super().__init__()
+        self.on, self.quantises = nn.Buffer(torch.tensor([on])), nn.Buffer(torch.tensor([1]))
+        self.least, self.most = nn.Buffer(torch.tensor([-1.0])), nn.Buffer(torch.tensor([2.0]))
+        self.scale, self.zero = nn.Buffer(torch.tensor([1.0])), nn.Buffer(torch.tensor([0], dtype=torch.int32))
+
+    def forward(self, input):
+        ranges = self.least, self.most, self.scale, self.zero
+        return torch.fused_moving_avg_obs_fake_quant(input, self.on, self.quantises, *ranges, 0.01, 0, 255, 0)
+
+
+class Switched(Observed):
+    def forward(self, input):
+        self.on += 1
+        return super().forward(input)
+
+
+@pytest.mark.parametrize(("kind", "on", "states"), [(Observed, 0, 0), (Observed, 1, 4), (Switched, 0, 5)])
+def test_what_is_written_where_the_model_turns_that_off_is_no_state(kind, on, states):
+    model, x = kind(on), torch.randn(4, 5)
+    captured = capture(model, (x,))
+    assert len(captured.states) == states
+    compiled = engine.compile(kind(on), (x,), runtime="interpreter", min_block_size=1)
+    for scale in (1.0, 3.0):
+        torch.testing.assert_close(compiled(scale * x), model(scale * x))

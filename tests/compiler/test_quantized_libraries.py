@@ -100,6 +100,50 @@ def test_torchao_in_torch_compile(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["int4", "int8"])
+@pytest.mark.parametrize("axis", [True, False], ids=["rows", "groups"])
+def test_embeddings(name, axis):
+    torchao = pytest.importorskip("torchao.quantization")
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(64, WIDTH), nn.Linear(WIDTH, 8)).half().eval()
+    config = torchao.IntxWeightOnlyConfig(getattr(torch, name), granularity=PerAxis(0) if axis else PerGroup(32))
+    torchao.quantize_(model, config, filter_fn=lambda module, _: isinstance(module, nn.Embedding))
+    report = _whole(model, torch.randint(0, 64, (2, 5)), tolerance=1e-3)
+    assert report.weights.after[name] == 64 * WIDTH // (2 if name == "int4" else 1)
+
+
+@pytest.mark.parametrize("spelling", ["op", "subclass"])
+def test_nf4(spelling):
+    nf4 = pytest.importorskip("torchao.quantization.quantize_.workflows.nf4.nf4_tensor")
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            weight = nf4.to_nf4(torch.randn(2 * WIDTH, WIDTH), 64, 256)
+            self.weight = nn.Parameter(weight, requires_grad=False)
+
+        def forward(self, x):
+            if spelling == "op":
+                return nf4.linear_nf4(x, self.weight)
+            return functional.linear(x, self.weight.get_original_weight())
+
+    report = _whole(Linear(), _example(), tolerance=1e-6)
+    assert _dtypes(report) == {("float32", "int4")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_int4_packed_for_cpus(dtype):
+    torchao = pytest.importorskip("torchao.quantization")
+    workflow = pytest.importorskip("torchao.prototype.quantization.int4.inference_workflow")
+    model = Network().eval().to(dtype)
+    torchao.quantize_(model, workflow.PrototypeInt4WeightOnlyConfig(group_size=32))
+    report = _whole(model, _example().to(dtype), tolerance=1e-5 if dtype == torch.float32 else 2e-2)
+    assert _dtypes(report) == {(str(dtype).removeprefix("torch."), "int4")}
+
+
 def _pt2e(model, x, **how):
     prepared = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
     quantizers = pytest.importorskip("torchao.testing.pt2e._xnnpack_quantizer")
@@ -162,6 +206,75 @@ def test_modules_of_quantisation_aware_training():
     report = _whole(prepared.eval().apply(disable_observer), _example())
     assert report.weights.after["int8"] == 2 * WIDTH * WIDTH
     assert any("observer_enabled" in note for note in report.notes)
+
+
+def _trained(model, x, backend):
+    """A model prepared for quantisation-aware training with fused observers, which are off again."""
+    from torch.ao.quantization import disable_observer, get_default_qat_qconfig, prepare_qat
+
+    model.train().qconfig = get_default_qat_qconfig(backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare_qat(model)
+    prepared(x)
+    return prepared.eval().apply(disable_observer)
+
+
+@pytest.mark.parametrize("backend", ["x86", "qnnpack"])
+def test_fused_observers_that_are_off(backend):
+    # Rows have scales of their own with x86, and one scale with qnnpack.
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
+    report = _whole(_trained(torch.ao.quantization.QuantWrapper(inner), _example(), backend), _example(), tolerance=0)
+    assert _dtypes(report) == {("int8", "int8")}
+    assert report.weights.after["int8"] == 2 * WIDTH * WIDTH
+
+
+def test_fused_observers_of_convolutions():
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 16, 16)
+    report = _whole(_trained(Convolutions(), x, "x86"), x, tolerance=1e-6)
+    assert report.weights.after["int8"] == 128 * 64 * 9
+
+
+def test_fused_observers_that_are_on_stay_in_pytorch():
+    x = _example()
+    model = _trained(nn.Sequential(nn.Linear(WIDTH, WIDTH)), x, "x86").apply(torch.ao.quantization.enable_observer)
+    compiled = engine.compile(copy.deepcopy(model), (x,), runtime="interpreter", min_block_size=1)
+    for scale in (1, 3):  # what is observed changes the scale of the next call
+        torch.testing.assert_close(compiled(scale * x), model(scale * x))
+    assert all("expected a constant" in fallback.reason for fallback in compiled.report.fallbacks)
+
+
+def test_quantisation_aware_training_of_pt2e():
+    qat = pytest.importorskip("torchao.quantization.pt2e")
+    quantize = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
+    quantizers = pytest.importorskip("torchao.testing.pt2e._xnnpack_quantizer")
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 16, 16)
+    config = quantizers.get_symmetric_quantization_config(is_qat=True, is_per_channel=True)
+    prepared = quantize.prepare_qat_pt2e(
+        torch.export.export(Convolutions().train(), (x,)).module(), quantizers.XNNPACKQuantizer().set_global(config)
+    )
+    prepared(x)
+    converted = quantize.convert_pt2e(qat.move_exported_model_to_eval(prepared))
+    report = _whole(converted, x, tolerance=1e-6)
+    assert ("float32", "int8") in _dtypes(report)
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "static"])
+def test_what_torch_ao_converted_is_refused_with_another_way(dynamic):
+    from torch.ao import quantization
+
+    model = nn.Sequential(quantization.QuantStub(), nn.Linear(WIDTH, WIDTH), quantization.DeQuantStub()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dynamic:
+            packed = quantization.quantize_dynamic(model, {nn.Linear})
+        else:
+            packed = quantization.convert(_trained(model, _example(), "x86"))
+    with pytest.raises(CaptureError, match=r"LinearPackedParams.*quantized tensors; quantise with torchao"):
+        engine.compile(packed, (_example(),), runtime="interpreter")
 
 
 def test_what_changes_in_a_call_decides_nothing():

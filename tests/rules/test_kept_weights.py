@@ -155,12 +155,262 @@ def test_scales_that_are_written_out_are_those_of_groups():
     assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.5 + OVERHEAD
 
 
+class FloatZeros(Packed):
+    """A zero point that is a float for each group: taken off before the scales (HQQ) or added after them (gpt-fast)."""
+
+    def __init__(self, dtype, form):
+        super().__init__(dtype, 8)
+        self.zeros = nn.Buffer(torch.rand(ROWS, COLUMNS // GROUP, 1).to(dtype))
+        self.form = form
+
+    def weight(self):
+        codes = torch.stack((self.packed & 15, self.packed >> 4), -1).reshape(ROWS, -1, GROUP).to(self.scales.dtype)
+        if self.form == "before":
+            groups = (codes - self.zeros) * self.scales
+        elif self.form == "after":
+            groups = (codes - 8) * self.scales + self.zeros
+        else:
+            groups = codes * self.scales - self.zeros
+        return groups.reshape(ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize("form", ["before", "after", "less"])
+def test_zero_points_that_are_floats(form):
+    # float32 gives the same to the bit, so that the dequantized weight is that of PyTorch.
+    model, x = FloatZeros(torch.float32, form), torch.eye(COLUMNS)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(x), model(x))
+    assert compiled.report.weights.after["int4"] == ROWS * COLUMNS // 2
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * 0.5 + 2 * OVERHEAD
+
+
+def test_a_byte_with_zero_points_that_are_floats():
+    class Bytes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.codes = nn.Buffer(torch.randint(0, 256, (ROWS, COLUMNS), dtype=torch.uint8))
+            self.scales, self.zeros = (nn.Buffer(_scales(ROWS, 1, dtype=torch.float16)) for _ in range(2))
+
+        def forward(self, x):
+            return functional.linear(x, (self.codes.half() - self.zeros * 1000) * self.scales)
+
+    compiled = _compiled(Bytes(), torch.randn(4, COLUMNS, dtype=torch.float16))
+    assert compiled.report.weights.after["int8"] == ROWS * COLUMNS
+
+
+def test_zero_points_for_each_element_are_held_as_floats():
+    class Each(FloatZeros):
+        def __init__(self):
+            super().__init__(torch.float32, "before")
+            self.zeros = nn.Buffer(torch.rand(ROWS, COLUMNS // GROUP, GROUP))
+
+    compiled = _compiled(Each(), torch.randn(4, COLUMNS))
+    assert set(compiled.report.weights.after) == {"float32"}
+
+
+class ForCpu(nn.Module):
+    """Packed by PyTorch for its kernel for CPUs."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        codes = torch.randint(0, 16, (ROWS, COLUMNS), dtype=torch.int32)
+        self.packed = nn.Buffer(torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))
+        self.scales = nn.Buffer(_scales(COLUMNS // GROUP, ROWS, 2, dtype=dtype))
+
+    def forward(self, x):
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_weights_packed_for_cpus(dtype):
+    compiled = _compiled(ForCpu(dtype), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.weights.after["int4"] == ROWS * COLUMNS // 2
+
+
+def test_packed_weights_whose_groups_do_not_fit_stay_in_pytorch():
+    class Misfit(ForCpu):
+        def forward(self, x):
+            # PyTorch itself does not look whether there are as many scales, and reads past their end.
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP // 2, self.scales)
+
+    compiled = engine.compile(Misfit(torch.bfloat16), [torch.randn(4, COLUMNS).bfloat16()], runtime="interpreter")
+    assert "`G * g == K` is false" in compiled.report.fallbacks[0].reason
+
+
+def _packed_for_tensor_cores(codes, inner):
+    """As `_convert_weight_to_int4pack` packs them on CUDA, where lane t of 32 has row t // 4 of each 8."""
+    rows, columns = codes.shape
+    packed = torch.zeros(rows // 8, columns // (16 * inner), 32, inner // 2, dtype=torch.int64)
+    for block in range(columns // (16 * inner)):
+        for pair in range(inner // 2):
+            for lane in range(32):
+                first = (block * inner + 2 * pair) * 16 + lane % 4 * 2
+                columns_of_lane = [first + part for part in (0, 8, 16, 24, 1, 9, 17, 25)]
+                for place, column in enumerate(columns_of_lane):
+                    packed[:, block, lane, pair] |= codes[lane // 4 :: 8, column] << (4 * place)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+
+
+class ForTensorCores(nn.Module):
+    def __init__(self, dtype, inner, rows=64, columns=256):
+        super().__init__()
+        self.codes = torch.randint(0, 16, (rows, columns))
+        self.packed = nn.Buffer(_packed_for_tensor_cores(self.codes, inner))
+        self.scales = nn.Buffer(_scales(columns // 32, rows, 2, dtype=dtype))
+
+    def weight(self):
+        scales, zeros = (part.t().repeat_interleave(32, 1) for part in self.scales.unbind(2))
+        return (self.codes - 8) * scales + zeros
+
+    def forward(self, x):
+        return torch.ops.aten._weight_int4pack_mm(x, self.packed, 32, self.scales)
+
+
+@pytest.mark.parametrize("inner", [2, 4, 8])
+def test_weights_packed_for_tensor_cores(inner):
+    # PyTorch has no kernel for CPUs to compare with: the weight is written out instead.
+    model, x = ForTensorCores(torch.float32, inner), torch.eye(256)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(x), model.weight().t())
+    assert compiled.report.weights.after["int4"] == 64 * 256 // 2
+
+
+class Table(nn.Module):
+    """An embedding whose rows are fetched as codes and dequantised then."""
+
+    def __init__(self, how):
+        super().__init__()
+        kind = torch.uint8 if how in ("uint8", "nibbles") else torch.int8
+        self.codes = nn.Buffer(torch.randint(-120, 120, (ROWS, COLUMNS)).to(kind))
+        self.scales = nn.Buffer(_scales(ROWS, 1, dtype=torch.float32))
+        self.how = how
+
+    def forward(self, index):
+        rows, scales = functional.embedding(index, self.codes), functional.embedding(index, self.scales)
+        if self.how == "index":
+            rows = self.codes[index]
+        elif self.how == "uint8":
+            rows = rows.float() - 128
+        elif self.how == "nibbles":
+            rows = torch.stack((rows & 15, rows >> 4), -1).flatten(-2)
+        return rows.to(scales.dtype) * scales
+
+
+@pytest.mark.parametrize("how", ["embedding", "index", "uint8", "nibbles"])
+def test_rows_of_tables(how):
+    model, index = Table(how), torch.randint(0, ROWS, (2, 3))
+    compiled = engine.compile(model, [index], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(index), model(index))
+    assert compiled.report.weights.after["int8"] == ROWS * COLUMNS
+    assert compiled.report.engine_bytes < ROWS * COLUMNS + OVERHEAD
+
+
+def test_rows_of_tables_that_are_not_to_be_kept():
+    model, index = Table("index"), torch.randint(0, ROWS, (2, 3))
+    compiled = engine.compile(model, [index], min_block_size=1, runtime="interpreter", keep_quantized_weights=False)
+    assert torch.equal(compiled(index), model(index))
+    assert "int8" not in compiled.report.weights.after
+
+
+class CodeBook(nn.Module):
+    """Codes that are positions in a table, as bitsandbytes has NF4 and its dynamic types; float32 inside."""
+
+    def __init__(self, dtype, entries=16):
+        super().__init__()
+        self.codes = nn.Buffer(torch.randint(0, entries, (ROWS * COLUMNS // GROUP, GROUP), dtype=torch.uint8))
+        self.table = nn.Buffer(torch.randn(entries).sort().values)
+        self.scales = nn.Buffer(_scales(ROWS * COLUMNS // GROUP, dtype=torch.float32))
+        self.dtype = dtype
+
+    def forward(self, x):
+        weight = self.table[self.codes.reshape(-1).long()].view(-1, GROUP) * self.scales[:, None]
+        return functional.linear(x, weight.reshape(ROWS, COLUMNS).to(self.dtype))
+
+
+@pytest.mark.parametrize(("entries", "name"), [(16, "int4"), (200, "int8")])
+@HALVES
+def test_code_books(dtype, entries, name):
+    compiled = _compiled(CodeBook(dtype, entries), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.weights.after[name] == ROWS * COLUMNS // (2 if entries == 16 else 1)
+    assert compiled.report.products[0].dtypes[1] == name
+    assert compiled.report.engine_bytes < ROWS * COLUMNS * (0.5 if entries == 16 else 1) + 2 * OVERHEAD
+
+
+def test_code_books_give_the_same_to_the_bit():
+    model, x = CodeBook(torch.float32), torch.eye(COLUMNS)
+    compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
+    assert torch.equal(compiled(x), model(x))
+
+
+def test_codes_beyond_the_table_are_looked_up_when_compiling():
+    model = CodeBook(torch.float32)
+    model.codes = nn.Buffer(model.codes.to(torch.int64) - 16)  # from the end of the table
+    model.forward = lambda x: functional.linear(
+        x, (model.table[model.codes.reshape(-1)].view(-1, GROUP) * model.scales[:, None]).reshape(ROWS, COLUMNS)
+    )
+    compiled = _compiled(model, torch.randn(4, COLUMNS))
+    assert set(compiled.report.weights.after) == {"float32"}
+
+
+@pytest.mark.parametrize("join", [torch.cat, torch.stack])
+def test_weights_that_are_joined(join):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([Packed(torch.float16, 8) for _ in range(3)])
+
+        def forward(self, x):
+            return functional.linear(x, join([part.weight() for part in self.parts], 0).reshape(-1, COLUMNS))
+
+    compiled = _compiled(Joined(), torch.randn(4, COLUMNS, dtype=torch.float16))
+    assert compiled.report.weights.after["int4"] == 3 * ROWS * COLUMNS // 2
+    assert compiled.report.products[0].dtypes == ("float16", "int4")
+    assert compiled.report.engine_bytes < 3 * (ROWS * COLUMNS * 0.5 + OVERHEAD)
+
+
+def test_weights_joined_with_floats_are_floats():
+    class Joined(Packed):
+        def __init__(self):
+            super().__init__(torch.float32, 8)
+            self.more = nn.Parameter(torch.randn(64, COLUMNS))
+
+        def forward(self, x):
+            return functional.linear(x, torch.cat([self.weight(), self.more]))
+
+    compiled = _compiled(Joined().eval(), torch.randn(4, COLUMNS))
+    assert set(compiled.report.weights.after) == {"float32"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("inner", [2, 4, 8])
+def test_pytorch_packs_for_tensor_cores_like_that(inner):
+    model = ForTensorCores(torch.bfloat16, inner)
+    codes = model.codes.to(torch.uint8)
+    packed = torch.ops.aten._convert_weight_to_int4pack((codes[:, ::2] << 4 | codes[:, 1::2]).cuda(), inner)
+    assert torch.equal(packed.cpu(), model.packed)
+    model, x = model.cuda(), torch.randn(4, 256, dtype=torch.bfloat16, device="cuda")
+    compiled = engine.compile(model, [x], min_block_size=1, require_full_compilation=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=2e-2, atol=2e-2)
+
+
+class PackedBytes(Rows):
+    def forward(self, x):
+        return torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scales[:, 0])
+
+
+@HALVES
+def test_bytes_of_pytorch(dtype):
+    compiled = _compiled(PackedBytes(dtype), torch.randn(4, COLUMNS, dtype=dtype))
+    assert compiled.report.weights.after["int8"] == ROWS * COLUMNS
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "build",
     [
         *(lambda dtype: Packed(dtype, 8), lambda dtype: Packed(dtype, 7), Rows, AfterProduct, Blocks),
-        *(lambda dtype: Repeated(dtype, 8), Shifted),
+        *(lambda dtype: Repeated(dtype, 8), Shifted, CodeBook),
+        *(lambda dtype: FloatZeros(dtype, "before"), lambda dtype: FloatZeros(dtype, "after")),
     ],
 )
 @HALVES

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from engine.capture.diagnosis import capture_error, essence
 from engine.capture.examples import Examples
+from engine.capture.functional.idle_writes import without_idle_writes
 from engine.capture.functional.program import FunctionalProgram, functional_program
 from engine.capture.functional.writes import NotShown
 from engine.capture.pytrees import register_from_error
@@ -34,6 +35,7 @@ from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.primitives import primitives_by_aten
 from engine.capture.tracing.size_arguments import sizes_as_arguments
+from engine.capture.tracing.torchscript import refuse_packed, refuse_scripted
 from engine.capture.tracing.unchanged import unchanged
 from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
 from engine.capture.tracing.written_tensors import with_written_buffers
@@ -78,6 +80,7 @@ def export(model: nn.Module, examples: Examples) -> tuple[Program, Seen]:
         raise
     except Exception as error:
         refuse_scripted(model, error)
+        refuse_packed(model, error)
         if not _strict_may_help(error, seen):
             raise capture_error(type(model).__name__, error, branches=seen.branches) from error
         found, strict_error = _export_strictly(model, examples, asked)
@@ -91,17 +94,6 @@ def export(model: nn.Module, examples: Examples) -> tuple[Program, Seen]:
             return found
         examples.dynamic_shapes = refined
     return program, seen
-
-
-def refuse_scripted(model: nn.Module, error: Exception | None = None) -> None:
-    """Raises ``CaptureError`` where a module is TorchScript, whose code torch.export does not follow."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            what = f"{name!r} of {type(model).__name__}" if name else type(model).__name__
-            raise CaptureError(
-                f"{what} is a module of TorchScript ({module.original_name}), whose code torch.export cannot follow: "
-                "use the Python module that torch.jit.script or torch.jit.trace was given"
-            ) from error
 
 
 def _export_strictly(
@@ -290,6 +282,7 @@ def without_writes(program: ExportedProgram, seen: Seen) -> Program:
 
     Raises ``CaptureError`` where the model writes to tensors that share their memory.
     """
+    program = without_idle_writes(program)
     try:
         if autocast_is_on():
             raise NotShown("the casts of the autocast around it are not in it")
@@ -406,4 +399,4 @@ def _named_dims(dynamic_shapes: Any) -> dict[str, Any]:
     return {leaf.__name__: leaf for leaf in leaves if hasattr(leaf, "__name__")}
 
 
-__all__ = ["Program", "Seen", "decomposed", "export", "functional", "refuse_scripted", "without_writes"]
+__all__ = ["Program", "Seen", "decomposed", "export", "functional", "without_writes"]

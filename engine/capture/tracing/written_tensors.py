@@ -86,6 +86,9 @@ def _rewritten(program: ExportedProgram, merged: dict[str, str], turned: set[str
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, copies))
     graph.output_node().meta = dict(program.graph.output_node().meta)
+    for node, copied in copies.items():
+        # Signatures know nodes by names, of which some (``input``) are Python's too.
+        copied.name = node.name
     nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     for name, first in merged.items():
         nodes[name].replace_all_uses_with(nodes[first])
