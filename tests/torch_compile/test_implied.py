@@ -1,0 +1,86 @@
+"""Sizes that are symbols of their own to Dynamo and must be equal for an operator: one engine, asked of every call."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import engine
+import engine.torch_compile.backend
+
+
+class Step(nn.Module):
+    """A token's keys and values after those that are there, and attention to all of them, by groups of heads."""
+
+    def forward(self, query, keys, values, mask=None):
+        keys, values = torch.cat([keys, query[:, :2]], 2), torch.cat([values, query[:, 2:]], 2)
+        return F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=True), keys, values
+
+
+def tensors(length, others=None, mask=None):
+    shapes = [(1, 4, 1, 8), (1, 2, length, 8), (1, 2, others or length, 8)]
+    return [*map(torch.randn, shapes), *([torch.randn(1, 1, 1, mask)] if mask else [])]
+
+
+@pytest.fixture
+def compiled():
+    torch._dynamo.reset()
+    reports = []
+
+    def make(model, **options):
+        settings = {"runtime": "interpreter", "min_block_size": 1, "pass_through_build_failures": True}
+        return torch.compile(model, backend="engine", options=settings, **options), reports
+
+    with torch.no_grad(), engine.observe(after_compile=lambda event: reports.append(event.report)):
+        yield make
+
+
+def assert_equal(fast, model, call):
+    for found, wanted in zip(fast(*call), model(*call), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("way", ["sizes change", "dynamic from the first call", "marked"])
+def test_growing_keys_and_values_are_attended_to_in_one_engine(compiled, way, masked, capfd):
+    model = Step()
+    fast, reports = compiled(model, **({"dynamic": True} if way == "dynamic from the first call" else {}))
+    for length in (5, 6, 7, 10, 40):
+        call = tensors(length, mask=length + 1 if masked else None)
+        if way == "marked":
+            torch._dynamo.mark_dynamic(call[1], 2, min=2, max=64)
+            torch._dynamo.mark_dynamic(call[2], 2)
+            for mask in call[3:]:
+                torch._dynamo.mark_dynamic(mask, 3)
+        assert_equal(fast, model, call)
+    # Once more for the size that is more than twice the first ones; all that was marked holds it.
+    builds = {"sizes change": 3, "dynamic from the first call": 2, "marked": 1}[way]
+    assert [report.coverage for report in reports] == [1.0] * builds
+    assert [len(report.segments) for report in reports] == [1] * len(reports)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_call_whose_sizes_differ_does_not_run_in_the_engine_that_takes_them_to_be_equal(compiled):
+    class Both(nn.Module):
+        def forward(self, query, keys, values):
+            values = values[:, :, : keys.shape[2]]
+            return F.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
+
+    model = Both()
+    fast, reports = compiled(model)
+    for length, others in ((5, 5), (6, 6), (6, 9), (7, 7), (8, 12)):
+        call = tensors(length, others)
+        torch.testing.assert_close(fast(*call), model(*call), atol=1e-5, rtol=1e-5)
+    assert all(report.coverage == 1.0 for report in reports)
+
+
+@pytest.mark.parametrize("first", [(5, 6), (6, 6)])
+def test_sizes_that_need_not_be_equal_stay_apart(compiled, first):
+    model = nn.Module()
+    model.forward = lambda query, keys: F.scaled_dot_product_attention(query, keys, keys) + 1
+    fast, reports = compiled(model, dynamic=True)
+    for queries, keys in (first, (7, 9), (10, 10), (11, 4)):
+        call = torch.randn(1, 2, queries, 8), torch.randn(1, 2, keys, 8)
+        torch.testing.assert_close(fast(*call), model(*call), atol=1e-5, rtol=1e-5)
+    assert len(reports) <= 2, "a symbol for both where the example's are equal, and then one for each"
+    assert all(report.coverage == 1.0 for report in reports)
