@@ -1,4 +1,6 @@
-"""Sizes that are symbols of their own to Dynamo and must be equal for an operator: one engine, asked of every call."""
+"""Sizes of the graphs of Dynamo: symbols that must be equal for an operator, and numbers that calls give."""
+
+import logging
 
 import pytest
 import torch
@@ -84,3 +86,28 @@ def test_sizes_that_need_not_be_equal_stay_apart(compiled, first):
         torch.testing.assert_close(fast(*call), model(*call), atol=1e-5, rtol=1e-5)
     assert len(reports) <= 2, "a symbol for both where the example's are equal, and then one for each"
     assert all(report.coverage == 1.0 for report in reports)
+
+
+def test_a_number_that_a_branch_makes_of_the_one_size_is_the_other_as_well(compiled):
+    class Window(nn.Module):
+        def forward(self, query, keys, values):
+            y = F.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
+            return y * 2 if keys.shape[2] == 8 else y
+
+    model = Window()
+    fast, reports = compiled(model)
+    for length in (5, 6, 8, 7, 8):
+        call = tensors(length)
+        torch.testing.assert_close(fast(*call), model(*call), atol=1e-5, rtol=1e-5)
+    assert [report.coverage for report in reports] == [1.0] * 3
+
+
+@pytest.mark.parametrize("for_shapes", [False, True])
+def test_a_number_that_calls_give_is_no_shape_to_tensorrt_unless_one_depends_on_it(compiled, for_shapes, caplog):
+    model = nn.Module()
+    model.forward = lambda x, count: x * 2 + (torch.ones(count).cumsum(0)[-1] if for_shapes else count)
+    fast, reports = compiled(model)
+    for count in (3, 5, 7):
+        assert torch.equal(fast(torch.ones(2, 2), count), model(torch.ones(2, 2), count))
+    assert [report.coverage for report in reports] == [1.0, 1.0]
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
