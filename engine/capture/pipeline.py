@@ -152,8 +152,8 @@ def _capture(
     if knows_its_inputs(model) and not asks_for_sizes(args, kwargs, dynamic_shapes):
         return _captured_brought(program_of(model), _class_name(model), timings)
     with timings.phase("import"), collector_held_back(), apart():
+        register_inputs((args, kwargs))
         examples = prepare(model, args, kwargs, dynamic_shapes)
-        register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
         program, seen = export(model, examples)
     with timings.phase("import"), collector_held_back():
