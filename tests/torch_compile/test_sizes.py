@@ -42,8 +42,10 @@ def assert_equal(fast, model, call):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("way", ["sizes change", "dynamic from the first call", "marked"])
+@pytest.mark.parametrize(
+    ("way", "masked"),
+    [("sizes change", False), ("sizes change", True), ("dynamic from the first call", True), ("marked", False)],
+)
 def test_growing_keys_and_values_are_attended_to_in_one_engine(compiled, way, masked, capfd):
     model = Step()
     fast, reports = compiled(model, **({"dynamic": True} if way == "dynamic from the first call" else {}))
