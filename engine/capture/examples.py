@@ -161,12 +161,13 @@ def _spec(
         found = {dim: _hint(wish) for (tensor, dim), wish in wishes.items() if tensor == id(leaf)}
         return found or None
 
-    marked = {tensor for tensor, _ in wishes}
-
     def subtree(value: Any) -> Any:
-        if not any(id(leaf) in marked for leaf in pytree.tree_leaves(value)):
-            return None
-        return pytree.tree_map(dims, value)
+        kind = pytree._get_node_type(value)
+        if kind in pytree.BUILTIN_TYPES:
+            return pytree.tree_map(subtree, value, is_leaf=lambda item: item is not value)
+        # torch.export wants the parts of other classes in a list.
+        node = pytree.SUPPORTED_NODES.get(kind)
+        return dims(value) if node is None else list(map(subtree, node.flatten_fn(value)[0]))
 
     return {name: subtree(value) for name, value in combined(model, args, kwargs).items()}
 

@@ -153,8 +153,8 @@ def _capture(
     if knows_its_inputs(model) and not asks_for_sizes(args, kwargs, dynamic_shapes):
         return _captured_brought(program_of(model), _class_name(model), timings)
     with timings.phase("import"), collector_held_back(), apart():
+        register_inputs((args, kwargs))
         examples = prepare(model, args, kwargs, dynamic_shapes)
-        register_inputs((examples.args, examples.kwargs))
     with timings.phase("export"):
         program, seen = export(model, examples)
     with timings.phase("import"), collector_held_back():
@@ -249,7 +249,10 @@ def _of_imported(
 
 
 def _equate_what_has_to_be(imported: Imported) -> None:
-    """Note the equalities that composite operators need: the ``ShapeEnv`` writes sizes by them from then on."""
+    """Note the equalities that composite operators need: the ``ShapeEnv`` writes sizes by them from then on.
+
+    They are guards of it, which calls are held against.
+    """
     _, shape_env = imported.environment()
     for relation, _ in implied_equalities(imported.graph, shape_env):
         relation = replaced(relation, shape_env)
@@ -338,6 +341,9 @@ def _captured_graph(module: fx.GraphModule, written: tuple[str, ...]) -> Capture
     """A functional graph as it is, whose guards somebody else holds calls against."""
     with apart():
         imported = import_graph_module(module)
+    # Of a graph that is compiled again Dynamo has read the guards already; what has to be equal was noted then.
+    if not imported.environment()[1].frozen:
+        _equate_what_has_to_be(imported)
     names = [entry.name for entry in imported.inputs]
     _, in_spec = pytree.tree_flatten((tuple(names), {}))
     result: Any = module.graph.output_node().args[0]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from engine.capture.inputs import Input
+
 _UNKNOWN = (
     # "Found <class 'm.C'> in output, which is not a known type"
     re.compile(r"Found <class '([\w.]+)'> in output"),
@@ -40,10 +42,12 @@ def register_from_error(error: BaseException) -> bool:
 
 
 def register_inputs(values: Any) -> None:
-    """Register the containers among the arguments of a call, where that is possible."""
-    for leaf in pytree.tree_leaves(values):
-        if not isinstance(leaf, torch.Tensor | int | float | bool | str | complex | None):
-            register(type(leaf))
+    """Register the containers among the arguments of a call, and those inside, where that is possible."""
+    known = torch.Tensor | int | float | bool | str | complex | Input | None
+    found = {type(leaf) for leaf in pytree.tree_leaves(values) if not isinstance(leaf, known)}
+    # Of what is registered now the leaves are others. Each class is registered once, so that this ends.
+    if sum(map(register, sorted(found, key=str))):
+        register_inputs(values)
 
 
 def register(cls: type) -> bool:

@@ -122,6 +122,8 @@ class CompiledModule(nn.Module):
         memo[id(self)] = clone
         nn.Module.__init__(clone)
         clone.graph_module = copy.deepcopy(self.graph_module, memo)
+        # Not kept by fx.GraphModule.
+        clone.graph_module._non_persistent_buffers_set.update(self.graph_module._non_persistent_buffers_set)
         clone.report = self.report
         clone._signature = self._signature
         clone._runs_ops = self._runs_ops

@@ -169,7 +169,8 @@ class _Segment:
             self._mark(value, name, origin.get(value))
         self._name_weights()
         tensors = [(n, self.mirror.shape(value)) for n, value in zip(input_names, inputs, strict=True)]
-        scalars = [(n, expression) for expression, n in self.scalars.items()]
+        # What only values depend on is a tensor of numbers to TensorRT, whose range it does not take.
+        scalars = [(n, size) for size, n in self.scalars.items() if self.scalar_inputs[size].is_shape_tensor]
         each = [ProfileRanges(self.mirror.sizes, ranges) for ranges in profiles] or [self.ranges]
         made = [optimization_profile(self.builder, tensors, scalars, ranges) for ranges in each]
         return BuiltNetwork(

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import sympy
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
-from engine.sizes import Int, Sizes, is_real, normal
+from engine.sizes import Int, Sizes, normal
 
 Bounds: TypeAlias = "tuple[int, int, int]"  # min, opt, max
 
@@ -78,7 +78,7 @@ def optimization_profile(
 
     Args:
         tensors: name and shape of every tensor input.
-        scalars: name and expression of every size input; those that are not whole are no shape tensors.
+        scalars: name and expression of every size input that shapes depend on.
     """
     profile = None
     for name, shape in tensors:
@@ -89,8 +89,6 @@ def optimization_profile(
         # A dim is never negative, whatever interval arithmetic thinks of an expression.
         profile.set_shape(name, *(tuple(max(bound[i], 0) for bound in bounds) for i in range(3)))
     for name, expression in scalars:
-        if is_real(expression):
-            continue
         profile = profile or builder.create_optimization_profile()
         profile.set_shape_input(name, *([bound] for bound in ranges.of(expression)))
     return profile

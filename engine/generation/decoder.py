@@ -28,6 +28,7 @@ class Decoder(nn.Module):
         do_sample: draw the token; ``forward`` then takes numbers in [0, 1) to draw with, [batch, 1].
         temperature: what the scores are divided by before their softmax.
         top_k: only so many of the likeliest tokens are drawn from; all of them if None.
+        padded: prompts may have tokens at the left that are none; ``forward`` then takes how many, [batch].
     """
 
     def __init__(
@@ -39,23 +40,33 @@ class Decoder(nn.Module):
         do_sample: bool = False,
         temperature: float = 1.0,
         top_k: int | None = None,
+        padded: bool = False,
     ) -> None:
         from transformers.integrations.executorch import TorchExportableModuleWithStaticCache
 
         super().__init__()
         with _static_cache(model):
             self.steps = TorchExportableModuleWithStaticCache(model, batch_size=batch_size, max_cache_len=longest)
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
-            self.steps.model = _LastScores(model)  # type: ignore[assignment]
+        known = inspect.signature(model.forward).parameters
+        if padded and "attention_mask" not in known:
+            raise InputError(f"{type(model).__name__} takes no attention_mask, so that prompts cannot be padded")
+        self.call = _Call(model, {"logits_to_keep": 1} if "logits_to_keep" in known else {})
+        self.steps.model = self.call  # type: ignore[assignment]
+        self.has_positions = "position_ids" in known
         if top_k is not None and not 0 < top_k <= model.config.get_text_config().vocab_size:
             raise InputError(f"top_k={top_k} is not between 1 and the size of the vocabulary")
-        self.do_sample, self.temperature, self.top_k = do_sample, temperature, top_k
+        self.longest, self.do_sample, self.temperature, self.top_k = longest, do_sample, temperature, top_k
 
     def forward(
-        self, input_ids: torch.Tensor, cache_position: torch.Tensor, uniforms: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        cache_position: torch.Tensor,
+        uniforms: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The next token of each sequence."""
-        scores = self.steps(input_ids=input_ids, cache_position=cache_position)[:, -1]
+        with self.call.given({} if padding is None else self._without(padding, cache_position)):
+            scores = self.steps(input_ids=input_ids, cache_position=cache_position)[:, -1]
         if uniforms is None:
             return scores.argmax(-1, keepdim=True)
         tokens = None
@@ -66,16 +77,39 @@ class Decoder(nn.Module):
         drawn = (up_to <= uniforms * up_to[:, -1:]).sum(-1, keepdim=True).clamp(max=up_to.shape[-1] - 1)
         return drawn if tokens is None else tokens.gather(-1, drawn)
 
+    def _without(self, padding: torch.Tensor, cache_position: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What tells a model which rows of the cache are tokens, and that positions begin behind the others."""
+        rows = torch.arange(self.longest, device=padding.device)
+        given = {"attention_mask": (rows >= padding[:, None]).long()}
+        if self.has_positions:
+            given["position_ids"] = (cache_position - padding[:, None]).clamp(min=0)
+        return given
 
-class _LastScores(nn.Module):
-    """A model that computes the scores of the last position only: no product with the vocabulary for a whole prompt."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+class _Call(nn.Module):
+    """A model that is called with more than transformers' module for export passes on.
+
+    Args:
+        always: arguments of every call: the scores of the last position only, so that there is no product with the
+            vocabulary for a whole prompt.
+    """
+
+    def __init__(self, model: PreTrainedModel, always: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.always = model, always
+        self._more: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def given(self, more: dict[str, Any]) -> Iterator[None]:
+        """Arguments of the calls inside."""
+        self._more = more
+        try:
+            yield
+        finally:
+            self._more = {}
 
     def forward(self, **arguments: Any) -> Any:
-        return self.model(**arguments, logits_to_keep=1)
+        return self.model(**{**arguments, **self.always, **self._more})
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ class Generator:
         do_sample: draw tokens by their probability; otherwise the likeliest is taken.
         temperature: what the scores are divided by before their softmax.
         top_k: only so many of the likeliest tokens are drawn from; all of them if None.
+        padded: prompts of several lengths, padded at the left; calls then take an ``attention_mask``.
         settings: those of :func:`engine.compile`.
 
     Attributes:
@@ -50,6 +51,7 @@ class Generator:
         do_sample: bool = False,
         temperature: float = 1.0,
         top_k: int | None = None,
+        padded: bool = False,
         **settings: Any,
     ) -> None:
         if batch_size < 1 or max_cache_len < 2:
@@ -60,9 +62,9 @@ class Generator:
             raise InputError(
                 f"temperature is above 0, not {temperature}; without do_sample the likeliest token is taken"
             )
-        self.batch_size, self.max_cache_len, self.do_sample = batch_size, max_cache_len, do_sample
+        self.batch_size, self.max_cache_len, self.do_sample, self.padded = batch_size, max_cache_len, do_sample, padded
         decoder = Decoder(
-            model, batch_size, max_cache_len, do_sample=do_sample, temperature=temperature, top_k=top_k
+            model, batch_size, max_cache_len, do_sample=do_sample, temperature=temperature, top_k=top_k, padded=padded
         ).eval()
         self.device = next(model.parameters()).device
         counts = ((1, 1, 1), (2, max(2, max_cache_len // 2), max_cache_len))
@@ -72,28 +74,37 @@ class Generator:
         }
         if do_sample:
             inputs["uniforms"] = torch.full((batch_size, 1), 0.5, device=self.device)
+        if padded:
+            inputs["padding"] = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         with torch.no_grad():
             self.module = cast(CompiledModule, compile(decoder, (), inputs, **settings))
         if self.device.type == "cuda":
             self.module.set_cuda_graphs(True)
 
     def stream(
-        self, prompt: torch.Tensor, max_new_tokens: int, *, uniforms: torch.Tensor | None = None
+        self,
+        prompt: torch.Tensor,
+        max_new_tokens: int,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        uniforms: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
         """Give tokens [batch, 1] as they come, for a prompt [batch, length] of ints.
 
         Args:
+            attention_mask: [batch, length], 0 for what is padding at the left of a prompt and 1 for its tokens.
             uniforms: numbers in [0, 1) to draw tokens with, [max_new_tokens, batch]; PyTorch's own random numbers by
                 default.
 
         Raises:
-            InputError: the prompt has another batch or dtype, prompt and answer do not fit the cache, or numbers were
-                given to a generator that does not draw.
+            InputError: the prompt has another batch or dtype, prompt and answer do not fit the cache, the mask has
+                zeros elsewhere, or numbers or padding were given to a generator that was made without.
         """
         self._check(prompt, max_new_tokens, uniforms)
+        padding = self._padding(prompt, attention_mask)
         if uniforms is None and self.do_sample:
             uniforms = torch.rand(max_new_tokens, self.batch_size, device=self.device)
-        return self._steps(prompt.to(self.device, torch.int64), max_new_tokens, uniforms)
+        return self._steps(prompt.to(self.device, torch.int64), max_new_tokens, uniforms, padding)
 
     def generate(
         self,
@@ -101,6 +112,7 @@ class Generator:
         max_new_tokens: int,
         *,
         eos_token_id: int | None = None,
+        attention_mask: torch.Tensor | None = None,
         uniforms: torch.Tensor | None = None,
         progress: bool = False,
     ) -> torch.Tensor:
@@ -108,12 +120,12 @@ class Generator:
 
         Args:
             eos_token_id: the token that ends a sequence; it is repeated until the last sequence has ended.
-            uniforms: as in :meth:`stream`.
+            attention_mask, uniforms: as in :meth:`stream`.
             progress: show a line with the tokens so far and tokens a second, on stderr.
         """
         tokens = [prompt.to(self.device, torch.int64)]
         ended = torch.zeros(prompt.shape[0], 1, dtype=torch.bool, device=self.device)
-        stream = self.stream(prompt, max_new_tokens, uniforms=uniforms)
+        stream = self.stream(prompt, max_new_tokens, attention_mask=attention_mask, uniforms=uniforms)
         for token in counted(stream, max_new_tokens) if progress else stream:
             if eos_token_id is not None:
                 token = token.masked_fill(ended, eos_token_id)
@@ -124,14 +136,18 @@ class Generator:
         return torch.cat(tokens, 1)
 
     @torch.no_grad()
-    def _steps(self, prompt: torch.Tensor, count: int, uniforms: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    def _steps(
+        self, prompt: torch.Tensor, count: int, uniforms: torch.Tensor | None, padding: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
         # What an earlier sequence left in the cache is never read: the mask ends at the position.
         positions = torch.arange(self.max_cache_len, device=self.device)
         token, begin = prompt, 0
         for step in range(count):
             end = begin + token.shape[1]
-            drawn = {} if uniforms is None else {"uniforms": uniforms[step, :, None].to(self.device, torch.float32)}
-            token = self.module(input_ids=token, cache_position=positions[begin:end], **drawn)
+            more = {} if uniforms is None else {"uniforms": uniforms[step, :, None].to(self.device, torch.float32)}
+            if padding is not None:
+                more["padding"] = padding
+            token = self.module(input_ids=token, cache_position=positions[begin:end], **more)
             yield token
             begin = end
 
@@ -151,6 +167,19 @@ class Generator:
             raise InputError("uniforms are for generators that draw tokens: Generator(.., do_sample=True)")
         if uniforms is not None and tuple(uniforms.shape) != (count, self.batch_size):
             raise InputError(f"uniforms have the shape {list(uniforms.shape)}; it is {[count, self.batch_size]}")
+
+    def _padding(self, prompt: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """How many tokens at the left of each prompt are none, [batch]; None where the engine does not ask."""
+        kept = torch.ones_like(prompt, dtype=torch.bool) if mask is None else mask.to(prompt.device) != 0
+        if kept.shape != prompt.shape:
+            raise InputError(f"attention_mask has the shape {list(kept.shape)}, and the prompt {list(prompt.shape)}")
+        if not bool(kept[:, -1].all()) or bool((kept[:, :-1] & ~kept[:, 1:]).any()):
+            raise InputError("attention_mask may have zeros at the left only, and a one at the right of each prompt")
+        if self.padded:
+            return (~kept).sum(1).to(self.device)
+        if not bool(kept.all()):
+            raise InputError("prompts that are padded are for generators that expect it: Generator(.., padded=True)")
+        return None
 
 
 def _profile(lead: tuple[int, ...], counts: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:

@@ -74,7 +74,7 @@ class Build:
     def outside(self, inputs: Sequence[Any]) -> tuple[int, int | None, int] | None:
         """Position, dim and size of the first input that is out of range; None where all are in."""
         for position, dim, low, high in self.bounds:
-            size = inputs[position] if dim is None else inputs[position].shape[dim]
+            size = _size_of(inputs, position, dim)
             if not low <= size <= high:
                 return position, dim, size
         return None
@@ -239,16 +239,25 @@ class CompiledGraph:
         """Ranges that have room for the sizes of these inputs; None where there are none."""
         current = self._current
         ranges = dict(current.ranges)
-        for position, dim, low, high in current.bounds:
-            size = inputs[position] if dim is None else inputs[position].shape[dim]
-            if low <= size <= high:
+        found = {(position, dim): _size_of(inputs, position, dim) for position, dim, _, _ in current.bounds}
+        # Sizes that are symbols come first: others are mostly those of one that an operator needs to be equal.
+        for place in sorted(found, key=lambda place: not isinstance(current.sizes[place], sympy.Symbol)):
+            size = found[place]
+            expected = current.sizes[place]
+            ends = _ends(expected, ranges)
+            if ends[0] <= size <= ends[1]:
                 continue
-            symbol = current.sizes[position, dim]
-            if not isinstance(symbol, sympy.Symbol) or size < 1:
+            solved = _solved(expected, size)
+            if solved is None or solved[1] < 1:
                 return None
+            symbol, value = solved
             known = ranges[symbol]
-            most = known.max if size <= known.max else unbounded(size)
-            ranges[symbol] = Range(min(known.min, size), known.opt, most)
+            most = known.max if value <= known.max else unbounded(value)
+            ranges[symbol] = Range(min(known.min, value), known.opt, most)
+        for place, size in found.items():
+            low, high = _ends(current.sizes[place], ranges)
+            if not low <= size <= high:
+                return None
         return ranges
 
     def _build(self, ranges: Mapping[sympy.Symbol, Range]) -> Build:
@@ -308,6 +317,21 @@ def _sizes(captured: Captured) -> dict[tuple[int, int | None], Int]:
         elif argument.symbol is not None:
             found[position, None] = argument.symbol
     return found
+
+
+def _size_of(inputs: Sequence[Any], position: int, dim: int | None) -> int:
+    return inputs[position] if dim is None else inputs[position].shape[dim]  # type: ignore[no-any-return]
+
+
+def _solved(expression: Int, size: int) -> tuple[sympy.Symbol, int] | None:
+    """The only symbol of an expression, and its value where the expression is a size; None where there is no such."""
+    if isinstance(expression, int) or len(expression.free_symbols) != 1:
+        return None
+    (symbol,) = expression.free_symbols
+    if expression == symbol:
+        return symbol, size
+    roots = [root for root in sympy.solve(expression - size, symbol) if root.is_Integer]
+    return (symbol, int(roots[0])) if roots else None
 
 
 def _ends(size: Int, ranges: Mapping[sympy.Symbol, Range]) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Decoders of transformers with caches: their exports, `generate`, and one engine for prompt and answer."""
 
+import logging
+
 import pytest
 import torch
 
@@ -20,6 +22,13 @@ SIZES = {
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 64, "bos_token_id": 1}
 GEMMA = {**SIZES, "head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 T5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "eos_token_id": None}
+EXPERTS = {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}
+WHISPER = {
+    "vocab_size": 64, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_mel_bins": 8,
+    "max_source_positions": 20, "max_target_positions": 64, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
+    "decoder_start_token_id": 1, "suppress_tokens": None, "begin_suppress_tokens": None,
+}  # fmt: skip
 MODELS = {
     "Llama": ("LlamaForCausalLM", "LlamaConfig", SIZES),
     "Qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**SIZES, "head_dim": 8}),
@@ -27,9 +36,14 @@ MODELS = {
     "Mistral": ("MistralForCausalLM", "MistralConfig", {**SIZES, "head_dim": 8, "sliding_window": 8}),
     "Phi": ("PhiForCausalLM", "PhiConfig", SIZES),
     "GPT2": ("GPT2LMHeadModel", "GPT2Config", {**GPT2, "eos_token_id": None}),
+    "Mixtral": ("MixtralForCausalLM", "MixtralConfig", EXPERTS),
+    "Whisper": ("WhisperForConditionalGeneration", "WhisperConfig", WHISPER),
     "T5": ("T5ForConditionalGeneration", "T5Config", {**T5, "decoder_start_token_id": 0}),
 }
+# Those with a test of their own, and those with an encoder.
+NOT_ALONE = ("Llama", "T5", "Whisper")
 SLOW = pytest.mark.slow
+STATIC = {"cache_implementation": "static"}
 
 
 def made(name):
@@ -90,7 +104,7 @@ def test_static_caches_are_kept(name, kind, strict):
             torch.testing.assert_close(compiled(**call)[0, -1], wanted, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in MODELS if name not in ("Llama", "T5")])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in MODELS if name not in NOT_ALONE])
 def test_one_engine_reads_the_prompt_and_writes_the_answer(name):
     model = made(name)
     generator = Generator(model, max_cache_len=20)
@@ -103,28 +117,65 @@ def test_one_engine_reads_the_prompt_and_writes_the_answer(name):
 # ------------------------------------------------------------------------------------ generate
 
 
+def plain():
+    return {"input_ids": prompt()}
+
+
+def padded():
+    mask = (torch.arange(6) >= torch.tensor([[0], [1], [3]])).long()
+    return {"input_ids": prompt(3) * mask, "attention_mask": mask}
+
+
+def repeated():
+    return {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 5, 6]])}
+
+
+def spoken():
+    return {"input_features": torch.randn(1, 8, 40, generator=torch.Generator().manual_seed(2))}
+
+
+def slow(*values):
+    return pytest.param(*values, marks=SLOW)
+
+
 @pytest.mark.parametrize(
-    ("name", "most", "options"),
+    ("name", "most", "given", "options"),
     [
-        ("Llama", 2, {"cache_implementation": "static"}),
-        pytest.param("GPT2", 2, {"cache_implementation": "static", "num_beams": 3}, marks=SLOW),
-        pytest.param("Qwen3", 2, {"cache_implementation": "static", "do_sample": True}, marks=SLOW),
-        pytest.param("Gemma3", 3, {"cache_implementation": "static"}, marks=SLOW),  # its window fills up, then turns
-        pytest.param("Mistral", 3, {"cache_implementation": "static"}, marks=SLOW),
-        pytest.param("T5", 2, {"cache_implementation": "static"}, marks=SLOW),
-        pytest.param("Llama", 3, {}, marks=SLOW),
-        pytest.param("GPT2", 3, {}, marks=SLOW),
+        ("Llama", 2, padded, STATIC),
+        ("Llama", 3, plain, {}),  # Dynamo's first size of the cache has a graph of its own
+        slow("Llama", 2, plain, STATIC),
+        slow("Llama", 2, plain, {**STATIC, "num_beams": 3}),
+        slow("Llama", 2, plain, {**STATIC, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2}),
+        slow("Llama", 3, plain, {"do_sample": True, "top_k": 10, "top_p": 0.9}),
+        slow("Llama", 4, padded, {"num_beams": 2}),
+        slow("Llama", 5, repeated, {"prompt_lookup_num_tokens": 3}),
+        slow("GPT2", 2, plain, {**STATIC, "num_beams": 3}),
+        slow("GPT2", 4, padded, {}),
+        slow("Qwen3", 2, plain, {**STATIC, "do_sample": True}),
+        slow("Gemma3", 3, plain, STATIC),  # its window fills up, then turns
+        slow("Gemma3", 4, plain, {}),
+        slow("Gemma3", 3, padded, STATIC),
+        slow("Mistral", 3, plain, STATIC),
+        slow("Mistral", 4, plain, {}),
+        slow("Mixtral", 2, plain, STATIC),
+        slow("Mixtral", 3, plain, {}),
+        slow("Phi", 4, padded, {}),
+        slow("T5", 2, padded, STATIC),
+        slow("T5", 4, plain, {"num_beams": 3}),
+        slow("Whisper", 2, spoken, STATIC),
+        slow("Whisper", 4, spoken, {"num_beams": 2}),
     ],
 )
-def test_generate_gives_eagers_tokens(name, most, options, capfd):
+def test_generate_gives_eagers_tokens(name, most, given, options, capfd, caplog):
     model = made(name)
 
     def generate():
         torch.manual_seed(3)
-        return model.generate(prompt(), max_new_tokens=10, **{"do_sample": False, **options})
+        return model.generate(**given(), max_new_tokens=10, **{"do_sample": False, **options})
 
     wanted, reports = generate(), []
     capfd.readouterr()
+    caplog.clear()
     with engine.observe(after_compile=lambda event: reports.append(event.report)):
         model.forward = torch.compile(model.forward, backend="engine", options={"runtime": "interpreter"})
         assert torch.equal(generate(), wanted)
@@ -132,7 +183,10 @@ def test_generate_gives_eagers_tokens(name, most, options, capfd):
         assert torch.equal(generate(), wanted)
     assert 0 < count <= most
     assert len(reports) == count, "a second call made engines"
+    assert [(report.coverage, len(report.segments)) for report in reports] == [(1.0, 1)] * count
     assert capfd.readouterr().err == ""
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record for record in warned if not record.name.startswith("transformers")] == []
 
 
 @pytest.mark.slow

@@ -284,13 +284,21 @@ def test_state_dicts_have_the_names_of_the_model():
     assert compiled.states["a.b.count"] == kept["a.b.count"]
 
 
-def test_what_state_dicts_leave_out_they_leave_out_here():
+def test_what_state_dicts_leave_out_they_leave_out_here(tmp_path):
     model = Keeping()
     model.register_buffer("hidden", torch.zeros(2, 4), persistent=False)
     model.forward = lambda x: model.hidden.add_(x) * 1
     compiled = engine.compile(model, (torch.ones(2, 4),), runtime="interpreter")
+    twin = copy.deepcopy(compiled)
     assert not compiled.state_dict()
-    assert list(compiled.states) == ["hidden"]
+    assert not twin.state_dict()
+    assert list(compiled.states) == list(twin.states) == ["hidden"]
+    twin.load_state_dict(compiled.state_dict())
+    path = tmp_path / "hidden.pt2"
+    engine.save(compiled, path)
+    loaded = engine.load(path)
+    assert list(loaded.states) == ["hidden"]
+    assert not loaded.state_dict()
 
 
 def test_states_can_be_written_to_between_calls():

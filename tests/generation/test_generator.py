@@ -161,3 +161,30 @@ def test_on_a_gpu_a_step_is_a_replayed_graph(dtype):
         found = generator.generate(tokens, 20)
         same = (found == expected(model, tokens, 20)).float().mean()
         assert same == 1.0 if dtype is torch.float32 else same > 0.5
+
+
+def test_prompts_of_several_lengths_are_padded_at_the_left():
+    model = llama()
+    generator = Generator(model, batch_size=3, max_cache_len=16, padded=True)
+    assert [segment.backend for segment in generator.module.report.segments] == ["tensorrt"]
+    tokens = prompt(3, 6)
+    for lengths in ((6, 4, 1), (5, 6, 6)):
+        mask = (torch.arange(6) >= 6 - torch.tensor(lengths)[:, None]).long()
+        found = generator.generate(tokens, 8, attention_mask=mask)
+        wanted = model.generate(tokens, attention_mask=mask, max_new_tokens=8, do_sample=False)
+        assert found.tolist() == wanted.tolist()
+        pairs = zip(tokens, lengths, strict=True)
+        alone = [expected(model, row[None, 6 - length :], 8)[0, length:] for row, length in pairs]
+        assert found[:, 6:].tolist() == [row.tolist() for row in alone]
+    assert generator.generate(tokens, 8).tolist() == expected(model, tokens, 8).tolist()
+    for wrong in (torch.tensor([[1, 1, 0]] * 3), torch.tensor([[0, 1, 0, 1, 1, 1]] * 3), torch.zeros(3, 6)):
+        with pytest.raises(InputError, match="attention_mask"):
+            generator.generate(tokens, 8, attention_mask=wrong)
+
+
+def test_padding_for_a_generator_that_expects_none(greedy):
+    _, generator = greedy
+    with pytest.raises(InputError, match="padded=True"):
+        generator.generate(prompt(2, 3), 4, attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    wanted = generator.generate(prompt(2, 3), 4)
+    assert torch.equal(generator.generate(prompt(2, 3), 4, attention_mask=torch.ones(2, 3)), wanted)
