@@ -1,0 +1,136 @@
+"""Models in processes of their own, with limits: one that hangs, fills the memory or crashes is a row like others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from tests.model_table.judge import Row
+from tests.model_table.subject import Subject
+
+__all__ = ["Limits", "answers"]
+
+# What every model needs is imported once; a process is a fork of that.
+_PRELOADED = ["tests.model_table.preloaded"]
+
+
+
+Find = Callable[[tuple[str, str]], Subject]
+
+
+class Limits(NamedTuple):
+    """Seconds for a form, and bytes of memory that a process may write to."""
+
+    seconds: float
+    memory: int
+
+
+class _Run:
+    """A process that runs the forms of one model."""
+
+    def __init__(self, context: Any, find: Find, key: tuple[str, str], forms: Sequence[str], limits: Limits) -> None:
+        self.key, self.forms, self.limits = key, list(forms), limits
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, find, key, forms, limits.memory), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.since = time.monotonic()
+        self.phase = "while the model was made"
+
+    @property
+    def left(self) -> float:
+        return max(self.since + self.limits.seconds - time.monotonic(), 0.0)
+
+    def heard(self) -> Iterator[tuple[str, Row]]:
+        """The rows that came; ends the process where its time is over, or where it is gone."""
+        while self.connection.poll():
+            try:
+                kind, value = self.connection.recv()
+            except EOFError:
+                self.process.join()
+                yield self._ended("crashed", _death(self.process.exitcode))
+                return
+            if kind == "phase":
+                self.phase = value
+            else:
+                self.since, self.phase = time.monotonic(), "while the model was made"
+                yield self.forms.pop(0), Row(**value)
+        if not self.left:
+            self.process.kill()
+            self.process.join()
+            yield self._ended("over time", f"{self.limits.seconds:.0f} s {self.phase}")
+
+    def _ended(self, outcome: str, words: str) -> tuple[str, Row]:
+        reason = words if outcome == "over time" else f"{words} {self.phase}"
+        return self.forms.pop(0), Row(outcome, reason=reason)
+
+
+def _death(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+
+def of_corpus(key: tuple[str, str]) -> Subject:
+    """The model of the table that has a key."""
+    from tests.model_table.corpus import corpus
+
+    return corpus()[key]
+
+
+def _work(connection: Connection, find: Find, key: tuple[str, str], forms: Sequence[str], memory: int) -> None:
+    from tests.model_table.forms import FORMS
+    from tests.model_table.judge import judged, words
+
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    subject = find(key)
+    import torch
+
+    torch.set_num_threads(1)
+    made: Any = None
+    for form in forms:
+        try:
+            if made is None:
+                torch.manual_seed(0)
+                made = subject.make()
+            row = judged(subject, made, FORMS[form], lambda phase: connection.send(("phase", phase)))
+        except Exception as error:
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                row = Row("over memory", reason=f"{memory >> 30} GiB")
+            else:
+                row = Row("crashed", reason=words(error))
+        connection.send(("row", vars(row)))
+
+
+def answers(
+    work: Sequence[tuple[tuple[str, str], Sequence[str]]], jobs: int, limits: Limits, find: Find = of_corpus
+) -> Iterator[tuple[tuple[str, str], str, Row]]:
+    """Run each model with its forms; gives model, form and row as they come.
+
+    Args:
+        work: (library, model) with its forms.
+        jobs: processes at once.
+        limits: of each of them.
+        find: the model of a key; processes are given it, so that it must be a function that they can import.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    waiting = list(reversed(work))
+    running: list[_Run] = []
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            running.append(_Run(context, find, *waiting.pop(), limits))
+        wait([run.connection for run in running], min(run.left for run in running))
+        for run in list(running):
+            for form, row in run.heard():
+                yield run.key, form, row
+            if not run.process.is_alive() and run.forms and not run.connection.poll():
+                running.remove(run)
+                waiting.append((run.key, run.forms))
+            elif not run.forms:
+                run.process.join()
+                running.remove(run)
