@@ -70,7 +70,9 @@ def _run(work: list[tuple[tuple[str, str], list[str]]], options: argparse.Namesp
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=sum(len(forms) for _, forms in work))
-        for (library, name), form, row in answers(work, options.jobs, Limits(options.seconds, int(options.memory * 2**30))):
+        for (library, name), form, row in answers(
+            work, options.jobs, Limits(options.seconds, int(options.memory * 2**30))
+        ):
             stamp = stamps.setdefault(library, provenance(library))
             append({"library": library, "model": name, "form": form, **row.to_json(), **stamp}, options.results)
             if row.outcome != "whole":

@@ -26,7 +26,7 @@ __all__ = ["OUTCOMES", "Row", "judged", "words"]
 # What can become of a model, and how the page says it.
 OUTCOMES = {
     "whole": "one engine, right at every size",
-    "multiples": "one engine, right for sizes that are multiples; of others the model's own code decides something else",
+    "multiples": "one engine, right for multiples; for other sizes the model's own code decides something else",
     "parts": "right at every size, with nodes that stay in PyTorch or in several engines",
     "wrong": "values, shapes or dtypes differ from the model's",
     "failed": "compiled, and ends in an error at some size",
@@ -40,8 +40,8 @@ OUTCOMES = {
     "crashed": "the process ended",
 }
 
-# Right is what is no farther from float64 than this many times eager's own distance, or this many units in the last place
-# of the largest magnitude.
+# Right is what is no farther from float64 than this many times eager's own distance, or this many units in the last
+# place of the largest magnitude.
 _TIMES_EAGER, _UNITS = 8, 32
 _ALONE = 1e-4  # where no reference in float64 can be had
 # Of what is raised, the first lines and characters, and the line of the model.
@@ -60,8 +60,8 @@ class Row:
         sizes: batch and sizes that the compiled model was run with.
         step: what the sizes are multiples of.
         error: largest distance from the model in float64, over the largest magnitude of that output.
-        eager: the same of eager PyTorch in this dtype; None where the model does not run in float64, and ``error`` is the
-            distance from eager.
+        eager: the same of eager PyTorch in this dtype; None where the model does not run in float64, and ``error`` is
+            the distance from eager.
         seconds: to compile.
     """
 
@@ -91,7 +91,7 @@ def judged(subject: Subject, made: Made, form: Form, phase: Callable[[str], None
     if form.dynamic == "sizes" and not made.ranges:
         return Row("one size", reason="sizes are not varied for this model")
     phase("in eager PyTorch")
-    model = copy.deepcopy(made.model)
+    model = _copied(subject, made)
     nn.Module.to(model, form.dtype)
     try:
         step, sizes = _chosen(subject, made, model, form)
@@ -108,8 +108,23 @@ def judged(subject: Subject, made: Made, form: Form, phase: Callable[[str], None
     return row
 
 
+def _copied(subject: Subject, made: Made) -> nn.Module:
+    try:
+        return copy.deepcopy(made.model)
+    except RuntimeError:
+        # ``weight_norm`` keeps a weight that has a gradient until the model first runs without one.
+        _run(made.model, subject.call(Point(2, made.usual)))
+        return copy.deepcopy(made.model)
+
+
 def _compiled(
-    subject: Subject, made: Made, model: nn.Module, form: Form, step: int, sizes: list[Point], phase: Callable[[str], None]
+    subject: Subject,
+    made: Made,
+    model: nn.Module,
+    form: Form,
+    step: int,
+    sizes: list[Point],
+    phase: Callable[[str], None],
 ) -> Row:
     phase("while it compiled")
     # The example is neither the least nor the greatest.
@@ -263,5 +278,3 @@ def words(error: Exception) -> str:
 def _short(text: str) -> str:
     text = re.sub(r"\S*/site-packages/", "", " ".join(text.split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-

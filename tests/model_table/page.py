@@ -44,22 +44,22 @@ def text(answers: Answers, models: Sequence[tuple[str, str]]) -> str:
 Written by `python -m tests.model_table --docs`; a test checks that it agrees with `tests/model_table/results.jsonl`.
 
 Models of public libraries with random weights: all that torchvision registers, without its quantised copies, at the
-smallest images that they take; 80 of timm, of each family the smallest; models of transformers and diffusers in small
-configurations. Each is compiled in five forms, its engines are built, and their networks run on a CPU in the interpreter
-of TensorRT networks: what is said here of values is said of that. *Whole* is one engine with every node in it, and values
-that are no farther from the model in float64 than 8 times what eager PyTorch's are in the same dtype (or 32 units in the
-last place) at every size. Where a size is dynamic, both ends of its range and up to five sizes in between are run, which
-are primes where the model takes any size.
+smallest images that they take; 80 of timm, the smallest of each family; models of transformers and diffusers in small
+configurations. Each is compiled in five forms, its engines are built, and their networks run on a CPU in the
+interpreter of TensorRT networks: what is said here of values is said of that. *Whole* is one engine with every node in
+it, and values that are no farther from the model in float64 than 8 times what eager PyTorch's are in the same dtype (or
+32 units in the last place) at every size. Where a size is dynamic, both ends of its range and up to five sizes in
+between are run, which are primes where the model takes any size. RAFT runs with 4 updates instead of 12.
 
-Of {len(known):,} forms of {len(models)} models {len(rows):,} were run: {_runs(rows.values())}. The others are empty below,
-and nothing is said of them.
+Of {len(known):,} forms of {len(models)} models {len(rows):,} were run: {_runs(rows.values())}. The others are empty
+below, and nothing is said of them.
 
 ## Summary
 
 {_summary(libraries, rows, models)}
 
-*Counted* are the forms that PyTorch itself runs and that the model's own code allows. *Error* is the median of our distance
-from float64 over eager's, of those that are whole.
+*Counted* are the forms that PyTorch itself runs and that the model's own code allows. *Error* is the median of our
+distance from float64 over eager's, of those that are whole.
 
 ## What stays out
 
@@ -67,19 +67,24 @@ from float64 over eager's, of those that are whole.
 
 ## All models
 
-Whole: our largest distance from float64 over eager's in the same dtype, in parentheses the number of sizes, and what they
-are multiples of if the model does not take any. Otherwise the outcome, which the list above explains.
+Whole: our largest distance from float64 over eager's in the same dtype, in parentheses the number of sizes, and what
+they are multiples of if the model does not take any. Otherwise the outcome, which the list above explains.
 
 {_tables(libraries, known, models)}"""
 
 
 def _runs(rows: Iterable[Row]) -> str:
     counts = Counter((row["date"], row["commit"]) for row in rows)
-    return "; ".join(f"{count} on {date} at `{commit}`" for (date, commit), count in sorted(counts.items())) or "none yet"
+    return (
+        "; ".join(f"{count} on {date} at `{commit}`" for (date, commit), count in sorted(counts.items())) or "none yet"
+    )
 
 
 def _summary(libraries: Sequence[str], rows: dict[Key, Row], models: Sequence[tuple[str, str]]) -> str:
-    lines = ["| library | form | models | run | counted | whole | per cent | error |", "|---|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| library | form | models | run | counted | whole | per cent | error |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for library in (*libraries, "all"):
         for form in FORMS:
             asked = [model for model in models if library in (model[0], "all")]

@@ -1,14 +1,19 @@
 """What every process of the table imports, once: it is a fork of one that did."""
 
-import engine.compiler
-from tests.model_table import judge, processes
+import importlib
+
 from tests.model_table.corpus import corpus
 
 corpus()
 
-# Libraries load their modules when they are first asked for them.
-from diffusers import AutoencoderKL, SD3Transformer2DModel  # noqa: E402
-from timm import create_model  # noqa: E402
-from transformers import BertModel, ViTModel  # noqa: E402
+for module in ("engine.compiler", "tests.model_table.judge", "tests.model_table.processes"):
+    importlib.import_module(module)
 
-__all__ = ["AutoencoderKL", "BertModel", "SD3Transformer2DModel", "ViTModel", "create_model", "engine", "judge", "processes"]
+# Libraries load their modules when they are first asked for them.
+for library, names in {
+    "diffusers": ("AutoencoderKL", "SD3Transformer2DModel", "UNet2DConditionModel"),
+    "timm": ("create_model",),
+    "transformers": ("BertModel", "LlamaForCausalLM", "ViTModel"),
+}.items():
+    for name in names:
+        getattr(importlib.import_module(library), name)

@@ -19,7 +19,6 @@ __all__ = ["Limits", "answers"]
 _PRELOADED = ["tests.model_table.preloaded"]
 
 
-
 Find = Callable[[tuple[str, str]], Subject]
 
 
@@ -53,14 +52,15 @@ class _Run:
                 kind, value = self.connection.recv()
             except EOFError:
                 self.process.join()
-                yield self._ended("crashed", _death(self.process.exitcode))
+                if self.forms:
+                    yield self._ended("crashed", _death(self.process.exitcode))
                 return
             if kind == "phase":
                 self.phase = value
             else:
                 self.since, self.phase = time.monotonic(), "while the model was made"
                 yield self.forms.pop(0), Row(**value)
-        if not self.left:
+        if self.forms and not self.left:
             self.process.kill()
             self.process.join()
             yield self._ended("over time", f"{self.limits.seconds:.0f} s {self.phase}")

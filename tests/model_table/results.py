@@ -53,9 +53,10 @@ def regressions(before: Answers, after: Answers) -> list[str]:
 def provenance(library: str) -> dict[str, str]:
     """What a line is true of: the day, the commit (with ``+`` where the compiler was changed since) and versions."""
     tensorrt = next(name for name in ("tensorrt", "tensorrt-rtx") if _version(name))
+    changed = "+" if _git("status", "--porcelain", "engine", "rules") else ""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "engine", "rules") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + changed,
         "versions": ", ".join(f"{name} {_version(name)}" for name in dict.fromkeys(("torch", tensorrt, library))),
     }
 

@@ -75,7 +75,11 @@ def subject(kind="", model=Net):
         return (dynamic_dims(ranges, step, 2, 3),)
 
     return Subject(
-        kind, "torch", lambda: Made(model(kind).eval(), ((16, 32), (16, 32))), lambda point: ((images(point),), {}), dynamic
+        kind,
+        "torch",
+        lambda: Made(model(kind).eval(), ((16, 32), (16, 32))),
+        lambda point: ((images(point),), {}),
+        dynamic,
     )
 
 

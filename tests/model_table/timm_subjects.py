@@ -1,6 +1,6 @@
-"""80 models of timm: of each family (a module of ``timm.models``) the one with fewest parameters, of the smallest families.
+"""80 models of timm: of each family (a module of ``timm.models``) the smallest one, of the smallest families.
 
-``python -m tests.model_table.timm_subjects`` counts the parameters anew and prints the choice.
+``python -m tests.model_table.timm_subjects`` counts parameters anew and prints the choice.
 """
 
 from __future__ import annotations

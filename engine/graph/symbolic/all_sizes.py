@@ -139,7 +139,7 @@ def _quotient(a: Any, b: Any) -> Any:
 
 
 def _root(value: Any, exponent: Any = 0.5) -> Any:
-    # Python's own power of 0.5 and its root are the same where the root is whole, and lie between the same whole numbers.
+    # Python's power of 0.5 and its root are the same where the root is whole, and lie between the same whole numbers.
     if np.ndim(exponent) or exponent != 0.5 or _is_whole(value):
         return _unknown()
     return np.sqrt(value)
