@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--outcome", action="append", help="again, what had this outcome; may be repeated")
     parser.add_argument("--again", action="store_true", help="run what is known already")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--seconds", type=float, default=300, help="limit of each form")
+    parser.add_argument("--seconds", type=float, default=300, help="of processor time, limit of each form")
     parser.add_argument("--memory", type=float, default=8, help="GiB, limit of each process")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--compare", action="store_true", help="what is worse than in the file of the repository?")

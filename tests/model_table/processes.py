@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.model_table.judge import Row
@@ -23,7 +25,10 @@ Find = Callable[[tuple[str, str]], Subject]
 
 
 class Limits(NamedTuple):
-    """Seconds for a form, and bytes of memory that a process may write to."""
+    """Seconds of processor time for a form, and bytes of memory that a process may write to.
+
+    A process that waits is ended after ten times these seconds.
+    """
 
     seconds: float
     memory: int
@@ -38,12 +43,25 @@ class _Run:
         self.process = context.Process(target=_work, args=(theirs, find, key, forms, limits.memory), daemon=True)
         self.process.start()
         theirs.close()
-        self.since = time.monotonic()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.since, self.spent = time.monotonic(), self._processor_time()
         self.phase = "while the model was made"
+
+    def _processor_time(self) -> float:
+        """Seconds of the process and those that it waited for."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def left(self) -> float:
-        return max(self.since + self.limits.seconds - time.monotonic(), 0.0)
+        computing = self.spent + self.limits.seconds - self._processor_time()
+        waiting = self.since + 10 * self.limits.seconds - time.monotonic()
+        return max(min(computing, waiting), 0.0)
 
     def heard(self) -> Iterator[tuple[str, Row]]:
         """The rows that came; ends the process where its time is over, or where it is gone."""
@@ -58,7 +76,7 @@ class _Run:
             if kind == "phase":
                 self.phase = value
             else:
-                self.since, self.phase = time.monotonic(), "while the model was made"
+                self._begin()
                 yield self.forms.pop(0), Row(**value)
         if self.forms and not self.left:
             self.process.kill()
