@@ -21,7 +21,7 @@ from tests.model_table.subject import Call, Made, Point, Subject, points
 from tests.zoo.forms import exported
 from tests.zoo.request import Built
 
-__all__ = ["OUTCOMES", "Row", "judged", "words"]
+__all__ = ["OUTCOMES", "Row", "judged", "refuse_memory", "words"]
 
 # What can become of a model, and how the page says it.
 OUTCOMES = {
@@ -96,6 +96,7 @@ def judged(subject: Subject, made: Made, form: Form, phase: Callable[[str], None
     try:
         step, sizes = _chosen(subject, made, model, form)
     except Exception as error:
+        refuse_memory(error)
         return Row("no eager" if form.dynamic != "sizes" else "one size", reason=words(error))
     row = _compiled(subject, made, model, form, step, sizes, phase)
     if form.dynamic == "sizes" and row.outcome in ("refused", "not exported", "failed"):
@@ -140,6 +141,7 @@ def _compiled(
             warnings.simplefilter("ignore")
             compiled = engine.compile(model, args, kwargs, dynamic_shapes=dynamic, runtime="interpreter")
     except Exception as error:
+        refuse_memory(error)
         phase("in torch.export")
         outcome = "not exported" if exported(Built(model, args, kwargs, dynamic)) else "refused"
         return Row(outcome, reason=words(error), step=step)
@@ -178,6 +180,7 @@ def _chosen(subject: Subject, made: Made, model: nn.Module, form: Form) -> tuple
             for point in sizes if form.dynamic == "sizes" else sizes[:1]:
                 _run(model, _cast(form.dtype, subject.call(point)))
         except Exception as error:
+            refuse_memory(error)
             raised = raised or error
         else:
             return step, sizes
@@ -206,12 +209,14 @@ def _compared(row: Row, subject: Subject, compiled: Any, model: nn.Module, form:
         try:
             got = compiled(*call[0], **call[1])
         except Exception as error:
+            refuse_memory(error)
             row.outcome, row.reason = "failed", _short(f"at {_text(point)}: {words(error)}")
             return row
         row.sizes.append([point.batch, *point.sizes])
         try:
             reference = _run(double, _cast(torch.float64, call)) if double is not None else None
-        except Exception:
+        except Exception as error:
+            refuse_memory(error)
             double = reference = None
         different = _differences(row, got, wanted, reference, torch.finfo(form.dtype).eps)
         if different:
@@ -266,6 +271,12 @@ def _distance(ours: torch.Tensor, eagers: torch.Tensor, true: torch.Tensor | Non
     scale = max(float(goal[finite].abs().max()), 1e-30)
     mine = float((ours.double() - goal)[finite].abs().max()) / scale
     return mine, float((eagers.double() - goal)[finite].abs().max()) / scale
+
+
+def refuse_memory(error: Exception) -> None:
+    """Raises ``MemoryError`` for what says that there is no more memory: that is no word about a model."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        raise MemoryError from error
 
 
 def words(error: Exception) -> str:

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.model_table.judge import Row
-from tests.model_table.subject import Subject
+from tests.model_table.judge import Row, refuse_memory
+from tests.model_table.subject import Made, Subject
 
 __all__ = ["Limits", "answers"]
 
@@ -43,6 +43,7 @@ class _Run:
         self.process = context.Process(target=_work, args=(theirs, find, key, forms, limits.memory), daemon=True)
         self.process.start()
         theirs.close()
+        self.over = False
         self._begin()
 
     def _begin(self) -> None:
@@ -70,6 +71,7 @@ class _Run:
                 kind, value = self.connection.recv()
             except EOFError:
                 self.process.join()
+                self.over = True
                 if self.forms:
                     yield self._ended("crashed", _death(self.process.exitcode))
                 return
@@ -81,6 +83,7 @@ class _Run:
         if self.forms and not self.left:
             self.process.kill()
             self.process.join()
+            self.over = True
             yield self._ended("over time", f"{self.limits.seconds:.0f} s {self.phase}")
 
     def _ended(self, outcome: str, words: str) -> tuple[str, Row]:
@@ -114,14 +117,21 @@ def _work(connection: Connection, find: Find, key: tuple[str, str], forms: Seque
         try:
             if made is None:
                 torch.manual_seed(0)
-                made = subject.make()
+                made = _made(subject)
             row = judged(subject, made, FORMS[form], lambda phase: connection.send(("phase", phase)))
+        except MemoryError:
+            row = Row("over memory", reason=f"{memory >> 30} GiB")
         except Exception as error:
-            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-                row = Row("over memory", reason=f"{memory >> 30} GiB")
-            else:
-                row = Row("crashed", reason=words(error))
+            row = Row("crashed", reason=words(error))
         connection.send(("row", vars(row)))
+
+
+def _made(subject: Subject) -> Made:
+    try:
+        return subject.make()
+    except Exception as error:
+        refuse_memory(error)
+        raise
 
 
 def answers(
@@ -146,9 +156,9 @@ def answers(
         for run in list(running):
             for form, row in run.heard():
                 yield run.key, form, row
-            if not run.process.is_alive() and run.forms and not run.connection.poll():
-                running.remove(run)
-                waiting.append((run.key, run.forms))
-            elif not run.forms:
+            if run.over or not run.forms:
                 run.process.join()
                 running.remove(run)
+                # A form that ended its process takes no other with it.
+                if run.forms:
+                    waiting.append((run.key, run.forms))

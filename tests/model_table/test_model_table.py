@@ -158,8 +158,8 @@ def ending(key):
 def test_a_process_that_ends_is_a_row_and_the_rest_goes_on():
     forms = ["float16-static", "float32-static"]
     work = [(("torch", kind), forms) for kind in ("exit", "hang", "fill")]
-    found = {(key[1], form): row for key, form, row in answers(work, 1, Limits(30, 6 << 30), ending)}
+    found = {(key[1], form): row for key, form, row in answers(work, 1, Limits(20, 6 << 30), ending)}
     assert found["exit", forms[0]] == Row("crashed", reason="exit code 3 in eager PyTorch")
-    assert found["hang", forms[0]] == Row("over time", reason="30 s in eager PyTorch")
+    assert found["hang", forms[0]] == Row("over time", reason="20 s in eager PyTorch")
     assert found["fill", forms[0]] == Row("over memory", reason="6 GiB")
     assert {found[kind, forms[1]].outcome for kind in ("exit", "hang", "fill")} == {"whole"}
