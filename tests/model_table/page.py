@@ -52,7 +52,8 @@ it, and values that are no farther from the model in float64 than 8 times what e
 between are run, which are primes where the model takes any size. RAFT runs with 4 updates instead of 12.
 
 Of {len(known):,} forms of {len(models)} models {len(rows):,} were run: {_runs(rows.values())}. The others are empty
-below, and nothing is said of them.
+below, and nothing is said of them: small models are run first, so that shares of those that were run are not shares of
+all. A `+` at a commit means that the compiler was being changed.
 
 ## Summary
 
