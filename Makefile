@@ -21,6 +21,7 @@ test: check native
 
 test-full: check native
 	ENGINE_TEST_FULL=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m tests.model_table --jobs 2 --results build/models.jsonl --compare
 
 fuzz: native
 	$(BIN)/python -m tests.fuzz

@@ -25,7 +25,7 @@ _ROOM = 4
 class Wish:
     """What the user said of one dim: its bounds, where they were given, and the size to optimise for.
 
-    A named ``Dim`` without a lower bound begins at 0, which nobody may have asked for.
+    A named ``Dim`` without a lower bound begins at 0, which nobody may have asked for. Dims of one name are equal.
     """
 
     opt: int
@@ -34,6 +34,7 @@ class Wish:
     dynamic: bool = True  # False: torch.export may decide
     profiles: tuple[Range, ...] = ()
     from_zero: bool = False
+    name: str = ""
 
 
 @dataclass
@@ -188,7 +189,8 @@ def _widen(model: nn.Module, examples: Examples) -> None:
         size = tensor.shape[dim]
         shape = shapes.setdefault(id(tensor), list(tensor.shape))
         if _is_named(wanted):
-            wish = Wish(size, _bound(wanted, "min"), _bound(wanted, "max"), from_zero=wanted.min == 0)
+            name = "" if hasattr(wanted, "root") else wanted.__name__
+            wish = Wish(size, _bound(wanted, "min"), _bound(wanted, "max"), from_zero=wanted.min == 0, name=name)
             if _root(wanted) in small and size in (_value(wanted, 0), _value(wanted, 1)):
                 shape[dim] = _value(wanted, 2)
         else:

@@ -19,6 +19,7 @@ from engine.capture.captured import Captured
 from engine.capture.examples import Examples, Wish, asks_for_sizes, prepare
 from engine.capture.importer import Imported, import_graph_module, import_program
 from engine.capture.inputs import Range
+from engine.capture.keywords import named_keywords
 from engine.capture.pytrees import plain, register_inputs
 from engine.capture.signature import Argument
 from engine.capture.sizes.asked_sizes import program_ranges
@@ -152,13 +153,14 @@ def _capture(
         refuse_scripted(model)
     if knows_its_inputs(model) and not asks_for_sizes(args, kwargs, dynamic_shapes):
         return _captured_brought(program_of(model), _class_name(model), timings)
-    with timings.phase("import"), collector_held_back(), apart():
-        register_inputs((args, kwargs))
-        examples = prepare(model, args, kwargs, dynamic_shapes)
-    with timings.phase("export"):
-        program, seen = export(model, examples)
-    with timings.phase("import"), collector_held_back():
-        return _captured_program(program, examples, type(model).__name__, timings, seen, model)
+    with named_keywords(model, kwargs, dynamic_shapes) as shapes:
+        with timings.phase("import"), collector_held_back(), apart():
+            register_inputs((args, kwargs))
+            examples = prepare(model, args, kwargs, shapes)
+        with timings.phase("export"):
+            program, seen = export(model, examples)
+        with timings.phase("import"), collector_held_back():
+            return _captured_program(program, examples, type(model).__name__, timings, seen, model)
 
 
 # ------------------------------------------------------------------------------------ results

@@ -362,3 +362,15 @@ def test_the_strides_of_a_result_on_a_gpu_bound_no_size(mode):
     model = as_module(lambda x: F.interpolate(x[None], size=(6, 5), mode=mode)[0])
     captured = capture(model, [torch.randn(20, 4, 4, device="cuda")], dynamic_shapes=[{0: Dim("b", min=1, max=32)}])
     assert list(captured.ranges.values()) == [Range(1, 20, 32)]
+
+
+def test_what_torch_export_cannot_prove_of_square_images_has_its_line_and_the_sizes_that_hold():
+    side = Dim("side", min=8, max=40)
+
+    def half(x):
+        return x * 2 if x.shape[2] // 2 != x.shape[2] - 4 else x
+
+    with pytest.raises(CaptureError) as error:
+        capture(as_module(half), [torch.randn(1, 3, 12, 12)], dynamic_shapes=[{2: side, 3: side}])
+    assert "the model only holds for sizes from 9 to 40" in str(error.value)
+    assert f"{__file__}:" in str(error.value)

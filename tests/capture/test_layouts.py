@@ -9,6 +9,7 @@ from torch.export import Dim
 import engine
 from engine.capture import capture
 from engine.errors import InputError
+from engine.testing import as_module
 from tests.comparison import assert_agrees
 
 
@@ -95,3 +96,58 @@ def test_what_a_view_needs_is_asked_of_calls():
     captured = capture(model, image, dynamic_shapes=[{2: Dim.DYNAMIC(min=8, max=48), 3: Dim.DYNAMIC(min=8, max=48)}])
     with pytest.raises(InputError, match="% 6 == 0"):
         captured.bind([torch.randn(1, 3, 16, 16)])
+
+
+class Table(nn.Module):
+    """Patches with a part of a table of places; at 40 pixels with all of it, whose rows lie as those of the patches."""
+
+    def __init__(self, places):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.register_buffer("table", torch.randn(1, 400, 8))
+        self.places = places
+
+    def forward(self, image):
+        rows, columns = image.shape[2] // 2, image.shape[3] // 2
+        top, left = (20 - rows) // 2, (20 - columns) // 2
+        part = self.table.view(1, 20, 20, 8)[:, top : top + rows, left : left + columns]
+        return self.patches(image).flatten(2).mT + self.places(part)
+
+
+PLACES = {
+    "reshape": lambda part: part.reshape(1, -1, 8),
+    "flatten": lambda part: part.flatten(1, 2).sin(),
+    "permuted": lambda part: part.permute(0, 3, 1, 2).flatten(2).mT,
+    "contiguous": lambda part: part.contiguous().view(1, -1, 8),
+    "selected": lambda part: part[0].reshape(-1, 8)[None],
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_part_of_a_table_may_be_all_of_it(name):
+    model = Table(PLACES[name]).eval()
+    dims = {2: Dim("h", min=8, max=40), 3: Dim("w", min=8, max=40)}
+    captured = capture(model, [torch.randn(1, 3, 12, 16)], dynamic_shapes=[dims])
+    assert captured.guards == ()
+    for height, width in [(8, 40), (40, 8), (40, 40), (17, 23), (8, 8)]:
+        image = torch.randn(1, 3, height, width)
+        (found,) = captured.module()(*captured.bind([image]))
+        torch.testing.assert_close(found, model(image))
+
+
+def test_a_part_of_a_table_of_square_images():
+    model = Table(PLACES["reshape"]).eval()
+    side = Dim("side", min=8, max=40)
+    compiled = engine.compile(
+        model, [torch.randn(1, 3, 12, 12)], dynamic_shapes=[{2: side, 3: side}], runtime="interpreter"
+    )
+    assert compiled.report.coverage == 1.0
+    for size in (8, 17, 29, 39, 40):
+        with torch.no_grad():
+            assert_agrees(compiled, model, torch.randn(1, 3, size, size))
+
+
+def test_elements_of_a_known_number_are_no_question_of_strides():
+    """The example has as many elements as the view has to have; no other size has."""
+    with pytest.raises(engine.EngineError, match=r"specialized it to be a constant \(20\)"):
+        capture(as_module(lambda x: x.reshape(40, 2) + 1), [torch.randn(20, 4)], dynamic_shapes=[{0: Dim("n", max=40)}])

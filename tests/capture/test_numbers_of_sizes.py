@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.export import Dim
 
 from engine.capture import capture
-from engine.errors import CaptureError
+from engine.errors import CaptureError, InputError
 from engine.testing import as_module
 from tests.comparison import assert_agrees
 
@@ -58,6 +58,49 @@ def test_every_size(name):
         x = torch.randn(rows, 3)
         (found,) = captured.module()(*captured.bind([x]))
         torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-4)
+
+
+# The side of a map, from its tokens.
+SIDES = {
+    "power": lambda n: int(n**0.5),
+    "root": lambda n: int(math.sqrt(n)),
+    "rounded": lambda n: round(n**0.5),
+    "sym_int": lambda n: torch.sym_int(n**0.5),
+}
+
+
+@pytest.mark.parametrize("pooled", [1, 2])
+@pytest.mark.parametrize("name", SIDES)
+def test_the_side_of_square_images(name, pooled):
+    import engine
+
+    def model(x):
+        tokens = F.avg_pool2d(x, pooled).flatten(2)
+        side = SIDES[name](tokens.shape[2])
+        return tokens.mT.reshape(x.shape[0], side, side, 3).sin()
+
+    side = Dim("side", min=4, max=40)
+    shapes = [{0: Dim("n", min=1, max=4), 2: side, 3: side}]
+    compiled = engine.compile(
+        as_module(model), [torch.randn(2, 3, 12, 12)], dynamic_shapes=shapes, runtime="interpreter", min_block_size=1
+    )
+    assert compiled.report.coverage == 1.0
+    for batch, size in [(1, 4), (3, 13), (4, 40), (2, 29)]:
+        assert_agrees(compiled, as_module(model), torch.randn(batch, 3, size, size))
+
+
+def test_the_root_of_what_is_no_square_is_no_side():
+    """Of images that need not be square there is no such side: calls are held against what the model needs."""
+    model = as_module(lambda x: x.flatten(2).reshape(1, int((x.shape[2] * x.shape[3]) ** 0.5), -1))
+    shapes = [{2: Dim("h", min=4, max=40), 3: Dim("w", min=4, max=40)}]
+    captured = capture(model, [torch.randn(1, 3, 12, 12)], dynamic_shapes=shapes)
+    x = torch.randn(1, 3, 20, 20)
+    (found,) = captured.module()(*captured.bind([x]))
+    torch.testing.assert_close(found, model(x))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        model(torch.randn(1, 3, 13, 7))
+    with pytest.raises(InputError):
+        captured.bind([torch.randn(1, 3, 13, 7)])
 
 
 @pytest.mark.parametrize("name", ["linspace to the last", "bilinear", "of a quotient"])

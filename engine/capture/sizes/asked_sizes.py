@@ -66,9 +66,14 @@ def asked_sizes(examples: Examples, ranges: Ranges) -> Iterator[None]:
 def asked_sizes_by_source(model: nn.Module, examples: Examples, ranges: Ranges) -> Iterator[None]:
     """The same for strict mode, which makes symbols as it comes to them: those of tensors that are arguments."""
     create = ShapeEnv.create_symbol
+    named: dict[str, sympy.Symbol] = {}
+    arguments = {f"L[{name!r}]": value for name, value in combined(model, examples.args, examples.kwargs).items()}
+    # As PyTorch calls them from 2.13 on.
+    leaves = pytree.tree_leaves((examples.args, examples.kwargs))
+    arguments |= {f"L['flat_args'][{place}]": leaf for place, leaf in enumerate(leaves)}
     asked = {
-        f"L[{name!r}].size()[{dim}]": _asked(examples.wishes[id(value), dim])
-        for name, value in combined(model, examples.args, examples.kwargs).items()
+        f"{name}.size()[{dim}]": examples.wishes[id(value), dim]
+        for name, value in arguments.items()
         if isinstance(value, torch.Tensor)
         for dim in range(value.dim())
         if (id(value), dim) in examples.wishes
@@ -78,7 +83,14 @@ def asked_sizes_by_source(model: nn.Module, examples: Examples, ranges: Ranges) 
         symbol = create(shape_env, value, source, *others, **options)
         name = source.name() if callable(source.name) else source.name
         if isinstance(symbol, sympy.Symbol) and name in asked:
-            ranges[symbol] = _common(ranges.get(symbol), asked[name])
+            wish = asked[name]
+            ranges[symbol] = _common(ranges.get(symbol), _asked(wish))
+            first = named.setdefault(wish.name, symbol) if wish.name else symbol
+            hints = hints_of(shape_env)
+            # What torch.export does with examples that differ is an error that it words well.
+            if first is not symbol and hints.get(first) == hints.get(symbol) is not None:
+                ranges[first] = ranges[symbol] = _common(ranges[first], ranges[symbol])
+                shape_env.evaluate_expr(sympy.Eq(first, symbol), True)
         return symbol
 
     with _LOCK:

@@ -143,7 +143,7 @@ def observed_answers(branches: list[Branch]) -> Iterator[None]:
         answer = evaluate(asked, question, hint, *others, **options)
         frame = asking(asked) if asking is not None and getattr(question, "free_symbols", None) else None
         # Operators ask for truth values as they please; a number that one of them takes is the model's.
-        by_model = frame is not None and (not isinstance(hint, bool) or frame.f_code.co_filename.startswith(_DYNAMO))
+        by_model = frame is not None and (not isinstance(hint, bool) or _is_of_python(frame))
         if hint is not None and by_model:
             stack = TracingContext.extract_stack()
             lines = [line for line in stack if not line.filename.startswith(_TORCH)]
@@ -163,6 +163,11 @@ def observed_answers(branches: list[Branch]) -> Iterator[None]:
         finally:
             ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
             branches.extend(found)
+
+
+def _is_of_python(frame: FrameType) -> bool:
+    """Whether Dynamo asks for code of the model that it reads, and not for an operator in C++ that it runs."""
+    return frame.f_code.co_filename.startswith(_DYNAMO) and frame.f_code.co_name != "run_node"
 
 
 def _asker(frame: FrameType | None) -> str | None:

@@ -33,6 +33,7 @@ from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.constant_values import ConstantValues
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
+from engine.capture.tracing.dim_relations import relations_left_to_capture
 from engine.capture.tracing.primitives import primitives_by_aten
 from engine.capture.tracing.size_arguments import sizes_as_arguments
 from engine.capture.tracing.torchscript import refuse_packed, refuse_scripted
@@ -165,6 +166,9 @@ def _export_as_refined(model: nn.Module, examples: Examples, seen: Seen, *, stri
             if refined is None or any(fix.startswith("_") for fix in found):
                 loosened = _loosened(examples.dynamic_shapes, error)
                 program = None if loosened is None else _try_loosened(model, examples, seen, loosened, strict=strict)
+                if program is None and _is_of_solver(error):
+                    with relations_left_to_capture():
+                        program = _try_loosened(model, examples, seen, examples.dynamic_shapes, strict=strict)
                 if program is not None:
                     return program
             if refined is None:

@@ -138,6 +138,13 @@ def _quotient(a: Any, b: Any) -> Any:
     return np.true_divide(a, b)
 
 
+def _root(value: Any, exponent: Any = 0.5) -> Any:
+    # Python's power of 0.5 and its root are the same where the root is whole, and lie between the same whole numbers.
+    if np.ndim(exponent) or exponent != 0.5 or _is_whole(value):
+        return _unknown()
+    return np.sqrt(value)
+
+
 def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def to_whole(value: Any) -> Any:
         if _is_whole(value):
@@ -170,6 +177,7 @@ _FUNCTIONS: dict[type, Callable[..., Any]] = {
             "CeilDiv": _whole(lambda a, b: -(-a // b)),
             "CeilToInt": _rounded(np.ceil),
             "CleanDiv": _whole(np.floor_divide),
+            "FloatPow": _root,
             "FloatTrueDiv": _quotient,
             "FloorDiv": _whole(np.floor_divide),
             "FloorToInt": _rounded(np.floor),
@@ -177,6 +185,7 @@ _FUNCTIONS: dict[type, Callable[..., Any]] = {
             "IntTrueDiv": _quotient,
             "Mod": _whole(np.mod),
             "ModularIndexing": _whole(lambda a, b, c: a // b % c),
+            "OpaqueUnaryFn_sqrt": _root,
             "PythonMod": _whole(np.mod),
             "RoundToInt": _rounded(np.rint),
             "ToFloat": lambda a: a.astype(np.float64) if _greatest(a) < _EXACT else _unknown(),

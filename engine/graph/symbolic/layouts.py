@@ -48,6 +48,10 @@ _CALLERS = (os.path.join(_TORCH, "_ops.py"), os.path.join(_TORCH, "_export", "no
 # Operators that only ask how their argument lies in memory, and those that also ask whether a view of it can be.
 _OF_MEMORY = frozenset({"contiguous", "is_contiguous"})
 _VIEWS = frozenset({"flatten", "ravel", "reshape", "reshape_as", "unflatten"})
+# Operators that make a view, and ask no more by inequalities than whether it is contiguous.
+_MADE_VIEWS = frozenset({"as_strided", "diagonal", "narrow", "permute", "select", "slice", "transpose", "unfold"})
+# Counts calls of functions, and is the frame that asks where an operator of a fake tensor is written in C++.
+_COUNTED = os.path.join(_TORCH, "utils", "_stats.py")
 # Where PyTorch makes a fake tensor of sizes and strides that it knows, in C++.
 _MAKERS = frozenset({"__new__", "_get_output_tensor_from_cache_entry", "extract_tensor_metadata"})
 _TENSORS = tuple(os.path.join(_TORCH, "_subclasses", name) for name in ("fake_tensor.py", "functional_tensor.py"))
@@ -109,27 +113,38 @@ def _is_answered_by_hint(frame: FrameType | None, question: Any, hint: bool) -> 
     file, name = frame.f_code.co_filename, frame.f_code.co_name
     if name in _OF_CHANNELS | _OF_NOTHING:
         return True
+    noted = question if hint else ~question
+    if file == _COUNTED:
+        made = any(_name(argument) in _MADE_VIEWS for argument in frame.f_locals.get("args", ()))
+        return made and isinstance(noted, sympy.Ne) and _is_of_strides(noted)
     if file in _CALLERS:
         operator = _called(frame)
-        return operator in _OF_MEMORY or (operator in _VIEWS and _is_of_strides(question))
-    noted = question if hint else ~question
+        return operator in _OF_MEMORY or (operator in _VIEWS and _is_of_strides(question, noted))
     return is_of_layout(file, name) and (writes_no_size(file, name) or not isinstance(noted, sympy.Eq))
 
 
 def _called(frame: FrameType) -> str | None:
     """The name of the operator that a frame of PyTorch calls."""
-    called = frame.f_locals.get("func", frame.f_locals.get("self"))
+    return _name(frame.f_locals.get("func", frame.f_locals.get("self")))
+
+
+def _name(called: Any) -> str | None:
+    """The name of an operator; None for what is none."""
     name = getattr(getattr(called, "overloadpacket", called), "__name__", None)
     return name if isinstance(name, str) else None
 
 
-def _is_of_strides(question: Any) -> bool:
+def _is_of_strides(question: Any, noted: Any = None) -> bool:
     """Whether an operator asks what strides a view would have.
 
-    Whether there are as many elements as there have to be it asks by equalities, and whether there are any by numbers.
+    Whether there are as many elements as there have to be it asks by equalities, and whether there are any, or one, by
+    these numbers. A stride may be known: that of the rows of a table, of which a part was taken.
     """
-    compares = isinstance(question, sympy.Ne | sympy.Lt | sympy.Gt | sympy.Le | sympy.Ge)
-    return compares and not any(side.is_Integer for side in question.args)
+    if not isinstance(question, sympy.Ne | sympy.Lt | sympy.Gt | sympy.Le | sympy.Ge):
+        return False
+    numbers = [side for side in question.args if side.is_Integer]
+    # Of a number, a question that comes out as an equality may be one about elements after all.
+    return not numbers or (numbers[0] > 1 and isinstance(question if noted is None else noted, sympy.Ne))
 
 
 __all__ = ["asker", "is_of_layout", "layouts_by_hint", "writes_no_size"]

@@ -12,12 +12,17 @@ from torch.utils._sympy import functions as symbolic
 
 from engine.sizes import floordiv, is_real, mul, normal
 
+_ROOT = symbolic.OpaqueUnaryFn_sqrt
 _DIVISIONS = (symbolic.FloorDiv, symbolic.CleanDiv)
 ROUNDINGS = (symbolic.CeilToInt, symbolic.FloorToInt, symbolic.TruncToInt)
 _TRUE_DIVISIONS = (symbolic.FloatTrueDiv, symbolic.IntTrueDiv)
 _REMAINDERS = (symbolic.Mod, symbolic.PythonMod, sympy.Mod)
 # With factors of so many bits, products with sizes have fewer than the 53 of Python's floats.
 _FEW_BITS = 20
+
+
+def _is_root(number: sympy.Basic) -> bool:
+    return isinstance(number, _ROOT) or (isinstance(number, symbolic.FloatPow) and number.args[1] == 0.5)
 
 
 class WrittenSizes:
@@ -73,6 +78,11 @@ class WrittenSizes:
             return sympy.Integer(int(number)) if float(number).is_integer() else None  # type: ignore[call-overload, arg-type]
         if isinstance(number, symbolic.ToFloat):
             return self._whole(number.args[0])
+        if _is_root(number):
+            # Of ``n ** 2``, where ``n`` is no less than 0: Python's root of a square is exact.
+            square = self._whole(number.args[0])
+            root = None if square is None else sympy.sqrt(square)
+            return root if root is not None and root.is_integer and root.is_nonnegative else None
         if isinstance(number, _TRUE_DIVISIONS):
             above, below = map(self._whole, number.args)
             if above is None or below is None or below == 0:
