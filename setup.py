@@ -2,8 +2,11 @@
 
 The rules of the checkout's top folder become ``engine/_rules``.  ``pip install --no-build-isolation .`` compiles
 ``engine/runtime/csrc`` against the installed PyTorch into a LibTorch library and a Python extension over it.
-Without PyTorch or a C++ compiler, or with ``PYTHON_ONLY=1``, the package is installed without them and says so in
+Without PyTorch or a C++ compiler, or with ``PYTHON_ONLY=1``, the package is built without them and says so in
 ``engine/runtime/native.json``.
+
+A wheel with the C++ path is tagged for its Python and platform; one without it runs everywhere, and is
+``py3-none-any``.  ``python -m tests.packaging.release`` builds both.
 """
 
 import json
@@ -18,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 RULES = [path.parent for path in sorted(Path("rules").rglob("*.rules"))]
@@ -37,7 +41,13 @@ class Skipped(Exception):
 
 
 class BuildNative(build_ext):
-    """Builds the C++ path, or notes why not: the package works without it."""
+    """Builds the C++ path, or notes why not: the package works without it.
+
+    Attributes:
+        built: whether the C++ path was built; None before it was tried.
+    """
+
+    built = None
 
     def run(self):
         # An editable install has no folder of its own: the files go beside the sources.
@@ -53,6 +63,7 @@ class BuildNative(build_ext):
             print(f"engine: without the C++ path of the runtime: {reason}", file=sys.stderr)
         names = [NOTE, *((LIBRARY, EXTENSION) if note["built"] else ())]
         self.written = [str(folder / name) for name in names]
+        self.built = note["built"]
         (folder / NOTE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def get_outputs(self):
@@ -66,7 +77,7 @@ class BuildNative(build_ext):
 
     def build(self, folder):
         if os.environ.get("PYTHON_ONLY") == "1":
-            raise Skipped("it was installed with PYTHON_ONLY=1")
+            raise Skipped("it was built with PYTHON_ONLY=1")
         if not sys.platform.startswith("linux"):
             raise Skipped(f"it is built on Linux only, not on {sys.platform}")
         try:
@@ -88,7 +99,8 @@ class BuildNative(build_ext):
         objects.mkdir(parents=True, exist_ok=True)
 
         def compile_one(source):
-            target = objects / f"{source.stem}.o"
+            # What LibTorch alone decides is the same for every Python: several may share `build_ext --build-temp`.
+            target = objects / (f"{source.stem}.o" if source != BINDING else f"{EXTENSION}.o")
             if self.force or _outdated(target):
                 self.call([*compiler, *flags, "-MMD", "-c", str(source), "-o", str(target)])
             return target
@@ -118,6 +130,15 @@ class BuildNative(build_ext):
             raise Skipped(f"it did not compile (the build's output says more): {' '.join(command[-3:])}")
 
 
+class Wheel(bdist_wheel):
+    """Tags a wheel for what is in it, which is known when the C++ path was built or not."""
+
+    def get_tag(self):
+        if self.get_finalized_command("build_ext").built is False:
+            self.root_is_pure = True
+        return super().get_tag()
+
+
 def _outdated(target):
     """Whether an object file is older than this file, the limits, or what the compiler listed beside it."""
     try:
@@ -138,10 +159,11 @@ if "editable_wheel" in sys.argv:
 setup(
     packages=[*find_packages(include=["engine", "engine.*"]), *FOLDERS],
     package_dir=FOLDERS or {"": "."},
+    include_package_data=False,  # the sdist has the sources of the C++ path, which a wheel does not need
     package_data={
         "engine": ["py.typed", "dsl/syntax/*.lark", "report/picture/*.*"],
         **{name: ["*.rules"] for name in FOLDERS},
     },
     ext_modules=[Extension("engine.runtime._native", [str(BINDING)])],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
 )

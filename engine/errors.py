@@ -143,6 +143,10 @@ class RefusalWarning(UserWarning):
     """Less of a model is in engines than its rules promised: TensorRT refused the rest."""
 
 
+class NewReleaseWarning(UserWarning):
+    """PyTorch or TensorRT is newer than every release that this package was run with."""
+
+
 # Whose frames stand between a warning and the line of the user that it is about.
 _INNER = frozenset({"engine", "torch", "contextlib", "functools", "builtins"})
 

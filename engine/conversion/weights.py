@@ -47,9 +47,11 @@ def refits_natively(settings: Any) -> bool:
 
     Engines of TensorRT-RTX are built again instead, from their :class:`Blueprint`.  Observed with 1.6.1: a refittable
     one does not build without a GPU ("CHECK(status == CUDA_SUCCESS) failed"), nor on an H200 whose driver is older
-    than TensorRT's compiler ("CUDA error 222 loading a module").
+    than TensorRT's compiler ("CUDA error 222 loading a module").  So are those of a TensorRT whose refittable engines
+    may compute something else.
     """
-    return not settings.immutable_weights and not capabilities().rtx
+    here = capabilities()
+    return not settings.immutable_weights and not here.rtx and here.refit_keeps_biases
 
 
 class WeightStore:

@@ -92,10 +92,10 @@ def _missing_for_gpu() -> str | None:
 @functools.cache
 def _problem_of_cpp() -> str:
     # Imported here: the C++ path imports most of this package.
-    from engine.runtime.engines.cpp_engine import cpp_problem, load_library
+    from engine.runtime.engines.cpp_engine import cpp_problem, library_is_built
 
     problem = cpp_problem()
-    if problem and load_library() is not None:
-        # Built, and yet of no use: worth one warning. Not being built is a choice.
+    if problem and library_is_built():
+        # Built, and yet of no use, as beside a newer PyTorch: worth one warning. Not being built is a choice.
         warnings.warn(f"engines run through Python: {problem}", stacklevel=4)
     return problem

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from engine.errors import TensorRTNotFound
+from engine.tensorrt.releases import warn_of_new_releases
 
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
 
@@ -61,12 +62,21 @@ class Capabilities:
     specializes: bool = True
     undoes_casts: bool = False
 
+    @property
+    def refit_keeps_biases(self) -> bool:
+        """Whether an engine that TensorRT can refit computes what one that it cannot does.
+
+        TensorRT 11.3's release notes: one that is built with ``REFIT`` may drop the bias of a product, even if it is
+        never refitted.  ``REFIT_IDENTICAL`` does not, and takes no weights but those it was built with.
+        """
+        return self.version < (11, 3)
+
 
 # TensorRT-RTX has version numbers of its own; the API each one follows was read from its bindings.
-_RTX_API = {(1, 4): (10, 16), (1, 5): (11, 0), (1, 6): (11, 1), (1, 7): (11, 2)}
+_RTX_API = {(1, 4): (10, 16), (1, 5): (11, 0), (1, 6): (11, 1), (1, 7): (11, 4)}
 
 # Of x @ w + b with a dynamic number of rows, kernels for one shape add b to the first row only, in TensorRT alone too
-# (seen with 1.4.0.76 on an H100; 1.6.1.120 is right; 1.5 was not run, and has no layout in C++)
+# (seen with 1.4.0.76 on an H100; 1.6.1.120 is right; 1.5 was not run).  layouts.cpp says the same to C++.
 _WRONG_KERNELS = {(1, 4), (1, 5)}
 
 # Matrix products and einsum, by their error against float64 (seen with 1.4.0.76 on an H200; 1.6.1.120 keeps the casts;
@@ -78,6 +88,7 @@ _UNDO_CASTS = {(1, 4), (1, 5)}
 def capabilities() -> Capabilities:
     """The capabilities of the installed TensorRT."""
     trt = load()
+    warn_of_new_releases(trt)
     own = tuple(int(part) for part in trt.__version__.split(".")[:2])
     rtx = trt.__name__.startswith("tensorrt_rtx")
     version = _RTX_API.get((own[0], own[1]), max(_RTX_API.values())) if rtx else own

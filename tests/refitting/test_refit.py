@@ -1,6 +1,7 @@
 """Refit: other weights for a compiled model, on the CPU through the interpreter and on a GPU for real."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 import engine
 from engine.builder import Blueprint
 from engine.builder.refitter import refit_engine
+from engine.conversion import weights as conversion_weights
 from engine.errors import FileError, RefitError, SettingsError
 from engine.refitting.weight_map import WeightPlan
 from engine.runtime import TorchTensorRTModule
+from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities
 from engine.weights.recipe_encoding import decode
 from tests.comparison import assert_agrees
@@ -468,3 +471,14 @@ def test_an_engine_that_tensorrt_cannot_refit():
 def test_refitting_a_plan_takes_a_gpu():
     with pytest.raises(RefitError, match="only where there is a GPU"):
         refit_engine(b"", {}, name="engine_0")
+
+
+@pytest.mark.parametrize(
+    ("version", "rtx", "natively"),
+    [((11, 2), False, True), ((11, 3), False, False), ((11, 4), False, False), ((11, 1), True, False)],
+)
+def test_a_tensorrt_whose_refittable_engines_lose_biases_builds_again(monkeypatch, version, rtx, natively):
+    other = dataclasses.replace(capabilities(), version=version, rtx=rtx)
+    monkeypatch.setattr(conversion_weights, "capabilities", lambda: other)
+    assert conversion_weights.refits_natively(CompilationSettings(immutable_weights=False)) is natively
+    assert conversion_weights.refits_natively(CompilationSettings()) is False

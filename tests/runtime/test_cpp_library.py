@@ -1,10 +1,13 @@
 """The C++ library on a machine without a GPU: engine records, registration, and what it refuses."""
 
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -13,7 +16,8 @@ import torch
 
 import engine
 from engine.errors import RuntimeUnavailable
-from engine.runtime import TorchTensorRTModule
+from engine.runtime import TorchTensorRTModule, selection
+from engine.runtime.engines import cpp_engine
 from engine.runtime.engines.cpp_engine import CppEngine, library_problem, load_library, open_tensorrt
 from engine.runtime.records.engine_op import engine_object
 from engine.runtime.records.metadata import record_of
@@ -310,9 +314,30 @@ def test_selection_without_a_gpu_or_library() -> None:
         assert select_runtime("auto", has_program=False).runtime == "cpp"
 
 
+@pytest.mark.parametrize("built", [True, False], ids=["for-another-pytorch", "not-built"])
+def test_a_library_of_another_pytorch_is_warned_of(built: bool, tmp_path: Path, monkeypatch) -> None:
+    note = tmp_path / "native.json"
+    note.write_text(json.dumps({"built": built, "torch": "1.0.0", "reason": "nobody wanted it"}))
+    monkeypatch.setattr(cpp_engine, "_NOTE", note)
+    monkeypatch.setattr(cpp_engine, "_FOUND", [])
+    caches = (open_tensorrt, selection._problem_of_cpp)
+    for cache in caches:
+        cache.cache_clear()
+    said = "the C++ library was built against PyTorch 1.0.0, this is" if built else "is not built: nobody wanted it"
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(RuntimeUnavailable, match=re.escape(said)):
+                select_runtime("cpp", has_program=False)
+        assert [said in str(warning.message) for warning in caught] == [True] * built
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("environment", "reason"),
-    [({"PYTHON_ONLY": "1"}, "it was installed with PYTHON_ONLY=1"), ({"CXX": "/nonexistent/c++"}, "no C++ compiler")],
+    [({"PYTHON_ONLY": "1"}, "it was built with PYTHON_ONLY=1"), ({"CXX": "/nonexistent/c++"}, "no C++ compiler")],
     ids=["python-only", "no-compiler"],
 )
 def test_a_build_without_the_library_notes_why(environment: dict[str, str], reason: str, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ class GraphCache:
             The result of the call; None where it takes more than that.
         """
         device, last = self._last
+        if not last:
+            return None
         graph = last.get(_raw_stream(device))
         if graph is None or len(inputs) != graph.count or not graph.accepts(*inputs) or is_capturing():
             return None
@@ -395,12 +397,20 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _no_stream(device: int) -> int:
-    return 0
+def _find_raw_stream(device: int) -> int:
+    """The current stream of a device; 0 where there is none.
+
+    A PyTorch that is built without CUDA has no such function, and one with CUDA has one that raises where there is no
+    driver: so a device is asked for until one is there, and from then on PyTorch's function stands here.
+    """
+    global _raw_stream
+    if not torch.cuda.is_available():
+        return 0
+    _raw_stream = torch._C._cuda_getCurrentRawStream
+    return _raw_stream(device)
 
 
-# Missing from PyTorch that is built without CUDA.
-_raw_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _no_stream)
+_raw_stream: Callable[[int], int] = _find_raw_stream
 _current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", lambda: -1)
 
 __all__ = ["GraphCache"]

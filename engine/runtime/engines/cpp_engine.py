@@ -68,6 +68,14 @@ def library_problem() -> str:
     return _load_once()[1]
 
 
+def library_is_built() -> bool:
+    """Whether the package has a C++ library, for this PyTorch or for another one."""
+    try:
+        return bool(json.loads(_NOTE.read_text(encoding="utf-8")).get("built"))
+    except (OSError, ValueError):
+        return False
+
+
 def _load_once() -> tuple[Library | None, str]:
     with _LOCK:
         if not _FOUND:

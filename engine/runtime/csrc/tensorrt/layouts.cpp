@@ -27,6 +27,7 @@ constexpr Layout kLayouts[] = {
     {"TensorRT 10", false, 101500, 109999, false, true, false, 1, kEngine10, kContext10, kConfig, kNoCache},
     {"TensorRT 11", false, 110000, 119999, true, true, false, 1, kEngine11, kContext11, kConfig, kNoCache},
     {"TensorRT-RTX 1.4", true, 10400, 10499, false, false, true, 1, kEngineRtx14, kContext10, kConfigRtx, kCacheRtx},
+    {"TensorRT-RTX 1.5", true, 10500, 10599, true, false, true, 1, kEngine11, kContext11, kConfigRtx, kCacheRtx},
     {"TensorRT-RTX 1.6", true, 10600, 10799, true, true, true, 1, kEngine11, kContext11, kConfigRtx, kCacheRtx},
 };
 
