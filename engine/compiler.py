@@ -37,6 +37,8 @@ from engine.errors import (
 from engine.evaluator import Faults
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
+from engine.inductor.description import describe_torch_segments
+from engine.inductor.grouping import grouped, torch_segments
 from engine.lowering import rule_times
 from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
@@ -377,12 +379,19 @@ class Compilation:
             report.compute_capabilities = compute_capabilities(settings) if engines else ()
             report.tensorrt = tensorrt.describe_tensorrt() if engines else ""
         states = {state.name: state_buffer(state.name) for state in captured.states}
+        if settings.torch_segments == "inductor":
+            module = grouped(module, captured.ranges)
         compiled = CompiledModule(module, captured.signature(), report, states)
         compiled.weight_plan = weights
         if not interprets(runtime) and torch.cuda.is_available():
             # Of a model on the CPU: its engines run on the GPU, and so does what is between them. Whether there are
             # any is not to show in how it is called.
             compiled.place(torch.device("cuda"))
+        if settings.torch_segments == "inductor":
+            with report.timings.phase("inductor"):
+                for segment in torch_segments(module):
+                    segment.compile_ops()
+            describe_torch_segments(report, module)
         return compiled
 
 
