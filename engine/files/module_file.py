@@ -73,7 +73,7 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
             writer.add_tensor(f"data/weights/weight_{index}", tensor)
         engines = []
         for index, record in enumerate(records):
-            fields = record.to_fields()
+            fields = record.replace(engine=b"").to_fields()
             fields[3] = member = f"data/constants/engine_{index}.plan"
             writer.add_bytes(member, record.engine)
             engines.append(fields)

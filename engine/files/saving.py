@@ -121,8 +121,8 @@ def load(
             and says when it is called that it needs one.
         allow_ops: further ops that the graph of a ``.pt2`` file may call, such as custom ones that a package registers:
             ``"mylib.op"``, an overload of it, all of ``"mylib"``, or op objects.
-        allow_host_code: run the machine code that the file has for PyTorch segments (``torch_segments="inductor"``), which
-            can do whatever this process can; without it they are compiled again.
+        allow_host_code: run the machine code that the file has for PyTorch segments (``torch_segments="inductor"``),
+            which can do whatever this process can; without it they are compiled again.
 
     Returns:
         A ``CompiledModule``; for a plan a ``TorchTensorRTModule``.

@@ -88,7 +88,7 @@ def compiled(graph: fx.GraphModule, sizes: Sizes) -> Code:
 
 def _packaged(graph: fx.GraphModule, sizes: Sizes, kind: str) -> Code:
     from torch._inductor import aot_compile
-    from torch._inductor.package import package_aoti
+    from torch._inductor.package.package import package_aoti
 
     fakes = sizes.fake()
     with _quiet():
@@ -107,7 +107,7 @@ def loaded(package: bytes, kind: str) -> Callable[[list[Any]], Sequence[Any]]:
     Args:
         kind: of the device that it runs on, ``"cpu"`` or ``"cuda"``.
     """
-    from torch._inductor.package import load_package
+    from torch._inductor.package.package import load_package
 
     if kind == "cpu":
         run = load_package(io.BytesIO(package), "model").loader.run

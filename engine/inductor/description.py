@@ -23,6 +23,12 @@ def describe_torch_segments(report: Report, module: nn.Module) -> None:
             notes.append(f"{_BEGIN}{name} runs op by op: {segment.reason or 'it was not compiled'}")
         elif segment.code.why:
             notes.append(f"{_BEGIN}{name} is compiled again when a file of it is loaded: {segment.code.why}")
+    for segment_report in report.segments:
+        if segment_report.backend != "tensorrt" and segment_report.name not in held:
+            notes.append(
+                f"{_BEGIN}{segment_report.name} runs op by op: it only looks at tensors in another shape, or takes "
+                "numbers that are read from tensors"
+            )
     report.notes = tuple(notes)
 
 

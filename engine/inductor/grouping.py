@@ -92,13 +92,24 @@ def _groups(module: fx.GraphModule) -> list[list[fx.Node]]:
 def _belongs(node: fx.Node, inside: set[fx.Node]) -> bool:
     if node.target is operator.getitem:
         return node.args[0] in inside and _gives_tensors(node)
-    return TORCH_SEGMENT in node.meta and node.op == "call_function" and _gives_tensors(node)
+    return (
+        TORCH_SEGMENT in node.meta
+        and node.op == "call_function"
+        and _gives_tensors(node)
+        and all(map(_can_be_given, _tensors_of(node)))
+    )
 
 
 def _gives_tensors(node: fx.Node) -> bool:
     value = node.meta.get("val")
     values = value if isinstance(value, list | tuple) else [value]
     return bool(values) and all(isinstance(each, torch.Tensor) for each in values)
+
+
+def _can_be_given(node: fx.Node) -> bool:
+    """Whether a segment can take the value of a node: tensors, sizes, and graphs; no other numbers."""
+    value = node.meta.get("val")
+    return node.op == "get_attr" or isinstance(value, torch.Tensor | list | tuple | int | torch.SymInt)
 
 
 def _computes(node: fx.Node) -> bool:
@@ -230,9 +241,8 @@ class _Inside:
         else:
             self.inputs.append(node)
             # Inputs of a graph come before all else.
-            first = next(iter(self.graph.nodes), None)
             last = self.done[self.inputs[-2]] if len(self.inputs) > 1 else None
-            with self.graph.inserting_after(last) if last is not None else self.graph.inserting_before(first):
+            with self.graph.inserting_before() if last is None else self.graph.inserting_after(last):
                 self.done[node] = self.graph.placeholder(node.name)
             self.done[node].meta.update(node.meta)
 

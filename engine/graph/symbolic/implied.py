@@ -21,8 +21,8 @@ def implied_equalities(graph: fx.Graph, shape_env: ShapeEnv) -> Iterator[tuple[s
     """Equalities that composite operators need, with the operator, each as soon as it is found.
 
     A composite that stays whole is traced without its parts: attention gives the shape of its query, whatever the
-    lengths of keys and values are.  Sizes that are equal in the example are taken apart, and the operator runs on
-    tensors without memory.
+    lengths of keys and values are.  Sizes that are equal in the example, to each other or to a number, are taken
+    apart, and the operator runs on tensors without memory.
     """
     for node in graph.nodes:
         if isinstance(node.target, OpOverload) and node.target._can_decompose():
@@ -42,15 +42,17 @@ def hints_of(shape_env: ShapeEnv) -> Any:
 
 
 def _equal_by_chance(values: Any, shape_env: ShapeEnv) -> Iterator[list[sympy.Expr]]:
-    """Sizes of the tensors among some values that are not known to be equal, and are in the example."""
+    """Sizes of the tensors among some values that are not known to be equal, and are in the example; numbers first."""
     leaves = torch.utils._pytree.tree_leaves(values)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if len(tensors) < 2:
         return
     found: dict[int, dict[sympy.Expr, None]] = {}
     hints = hints_of(shape_env)
-    for size in (normal(size) for tensor in tensors for size in tensor.shape):
-        if isinstance(size, sympy.Expr) and all(symbol in hints for symbol in size.free_symbols):
+    sizes = {sympy.sympify(normal(size)): None for tensor in tensors for size in tensor.shape}
+    # A one is broadcast: what is refused beside it says nothing of others.
+    for size in sorted((size for size in sizes if size not in (0, 1)), key=lambda size: not size.is_Integer):
+        if all(symbol in hints for symbol in size.free_symbols):
             found.setdefault(int(function_of(size)(hints)), {})[size] = None
     yield from (list(group) for group in found.values() if len(group) > 1)
 
@@ -59,7 +61,7 @@ def _needed(op: OpOverload, values: Any, group: Sequence[sympy.Expr], shape_env:
     usual = {symbol: int(value) for symbol, value in hints_of(shape_env).items()}
     for place, second in enumerate(group):
         for first in group[:place]:
-            others = [size for size in group if size not in (first, second)]
+            others = [size for size in group if size not in (first, second) and not size.is_Integer]
             # Another equality may be what the operator needs: it is kept by one of the two.
             ways = [_apart(usual, first, [second]), _apart(usual, first, [second, *others])]
             if None not in ways and not refuses(op, values, usual) and all(refuses(op, values, way) for way in ways):  # type: ignore[arg-type]
