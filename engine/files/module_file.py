@@ -198,9 +198,11 @@ def read_module(
     for held in engines.values() if device is not None else ():
         held.to(device)
     module.place(where)
-    for segment in torch_segments(graph):
+    segments = list(torch_segments(graph))
+    for segment in segments:
         _compile(segment, stored.get(segment), packages.get(segment))
-    describe_torch_segments(report, graph)
+    if segments:
+        describe_torch_segments(report, graph)
     return module
 
 

@@ -188,7 +188,7 @@ def _is_about_machine(error: BaseException) -> bool:
 
 def _said(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'it gave no reason'}"
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:300] or 'it gave no reason'}"
 
 
 __all__ = ["Code", "NotCompiled", "compiled", "loaded", "made_for"]
