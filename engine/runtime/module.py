@@ -328,7 +328,7 @@ class TorchTensorRTModule(EngineControls):
 
 def _plan(serialized: Any) -> bytes | memoryview:
     """A plan that nobody writes to, without a copy of one that TensorRT's builder returned (an ``IHostMemory``)."""
-    if isinstance(serialized, bytes):
+    if isinstance(serialized, bytes) or (isinstance(serialized, memoryview) and serialized.readonly):
         return serialized
     view = memoryview(serialized)
     if isinstance(view.obj, bytearray):
