@@ -12,13 +12,18 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Unpack
 
+from torch import nn
+
+from engine import tensorrt
 from engine.errors import SettingsError
+from engine.observers import CompileEvent, observed
+from engine.process.pytorch_modes import apart
+from engine.report import Report, model_name
 from engine.settings import CompilationSettings, Settings
 
 if TYPE_CHECKING:
     from engine.compiled.module import CompiledModule, DeferredModule
     from engine.pipeline.compilation import Compilation, load_rules
-    from engine.report import Report
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 _PIPELINE = "engine.pipeline.compilation"
@@ -62,20 +67,18 @@ def compile(
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
     started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
-    report = _begun()
-    from engine import tensorrt
-    from engine.compiled.module import DeferredModule
-    from engine.observers import CompileEvent, observed
-    from engine.pipeline.compilation import Compilation, model_name, needs_inputs
-    from engine.process.pytorch_modes import apart
-    from engine.runtime.options import RunOptions
-
     tensorrt.load()  # before minutes of work, not after
-    if runtime != "interpreter":
-        RunOptions.of(options).check()
-    if args is None and kwargs is None and needs_inputs(model):
+    if args is None and kwargs is None and _needs_inputs(model):
+        from engine.compiled.module import DeferredModule
+
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
     with observed("compile", CompileEvent, model_name(model)) as event:
+        report = _begun(model)
+        from engine.pipeline.compilation import Compilation
+        from engine.runtime.options import RunOptions
+
+        if runtime != "interpreter":
+            RunOptions.of(options).check()
         compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report)
         if event is not None:
             event.report = compilation.report
@@ -108,12 +111,10 @@ def coverage(
     """
     started = perf_counter()
     options = CompilationSettings.from_kwargs(**settings)
-    report = _begun()
-    from engine.observers import CompileEvent, observed
-    from engine.pipeline.compilation import Compilation, model_name
-    from engine.process.pytorch_modes import apart
-
     with observed("compile", CompileEvent, model_name(model)) as event:
+        report = _begun(model)
+        from engine.pipeline.compilation import Compilation
+
         compilation = Compilation.start(
             model, args, kwargs, dynamic_shapes, rules, options, strict_hosts=True, report=report
         )
@@ -127,20 +128,25 @@ def coverage(
         return compilation.report
 
 
-def _begun() -> Report:
-    """A report without a name, in which what the first call of a process loads is timed."""
-    from engine.process.pytorch_modes import apart
-    from engine.report import Report
-
-    report = Report(model="")
+def _begun(model: Any) -> Report:
+    """A report, in which what the first call of a process loads is timed."""
+    report = Report(model=model_name(model))
     if _PIPELINE not in sys.modules:
         # What modules make when they are loaded follows no mode of the caller.
         with apart():
             for phase, module in (("export", "torch.export._trace"), ("start", _PIPELINE)):
-                started = perf_counter()
-                importlib.import_module(module)
-                report.timings.phases[phase] = perf_counter() - started
+                with report.timings.phase(phase):
+                    importlib.import_module(module)
     return report
+
+
+def _needs_inputs(model: Any) -> bool:
+    """Whether a model says nothing of its inputs: programs and graphs with fake values know theirs."""
+    if not isinstance(model, nn.Module):
+        return False
+    from engine.capture.tracing.graph_modules import knows_its_inputs
+
+    return not knows_its_inputs(model)
 
 
 if not TYPE_CHECKING:  # to which every name of the module would seem to be there

@@ -14,12 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from engine import tensorrt
 from engine.builder import compute_capabilities, for_this_gpu
 from engine.capture import Captured, capture
-from engine.capture.tracing.graph_modules import knows_its_inputs
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule
@@ -51,7 +49,7 @@ from engine.partitioner import Partition, Segment, partition
 from engine.process.collector import collector_held_back
 from engine.process.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
-from engine.report import Report
+from engine.report import Report, model_name
 from engine.settings import CompilationSettings
 from engine.weights.frozen_constants import frozen_constant
 
@@ -136,8 +134,7 @@ class Compilation:
             report: to write to, from its beginning.
             values: insist that the model's tensors have values, which an engine needs and a report does not.
         """
-        report = Report(model="") if report is None else report
-        report.model = report.timings.model = model_name(model)
+        report = Report(model=model_name(model)) if report is None else report
         timings = report.timings
         with timings.phase("rules"):
             ruleset = load_rules(rules)
@@ -312,15 +309,3 @@ def written_places(mirror: Mirror, written: Sequence[str]) -> dict[Any, int]:
     outputs: Any = mirror.graph.output_node().args[0]
     first = len(outputs) - len(written)
     return {inputs[name]: first + index for index, name in enumerate(written)}
-
-
-def needs_inputs(model: Any) -> bool:
-    """Whether a model says nothing of its inputs: programs and graphs with fake values know theirs."""
-    return isinstance(model, nn.Module) and not knows_its_inputs(model)
-
-
-def model_name(model: Any) -> str:
-    """The name of a model's class."""
-    # torch.export and torch.fx keep the name of the class they were given, where it is not one of their own.
-    graph_module = getattr(model, "graph_module", model)
-    return str(getattr(graph_module, "_model_name", None) or type(model).__name__)

@@ -346,3 +346,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def model_name(model: Any) -> str:
+    """The name of a model's class."""
+    # torch.export and torch.fx keep the name of the class they were given, where it is not one of their own.
+    graph_module = getattr(model, "graph_module", model)
+    return str(getattr(graph_module, "_model_name", None) or type(model).__name__)
