@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import sympy
 import torch
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
 from torch.utils._sympy.value_ranges import ValueRanges
@@ -135,6 +134,9 @@ class Sizes:
 
     def fake(self) -> FakeInputs:
         """Inputs without memory, in an environment of their own."""
+        # Loads Dynamo, which files without compiled segments do not need.
+        from torch._dynamo.source import ConstantSource
+
         env = ShapeEnv(duck_shape=False)
         mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
         symbols: dict[sympy.Symbol, sympy.Symbol] = {}
