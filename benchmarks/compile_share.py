@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from engine.capture.collector import collector_held_back
-
 import engine
 from engine.compiler import Compilation
 from engine.conversion import emit_network
+from engine.process.collector import collector_held_back
 from engine.report import Report, Timings
 from tests.models import ZOO, Built
 

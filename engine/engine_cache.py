@@ -50,7 +50,7 @@ class Entry:
         loads: GPUs on which it was loaded with success.
     """
 
-    plan: bytes
+    plan: bytes | memoryview
     weights: str
     loads: tuple[str, ...] = ()
 
@@ -210,7 +210,7 @@ class CachedEngine:
     """
 
     def __init__(self, settings: CompilationSettings, built: BuiltNetwork, timings: Timings) -> None:
-        self.plan: bytes | None = None
+        self.plan: bytes | memoryview | None = None
         self.how = ""
         self._settings = settings
         self._cache: EngineCache | None = None
@@ -273,7 +273,7 @@ class CachedEngine:
         """Whether the engine was loaded on this GPU before, so that it need not be tried."""
         return self._entry is not None and gpu() in self._entry.loads
 
-    def keep(self, plan: bytes, *, loaded: bool) -> None:
+    def keep(self, plan: bytes | memoryview, *, loaded: bool) -> None:
         """Keep an engine that was built, or that a kept one was loaded here; failing to is told and no error.
 
         Args:

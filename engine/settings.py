@@ -54,6 +54,7 @@ class Settings(TypedDict, total=False):
 
     min_block_size: int
     torch_executed_ops: Op | Iterable[Op]
+    torch_segments: Literal["eager", "inductor"]
     require_full_compilation: bool
     optimization_level: int | None
     opt_shape_profile: bool
@@ -99,6 +100,9 @@ class CompilationSettings:
     torch_executed_ops: frozenset[str] = frozenset()
     """What must run in PyTorch: ops (``"torch.ops.aten.add"`` and ``"aten.add"`` mean every overload,
     ``"aten.add.Tensor"`` one; op objects are taken too) or names of nodes of the captured graph."""
+
+    torch_segments: str = "eager"
+    """How what stays in PyTorch runs: ``"eager"``, op by op, or ``"inductor"``, compiled by Inductor."""
 
     require_full_compilation: bool = False
     """Raise ``CoverageError`` where a node would have to run in PyTorch."""
@@ -359,6 +363,7 @@ def _require_op(name: str, text: str) -> None:
 _CHECKS = {
     "min_block_size": lambda name, value: _count(name, value, 1),
     "torch_executed_ops": _executed_ops,
+    "torch_segments": lambda name, value: _choice(name, value, "eager", "inductor"),
     "require_full_compilation": _flag,
     "optimization_level": _level,
     "opt_shape_profile": _flag,

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors", "storage", "sizes", "dtypes", "observers", "tensorrt", "settings", "process",
     "graph", "report", "weights", "dsl", "matcher", "evaluator", "rewriter", "partitioner", "capture",
-    "conversion", "interpreter", "runtime", "builder", "engine_cache", "compiled", "lowering", "refitting", "files",
-    "compiler", "generation", "torch_compile", "backend", "verify", "linter", "reference", "language_server",
-    "highlighting", "commands", "cli", "__main__", "rules", "testing",
+    "conversion", "interpreter", "runtime", "builder", "engine_cache", "inductor", "compiled", "lowering", "refitting",
+    "files", "pipeline", "compiler", "generation", "torch_compile", "backend", "verify", "linter", "reference",
+    "language_server", "highlighting", "commands", "cli", "__main__", "rules", "testing",
 )  # fmt: skip
 # Names of types of a later package are no imports at run time, but here they would turn the order around.
 LOW = {"errors", "sizes", "dtypes", "settings", "graph", "report", "evaluator"}

@@ -67,7 +67,7 @@ class Blueprint:
         tensors = tuple(tensor.clone() for _, tensor in held.values())
         return cls(built.name, calls, tuple(bounds(built)), tensors)
 
-    def build(self, weights: Mapping[str, torch.Tensor], settings: Any) -> bytes:
+    def build(self, weights: Mapping[str, torch.Tensor], settings: Any) -> bytes | memoryview:
         """The engine, with these weights.
 
         Args:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.builder.plan_stream import build_plan
 from engine.conversion.network import BuiltNetwork
 from engine.conversion.scope import quote
 from engine.conversion.weights import refits_natively
@@ -31,11 +32,11 @@ class EngineRefused(BuildError):
         self.failed_layers = failed_layers
 
 
-def build(built: BuiltNetwork) -> bytes:
+def build(built: BuiltNetwork) -> memoryview:
     """Build the engine of a network.
 
     Returns:
-        The serialized engine.
+        The serialized engine, which nobody writes to.
 
     Raises:
         BuildError: TensorRT could not build it, with its messages and the layers that they name.
@@ -46,13 +47,14 @@ def build(built: BuiltNetwork) -> bytes:
     if any(config.add_optimization_profile(profile) < 0 for profile in profiles):
         raise BuildError(f"{built.name}: TensorRT rejected the optimization profile\n{_messages(built)}")
     built.logger.clear()
-    plan = built.builder.build_serialized_network(built.network, config)
+    weights = sum(tensor.nbytes for tensor in built.weights.tensors)
+    plan = build_plan(built.builder, built.network, config, weights)
     if plan is None:
         text = _messages(built)
         named = layers_at_fault(text, built.layer_names)
         where = "\n  layers named: " + ", ".join(named) if named else ""
         raise EngineRefused(f"{built.name}: TensorRT could not build the engine\n{text}{where}", named)
-    return bytes(plan)
+    return plan
 
 
 def _messages(built: BuiltNetwork) -> str:

@@ -17,7 +17,7 @@ from engine.tensorrt.logger import capturing_logger
 _MOST_NAMES = 10
 
 
-def refit_engine(serialized: bytes, weights: Mapping[str, torch.Tensor], *, name: str = "") -> bytes:
+def refit_engine(serialized: bytes | memoryview, weights: Mapping[str, torch.Tensor], *, name: str = "") -> bytes:
     """The plan of an engine with other weights.
 
     The engine is loaded onto the current GPU for it, apart from any that runs; weights that are not given stay.

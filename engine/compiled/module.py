@@ -19,6 +19,7 @@ from engine.compiled.states import States
 from engine.compiled.written_inputs import check_written
 from engine.errors import EngineError
 from engine.graph.marks import WRITE
+from engine.inductor.segment import TorchSegment
 from engine.process.pytorch_modes import autocast_is_on, without_autocast
 from engine.report import Report
 from engine.runtime.call_path import has_hooks, is_plain
@@ -205,7 +206,7 @@ class CompiledModule(nn.Module):
 
 def _runs_ops(graph_module: fx.GraphModule) -> bool:
     """Whether PyTorch computes something on tensors between the engines; copies compute nothing."""
-    return any(
+    return any(isinstance(child, TorchSegment) for child in graph_module.children()) or any(
         isinstance(node.target, OpOverload | HigherOrderOperator) and node.target is not WRITE
         for node in graph_module.graph.nodes
     )

@@ -10,6 +10,8 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from engine.inductor.grouping import torch_segments
+
 if TYPE_CHECKING:
     from engine.capture.signature import Argument
 
@@ -54,6 +56,8 @@ def placed(
             graph.recompile()
     if tensors:
         module._apply(lambda tensor: tensor.to(device) if tensor.device.type == home else tensor)
+    for segment in torch_segments(module):
+        segment.place(home, device)
     return tuple(replace(each, device=device.type) if each.device == home else each for each in arguments)
 
 

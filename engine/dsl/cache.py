@@ -207,7 +207,7 @@ def _warn(error: Exception) -> None:
 
 def _encode(checked: Checked) -> dict[str, Any]:
     cached = next((rule for rule in checked.rules if isinstance(rule, encoding.CachedRule)), None)
-    encoder = encoding.Encoder(None if cached is None else cached._decoder)
+    encoder = encoding.Encoder(None if cached is None else cached._decoder, checked.macros)
     bodies: dict[str, int] = {}
     content = {
         "rules": [encoder.rule(rule, bodies) for rule in checked.rules],

@@ -13,12 +13,12 @@ from typing import Any
 
 from engine.dsl import rule as rules
 from engine.dsl import tree
-from engine.dsl.rule import EnumToken, Layer, OpName, Rule
+from engine.dsl.rule import EnumToken, Facts, Layer, OpName, Rule
 from engine.dtypes import DTYPE_NAMES, DTYPES
 from engine.errors import Span
 
 # Part of the cache's key: change it with the format.
-FORMAT = 6
+FORMAT = 7
 
 _TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
 _CLASSES: tuple[type, ...] = (
@@ -42,21 +42,28 @@ _NUMBERS = {cls: number for number, cls in enumerate(_CLASSES)}
 _FIELDS: dict[type, tuple[str, ...]] = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in _CLASSES}
 _SPAN_AT = tuple(_FIELDS[cls].index("span") + 1 for cls in _CLASSES)
 # Fields of a rule that are decoded on demand; they are the same for all members of a family.
-_BODY = ("steps", "emit", "needs", "decreases", "tests")
+_BODY = ("steps", "emit", "decreases", "tests")
 _HEAD = tuple(f.name for f in dataclasses.fields(Rule) if f.name not in _BODY)
+# Where the head begins in the list that a rule is, after the number of its body and what its text says of it.
+_FIRST = 4
 
 
 class CachedRule(Rule):
     """A rule whose body is decoded when it is first read."""
 
-    __slots__ = ("_body", "_decoder", "_head")
+    __slots__ = ("_body", "_decoder", "_facts", "_head")
+
+    @property
+    def facts(self) -> Facts | None:
+        """What its text says of it."""
+        return self._facts
 
     def ranked(self, rank: int) -> Rule:
         """The same rule at another place in the order, still undecoded."""
         if self.rank == rank:
             return self
         copy = object.__new__(CachedRule)
-        for name in (*_HEAD, "_body", "_decoder", "_head"):
+        for name in (*_HEAD, "_body", "_decoder", "_facts", "_head"):
             object.__setattr__(copy, name, getattr(self, name))
         object.__setattr__(copy, "rank", rank)
         return copy
@@ -122,8 +129,13 @@ class CachedTuple(Sequence[Any]):
 class Encoder:
     """Turns values into JSON; ``files`` are the paths that spans refer to by number."""
 
-    def __init__(self, like: Decoder | None = None) -> None:
-        """Start anew, or so that what ``like`` has not decoded yet is taken over as it is."""
+    def __init__(self, like: Decoder | None = None, macros: Mapping[str, tree.Macro] | None = None) -> None:
+        """Start anew, or so that what ``like`` has not decoded yet is taken over as it is.
+
+        Args:
+            macros: that the rules use.
+        """
+        self._macros = {} if macros is None else macros
         self.files: list[str] = [] if like is None else list(like.files)
         self._like = like
 
@@ -156,11 +168,20 @@ class Encoder:
         """A rule as its head and the number of its body."""
         if isinstance(rule, CachedRule) and rule._decoder is self._like:
             head = list(rule._head)
-            head[1 + _HEAD.index("rank")] = rule.rank
+            head[_FIRST + _HEAD.index("rank")] = rule.rank
             return [bodies.setdefault(rule._body, len(bodies)), *head[1:]]
         body = json.dumps(self.encode(tuple(getattr(rule, name) for name in _BODY)))
+        from engine.dsl.checks.facts import facts_of
+
         number = bodies.setdefault(body, len(bodies))
-        return [number, *(self.encode(getattr(rule, name)) for name in _HEAD)]
+        facts = facts_of(rule, self._macros)
+        return [
+            number,
+            facts.looks,
+            list(facts.emits),
+            facts.decreases,
+            *(self.encode(getattr(rule, name)) for name in _HEAD),
+        ]
 
     def _span(self, span: Span) -> str:
         if span.file not in self.files:
@@ -195,10 +216,11 @@ class Decoder:
         """A rule from its head and body."""
         rule = object.__new__(CachedRule)
         assign = object.__setattr__
-        for name, item in zip(_HEAD, value[1:], strict=True):
+        for name, item in zip(_HEAD, value[_FIRST:], strict=True):
             assign(rule, name, self._span(item) if name == "span" else self.decode(item))
         assign(rule, "_body", bodies[value[0]])
         assign(rule, "_decoder", self)
+        assign(rule, "_facts", Facts(int(value[1]), tuple(map(str, value[2])), bool(value[3])))
         assign(rule, "_head", value)
         return rule
 

@@ -117,6 +117,21 @@ ArgumentPattern: TypeAlias = OpMatch | ListMatch | Equals | Bind | Anything | On
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What the text of a rule says of it, kept with the rule so that its body need not be read for it.
+
+    Attributes:
+        looks: how many edges its guards look beyond what its pattern captured.
+        emits: of a ``lower`` rule, full names of the ops that it emits, one per call written.
+        decreases: whether it has a measure that gets smaller.
+    """
+
+    looks: int
+    emits: tuple[str, ...]
+    decreases: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One checked rule, or one member of a rule family.
 
@@ -151,6 +166,11 @@ class Rule:
     def ranked(self, rank: int) -> Rule:
         """The same rule at another place in the order."""
         return self if self.rank == rank else replace(self, rank=rank)
+
+    @property
+    def facts(self) -> Facts | None:
+        """What its text says of it, where that is known without reading it."""
+        return None
 
     @property
     def dequantizes(self) -> bool:

@@ -13,6 +13,7 @@ from engine.capture.inputs import range_of
 from engine.capture.signature import Argument
 from engine.compiled.module import CompiledModule
 from engine.errors import SaveError
+from engine.inductor.grouping import inlined
 from engine.runtime import TensorSpec, TorchTensorRTModule
 from engine.runtime.records.engine_op import engine_object, registered_by
 from engine.runtime.records.metadata import record_of
@@ -32,7 +33,7 @@ def exportable(module: CompiledModule, *, checks: bool = True) -> fx.GraphModule
         RuntimeUnavailable: the op cannot be registered in this process.
     """
     registered_by()
-    source = module.graph_module
+    source = inlined(module.graph_module)
     report = module.report
     root = nn.Module()
     graph = fx.Graph()

@@ -23,6 +23,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 from engine.errors import FileError, SaveError
 from engine.files.values import read_value, write_value
 from engine.graph.marks import WRITE
+from engine.inductor.records import StoredCode, read_segment, write_segment
+from engine.inductor.segment import TorchSegment
 from engine.runtime import TorchTensorRTModule
 from engine.weights import known_ops
 
@@ -69,6 +71,7 @@ class GraphWriter:
     Attributes:
         tensors: what they hold, in order.
         engines: their engines, in order.
+        packages: what Inductor compiled of their segments, in order.
         unlisted: ops that a load has to be allowed to call.
     """
 
@@ -76,6 +79,7 @@ class GraphWriter:
         self.unlisted: dict[str, None] = {}
         self.tensors: list[torch.Tensor] = []
         self.engines: list[TorchTensorRTModule] = []
+        self.packages: list[bytes] = []
         self._numbers: dict[int, int] = {}
 
     def write(self, module: fx.GraphModule) -> dict[str, Any]:
@@ -122,6 +126,8 @@ class GraphWriter:
             return {"engine": self.engines.index(held), "as": name}
         if isinstance(held, torch.Tensor):
             return {"tensor": self._number(held), "as": name}
+        if isinstance(held, TorchSegment):
+            return {"ops": self.write(held.graph_module), "as": name, "segment": write_segment(held, self.packages)}
         if isinstance(held, fx.GraphModule):
             return {"graph": self.write(held), "as": name}
         raise SaveError(f"{target} is a {type(held).__name__}")
@@ -203,17 +209,19 @@ def read_graph(
     tensors: Mapping[int, torch.Tensor],
     engines: Mapping[int, nn.Module],
     allowed: frozenset[str] = frozenset(),
+    stored: dict[TorchSegment, StoredCode] | None = None,
 ) -> fx.GraphModule:
     """The graph module of what `GraphWriter.write` gave.
 
     Args:
         allowed: ops that the user allows besides those of the list.
+        stored: takes the code that the file has for segments; they are not compiled yet.
 
     Raises:
         FileError: it is damaged, or calls what it may not call.
     """
     try:
-        return _Reader(tensors, engines, allowed).read(data)
+        return _Reader(tensors, engines, allowed, {} if stored is None else stored).read(data)
     except FileError:
         raise
     except Exception as error:
@@ -222,11 +230,16 @@ def read_graph(
 
 class _Reader:
     def __init__(
-        self, tensors: Mapping[int, torch.Tensor], engines: Mapping[int, nn.Module], allowed: frozenset[str]
+        self,
+        tensors: Mapping[int, torch.Tensor],
+        engines: Mapping[int, nn.Module],
+        allowed: frozenset[str],
+        stored: dict[TorchSegment, StoredCode],
     ) -> None:
         self.tensors = tensors
         self.engines = engines
         self.allowed = allowed
+        self.stored = stored
 
     def read(self, data: Any, *, inside: bool = False) -> fx.GraphModule:
         root = nn.Module()
@@ -281,6 +294,10 @@ class _Reader:
         held: Any
         if "engine" in target and op == "call_module":
             held = self.engines[_number(target["engine"])]
+        elif "segment" in target and op == "call_module" and name not in names:
+            held, code = read_segment(target["segment"], self.read(target["ops"], inside=True))
+            if code is not None:
+                self.stored[held] = code
         elif "tensor" in target and op == "get_attr":
             held = self.tensors[_number(target["tensor"])]
         elif "graph" in target and op == "get_attr":

@@ -23,6 +23,10 @@ from engine.files.programs import read_program, write_program
 from engine.files.reading import reading
 from engine.files.reports import read_report, write_report
 from engine.files.structures import read_signature, write_signature
+from engine.inductor.description import describe_torch_segments
+from engine.inductor.grouping import torch_segments
+from engine.inductor.records import StoredCode
+from engine.inductor.segment import TorchSegment
 from engine.refitting.weight_map import WeightPlan
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.records.metadata import check_here, module_of, record_of
@@ -69,10 +73,12 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
             writer.add_tensor(f"data/weights/weight_{index}", tensor)
         engines = []
         for index, record in enumerate(records):
-            fields = record.to_fields()
+            fields = record.replace(engine=b"").to_fields()
             fields[3] = member = f"data/constants/engine_{index}.plan"
             writer.add_bytes(member, record.engine)
             engines.append(fields)
+        for index, package in enumerate(graphs.packages):
+            writer.add_bytes(_package(index), package)
         for index, data in enumerate(programs):
             writer.add_json(f"extra/program_{index}.json", data)
         writer.finish(
@@ -88,6 +94,10 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
                 **({"states": _states(module)} if module.states else {}),
             }
         )
+
+
+def _package(index: Any) -> str:
+    return f"data/aotinductor/segment_{index}.pt2"
 
 
 def _program(held: TorchTensorRTModule, tensors: list[torch.Tensor]) -> dict[str, Any]:
@@ -143,11 +153,13 @@ def read_module(
     runtime: str,
     device: torch.device | None,
     allowed: frozenset[str] = frozenset(),
+    host_code: bool = False,
 ) -> CompiledModule:
     """Read a compiled module.
 
     Args:
         allowed: ops that its graph may call besides those that any file may call.
+        host_code: run the machine code that it has for what stays in PyTorch.
 
     Raises:
         FileError: the file is damaged, or not one of `write_module`.
@@ -173,7 +185,9 @@ def read_module(
             if torch.cuda.is_available() and runtime != "interpreter":
                 check_here(record, where if where.type == "cuda" else None)
             engines[index] = _module(record, runtime, programs[index] if programs else None)
-        graph = read_graph(reader.read_json(_GRAPH), tensors, engines, allowed)
+        stored: dict[TorchSegment, StoredCode] = {}
+        graph = read_graph(reader.read_json(_GRAPH), tensors, engines, allowed, stored)
+        packages = {each: reader.read(_package(code.number)) for each, code in stored.items()} if host_code else {}
         report = read_report(reader.read_json(_REPORT))
         plan = _read_weights(reader.read_json(_WEIGHTS), engines, allowed)
         # The last of all: only this can import or register something.
@@ -184,7 +198,31 @@ def read_module(
     for held in engines.values() if device is not None else ():
         held.to(device)
     module.place(where)
+    segments = list(torch_segments(graph))
+    for segment in segments:
+        _compile(segment, stored.get(segment), packages.get(segment))
+    if segments:
+        describe_torch_segments(report, graph)
     return module
+
+
+def _compile(segment: TorchSegment, stored: StoredCode | None, package: bytes | None) -> None:
+    """Let a segment run by the code of the file, or compile it again."""
+    kind = segment.sizes.kind
+    if stored is None:
+        why = "the file has no code for it"
+    elif package is None:
+        why = "allow_host_code=True was not passed to engine.load"
+    elif why := stored.differs(kind):
+        why = f"the code of the file is for another machine ({why})"
+    else:
+        try:
+            segment.use(stored.code(package, kind))
+            return
+        except Exception as error:
+            why = f"the code of the file does not load: {error}"
+    _LOG.info("%s is compiled again: %s", segment.name, why)
+    segment.compile_ops()
 
 
 def _read_weights(data: Any, engines: Mapping[int, TorchTensorRTModule], allowed: frozenset[str]) -> WeightPlan | None:
@@ -211,8 +249,9 @@ def _check_together(graph: fx.GraphModule, signature: Signature) -> None:
     for node in graph.graph.nodes:
         if node.op == "call_module":
             held = getattr(graph, str(node.target))
-            if len(node.args) != len(held.input_binding_names):
-                raise FileError(f"the graph passes {len(node.args)} inputs to engine {held.name!r}")
+            taken = len(held.sizes.inputs if isinstance(held, TorchSegment) else held.input_binding_names)
+            if len(node.args) != taken:
+                raise FileError(f"the graph passes {len(node.args)} inputs to {held.name!r}, which takes {taken}")
 
 
 def _where(device: torch.device | None, runtime: str) -> torch.device:

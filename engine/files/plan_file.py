@@ -27,7 +27,7 @@ SUFFIXES = (".plan", ".engine", ".trt")
 def sidecar(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabilities: Any = ()) -> dict[str, Any]:
     """What the sidecar says: names and shapes for people and other programs, and the record without the plan."""
     record = record_of(module, tensorrt=tensorrt, compute_capabilities=compute_capabilities)
-    fields = record.to_fields()
+    fields = record.replace(engine=b"").to_fields()
     fields[3] = ""
     return {
         "name": module.name,
@@ -52,7 +52,7 @@ def write_plan(
     names = sidecar(module, tensorrt=tensorrt, compute_capabilities=compute_capabilities)
     # The sidecar inside: a plan without it is never left behind where there was none.
     with replacing(path) as plan:
-        plan.write(module.serialized_engine)
+        plan.write(module.plan)
         with replacing(sidecar_path(path)) as file:
             file.write(json.dumps(names, indent=2, sort_keys=True).encode() + b"\n")
 

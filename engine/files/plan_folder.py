@@ -52,7 +52,7 @@ def write_plans(compiled: CompiledModule, folder: str | os.PathLike[str]) -> lis
         }
         for name, module in compiled.graph_module.named_children():
             if isinstance(module, TorchTensorRTModule):
-                (scratch / f"{name}.plan").write_bytes(module.serialized_engine)
+                (scratch / f"{name}.plan").write_bytes(module.plan)
                 _write_json(scratch / f"{name}.json", sidecar(module, **built_by))
                 names.append(f"{name}.plan")
         _write_json(scratch / "report.json", compiled.report.as_dict())

@@ -74,6 +74,8 @@ def _segment(data: Any) -> SegmentReport:
         tuple(map(str, data["outputs"])),
         int(data["layers"]),
         int(data["engine_bytes"]),
+        # Reports of earlier versions do not have it.
+        inductor=str(data.get("inductor", "")),
     )
 
 

@@ -107,6 +107,7 @@ def load(
     runtime: str = "auto",
     device: torch.device | str | int | None = None,
     allow_ops: Iterable[Any] = (),
+    allow_host_code: bool = False,
 ) -> Any:
     """Load what `save` wrote.
 
@@ -120,6 +121,8 @@ def load(
             and says when it is called that it needs one.
         allow_ops: further ops that the graph of a ``.pt2`` file may call, such as custom ones that a package registers:
             ``"mylib.op"``, an overload of it, all of ``"mylib"``, or op objects.
+        allow_host_code: run the machine code that the file has for PyTorch segments (``torch_segments="inductor"``),
+            which can do whatever this process can; without it they are compiled again.
 
     Returns:
         A ``CompiledModule``; for a plan a ``TorchTensorRTModule``.
@@ -132,10 +135,12 @@ def load(
     """
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
+    if not isinstance(allow_host_code, bool):
+        raise SettingsError(f"allow_host_code is True or False, not {allow_host_code!r}")
     target = _device(device)
     if Path(path).suffix in SUFFIXES:
         return read_plan(path, runtime=runtime, device=target)
-    return read_module(path, runtime=runtime, device=target, allowed=permissions(allow_ops))
+    return read_module(path, runtime=runtime, device=target, allowed=permissions(allow_ops), host_code=allow_host_code)
 
 
 def _device(device: torch.device | str | int | None) -> torch.device | None:

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from engine.capture.state import State
 from engine.graph.aliases import aliases_of
-from engine.graph.marks import WRITE
+from engine.graph.marks import TORCH_SEGMENT, WRITE
 from engine.graph.mirror import Mirror, Value
 from engine.lowering.explicit_dtypes import make_dtypes_explicit
 from engine.lowering.snapshot import ModelMemory
@@ -57,7 +57,7 @@ def assemble(
             assembler.engine(segment, modules[segment.name], scalars.get(segment.name, ()))
         else:
             for node in segment.nodes:
-                assembler.copy(node)
+                assembler.copy(node).meta[TORCH_SEGMENT] = segment.name
     return assembler.finish(written)
 
 
@@ -186,7 +186,8 @@ class _Assembler:
         """A copy of a node's value."""
         copied = self.graph.call_function(torch.ops.aten.clone.default, (node,))
         copied.meta.update(node.meta)
-        copied.meta.pop("constant", None)
+        for mark in ("constant", TORCH_SEGMENT):
+            copied.meta.pop(mark, None)
         return copied
 
     def own_buffers(self) -> None:

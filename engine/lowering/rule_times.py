@@ -8,7 +8,6 @@ from typing import TextIO
 
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.report import Report
-from engine.report.console import fix_widths, new_console, new_table
 from engine.rewriter import Trace
 
 
@@ -24,6 +23,9 @@ def render_rule_times(report: Report, graphs: Iterable[LoweredGraph], trace: Tra
     right side are evaluated, which is what the time counts.  Of ``convert`` rules only attempts, matches and tiles are
     counted.
     """
+    # Printing is not loaded for those who do not ask for it.
+    from engine.report.console import fix_widths, new_console, new_table
+
     attempts: dict[str, int] = {}
     matches: dict[str, int] = {}
     for graph in graphs:

@@ -38,7 +38,7 @@ class SegmentEngine(NamedTuple):
     """
 
     network: BuiltNetwork
-    plan: bytes
+    plan: bytes | memoryview
     cache: str
     loaded: LoadedEngines | None
 
@@ -61,7 +61,7 @@ class SegmentEngine(NamedTuple):
         timings = report.timings
         network = write_network(segment, captured, mirror, settings, report)
         cached = CachedEngine(settings, network, timings)
-        plan = cached.plan
+        plan: bytes | memoryview | None = cached.plan
         if plan is None:
             layers = network.network.num_layers
             with timings.phase("build"), observed("build", BuildEvent, segment.name, report.model, layers) as event:
@@ -135,7 +135,9 @@ def _loads_here(settings: CompilationSettings, runtime: str) -> bool:
     return runtime != "interpreter" and torch.cuda.is_available()
 
 
-def _load(network: BuiltNetwork, plan: bytes, settings: CompilationSettings, runtime: str) -> LoadedEngines | None:
+def _load(
+    network: BuiltNetwork, plan: bytes | memoryview, settings: CompilationSettings, runtime: str
+) -> LoadedEngines | None:
     """Load an engine on the current GPU, as the module will run it; only to see that it loads if that interprets it.
 
     TensorRT-RTX compiles kernels when it loads an engine, which takes as long as the build: it is done once.

@@ -10,6 +10,7 @@ from engine.report.report import (
     Timings,
     Weights,
     listening,
+    model_name,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "Timings",
     "Weights",
     "listening",
+    "model_name",
 ]

@@ -75,6 +75,8 @@ class SegmentReport:
         engine_bytes: size of the serialized engine, 0 if nothing was built.
         inputs, outputs: names of the boundary values.
         cache: ``"hit"`` or ``"miss"`` of the engine cache, with what happened besides; empty without the cache.
+        inductor: for PyTorch, ``"aot_inductor"`` or ``"inductor"`` where it was compiled to a package, or to code of
+            this process; empty where it runs op by op.
     """
 
     name: str
@@ -86,6 +88,7 @@ class SegmentReport:
     layers: int = 0
     engine_bytes: int = 0
     cache: str = ""
+    inductor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +166,9 @@ class Timings:
     model: str = ""
     _inside: float = field(default=0.0, repr=False, compare=False)
 
-    # What torch.export and TensorRT take, loading the engine onto a GPU, and a run of the model in PyTorch, is not
-    # ours to shorten.
-    FOREIGN = frozenset({"export", "trial", "build", "load"})
+    # What torch.export, TensorRT and Inductor take, loading the engine onto a GPU, and a run of the model in PyTorch,
+    # is not ours to shorten.
+    FOREIGN = frozenset({"export", "trial", "build", "load", "inductor"})
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -343,3 +346,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def model_name(model: Any) -> str:
+    """The name of a model's class."""
+    # torch.export and torch.fx keep the name of the class they were given, where it is not one of their own.
+    graph_module = getattr(model, "graph_module", model)
+    return str(getattr(graph_module, "_model_name", None) or type(model).__name__)

@@ -22,6 +22,7 @@ _MOST_NODES = 25
 _NARROW = frozenset({"int4", "int8", "float8_e4m3fn"})
 
 _PHASES = {
+    "start": "load this package",
     "rules": "read the rules",
     "export": "torch.export",
     "import": "canonical form, inputs",
@@ -36,6 +37,7 @@ _PHASES = {
     "build": "TensorRT builds engines",
     "load": "TensorRT loads them once",
     "assemble": "put the module together",
+    "inductor": "Inductor compiles PyTorch segments",
     "other": "between the phases",
 }
 
@@ -107,7 +109,7 @@ def _segments(report: Report) -> Table:
     for segment in report.segments:
         table.add_row(
             segment.name,
-            "TensorRT" if segment.backend == "tensorrt" else "PyTorch",
+            "TensorRT" if segment.backend == "tensorrt" else "Inductor" if segment.inductor else "PyTorch",
             str(segment.nodes),
             str(segment.layers or "-"),
             size_text(segment.engine_bytes) if segment.engine_bytes else "-",
@@ -149,7 +151,8 @@ def _timings(report: Report) -> Table:
     total = report.timings.total or 1.0
     for name, seconds in report.timings.phases.items():
         table.add_row(name, f"{seconds:.3f}", _PHASES.get(name, ""), "#" * round(20 * seconds / total))
-    table.add_row("ours", f"{report.timings.own:.3f}", "without export, trial, build, load", "")
+    more = ", inductor" if "inductor" in report.timings.phases else ""
+    table.add_row("ours", f"{report.timings.own:.3f}", f"without export, trial, build, load{more}", "")
     table.add_row("total", f"{report.timings.total:.3f}", "", "")
     return fix_widths(table)
 

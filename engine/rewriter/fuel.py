@@ -9,51 +9,14 @@ measure, which the rewriter checks at every step.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import networkx
 
-from engine.dsl import operators, tree
+from engine.dsl import tree
+from engine.dsl.checks.facts import facts_of
 from engine.dsl.memo import Recent
-from engine.dsl.rule import OpName, Rule
-
-
-def emitted_ops(rule: Rule, macros: Mapping[str, tree.Macro]) -> tuple[str, ...]:
-    """Full names of the ops that the text of a rule emits, one per call written; macros are followed.
-
-    Branches of an ``if`` both count, and a call inside a comprehension counts once.
-    """
-    found: list[str] = []
-    for step in rule.steps:
-        found.extend(_ops(step.value, rule, macros))
-    found.extend(_ops(rule.emit, rule, macros))
-    return tuple(found)
-
-
-def _ops(item: Any, rule: Rule, macros: Mapping[str, tree.Macro]) -> Iterator[str]:
-    if isinstance(item, tree.Call):
-        function = item.function
-        name = None
-        if isinstance(function, tree.Name) and function.name in macros:
-            yield from _ops(macros[function.name].body, rule, macros)
-        elif isinstance(function, tree.Upper) and isinstance(rule.family.get(function.name), OpName):
-            name = str(rule.family[function.name])
-        elif isinstance(function, tree.Qualified):
-            name = function.name
-        if name is not None and not name.startswith(("trt.", "host.", "cap.")):
-            operator = operators.find(name)
-            if operator is not None:
-                yield operator.name
-        yield from _ops(item.arguments, rule, macros)
-    elif isinstance(item, list | tuple):
-        for part in item:
-            yield from _ops(part, rule, macros)
-    elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-        for part in dataclasses.fields(item):
-            if part.name != "span":
-                yield from _ops(getattr(item, part.name), rule, macros)
+from engine.dsl.rule import Rule
 
 
 class OpOrder:
@@ -65,12 +28,12 @@ class OpOrder:
 
     def __init__(self, rules: Sequence[Rule], macros: Mapping[str, tree.Macro]) -> None:
         rules = [rule for rule in rules if rule.kind == "lower"]
-        emitted = {rule.id: emitted_ops(rule, macros) for rule in rules}
+        facts = {rule.id: facts_of(rule, macros) for rule in rules}
         graph = networkx.DiGraph()
         for rule in rules:
             for root in rule.roots:
                 graph.add_node(root.op)
-                graph.add_edges_from((root.op, op) for op in emitted[rule.id])
+                graph.add_edges_from((root.op, op) for op in facts[rule.id].emits)
         self.endless: dict[str, str] = {}
         self._component: dict[str, int] = {}
         self._phi: dict[str, int] = {}
@@ -87,13 +50,13 @@ class OpOrder:
                 self._component[op] = number
             members = [rule for op in sorted(component) for rule in by_root.get(op, ())]
             for rule in members:
-                within = [op for op in emitted[rule.id] if op in component]
-                if within and rule.decreases is None:
+                within = [op for op in facts[rule.id].emits if op in component]
+                if within and not facts[rule.id].decreases:
                     self.endless[rule.id] = (
                         f"{rule.id} rewrites {rule.roots[0].op} and emits {within[0]}, which leads back "
                         "to it; add a `decreases` clause with a measure that gets smaller, or emit smaller ops"
                     )
-                cost = sum(self.phi(op) for op in emitted[rule.id] if op not in component)
+                cost = sum(self.phi(op) for op in facts[rule.id].emits if op not in component)
                 self._cost[rule.id] = max(cost, self._cost.get(rule.id, 0))
             value = 1 + max((self._cost[rule.id] for rule in members), default=0)
             self._phi.update(dict.fromkeys(component, value if members else 1))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-from engine.dsl import tree
+from engine.dsl.checks.facts import looks
 from engine.dsl.forms import ops_in, within
 from engine.dsl.memo import Recent
 from engine.dsl.rule import ArgumentPattern, OpMatch, Rule
@@ -24,12 +22,12 @@ class Reach:
         self._by_op: dict[str, int] = {}
         self.size = 0
         for rule in rules:
-            looks = max((_guard_depth(step.value) for step in rule.steps), default=0)
-            looks = max(looks, _guard_depth(rule.emit))
+            known = rule.facts
+            beyond = looks(rule) if known is None else known.looks
             ops = [op for root in rule.roots for op in ops_in(root)]
             self.size = max(self.size, len(ops))
             # A multi-root match depends on what surrounds any of its roots.
-            depth = looks + max(map(_depth, rule.roots))
+            depth = beyond + max(map(_depth, rule.roots))
             for root in rule.roots:
                 self._by_op[root.op] = max(self._by_op.get(root.op, 0), depth)
         self.depth = max(self._by_op.values(), default=0)
@@ -42,28 +40,6 @@ class Reach:
 def _depth(pattern: ArgumentPattern) -> int:
     """Edges from the root to the deepest argument: a captured operand lies one edge below its op."""
     return isinstance(pattern, OpMatch) + max(map(_depth, within(pattern)), default=0)
-
-
-def _guard_depth(item: Any) -> int:
-    """How far ``x is op(...)`` looks beyond what the pattern captured."""
-    if isinstance(item, tree.Is):
-        return max(_guard_depth(item.value), _written_depth(item.pattern))
-    if isinstance(item, list | tuple):
-        return max(map(_guard_depth, item), default=0)
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        parts = (getattr(item, part.name) for part in dataclasses.fields(item) if part.name != "span")
-        return max(map(_guard_depth, parts), default=0)
-    return 0
-
-
-def _written_depth(pattern: Any) -> int:
-    if isinstance(pattern, tree.OpPattern):
-        return 1 + max(map(_written_depth, pattern.arguments), default=0)
-    if isinstance(pattern, tree.ListPattern):
-        return max(map(_written_depth, pattern.items), default=0)
-    if isinstance(pattern, tree.Keyword):
-        return _written_depth(pattern.value)
-    return 0
 
 
 reach = Recent(Reach)

@@ -12,7 +12,7 @@ from engine.runtime.options import RunOptions
 
 
 def trial_load(
-    serialized: bytes,
+    serialized: bytes | memoryview,
     *,
     name: str = "",
     layer_names: Collection[str] = (),

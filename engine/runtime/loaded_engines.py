@@ -26,7 +26,7 @@ class LoadedEngines(dict[int, Any]):
 
     def __init__(
         self,
-        serialized: bytes,
+        serialized: bytes | memoryview,
         inputs: Sequence[str],
         outputs: Sequence[str],
         *,

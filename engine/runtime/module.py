@@ -78,7 +78,7 @@ class TorchTensorRTModule(EngineControls):
 
     def __init__(
         self,
-        serialized_engine: bytes,
+        serialized_engine: bytes | memoryview,
         input_binding_names: Sequence[str],
         output_binding_names: Sequence[str],
         *,
@@ -97,11 +97,8 @@ class TorchTensorRTModule(EngineControls):
             from engine.settings import CompilationSettings
 
             settings = CompilationSettings()
-        if not isinstance(serialized_engine, bytes):
-            # TensorRT's builder returns an IHostMemory, which cannot be shared or copied.
-            serialized_engine = bytes(serialized_engine)
         self.name = name
-        self.serialized_engine = serialized_engine
+        self.plan = _plan(serialized_engine)
         self.input_binding_names = list(input_binding_names)
         self.output_binding_names = list(output_binding_names)
         self.settings = settings
@@ -123,9 +120,14 @@ class TorchTensorRTModule(EngineControls):
         if settings.use_cuda_graphs and settings.cuda_graph_scope == "engine":
             self.set_cuda_graphs(True)
 
+    @property
+    def serialized_engine(self) -> bytes:
+        """The plan as bytes: a copy where it is in a file or in TensorRT's own memory (`plan` is not one)."""
+        return self.plan if isinstance(self.plan, bytes) else bytes(self.plan)
+
     def _unloaded(self, selection: Selection, options: RunOptions) -> LoadedEngines:
         return LoadedEngines(
-            self.serialized_engine,
+            self.plan,
             self.input_binding_names,
             self.output_binding_names,
             name=self.name,
@@ -272,7 +274,7 @@ class TorchTensorRTModule(EngineControls):
     def __deepcopy__(self, memo: dict[int, Any]) -> TorchTensorRTModule:
         """A module with the same plan (shared) and program, and execution contexts of its own."""
         clone = TorchTensorRTModule(
-            self.serialized_engine,
+            self.plan,
             self.input_binding_names,
             self.output_binding_names,
             name=self.name,
@@ -297,11 +299,11 @@ class TorchTensorRTModule(EngineControls):
         """The engine's network as the interpreter runs it, where it was kept."""
         return self._program
 
-    def replaced(self, serialized_engine: bytes, program: Program | None) -> TorchTensorRTModule:
+    def replaced(self, serialized_engine: bytes | memoryview, program: Program | None) -> TorchTensorRTModule:
         """A module like this one with another plan and program of the same network: the result of a refit."""
         clone = copy.deepcopy(self)
         graphs = clone.cuda_graphs
-        clone.serialized_engine = serialized_engine
+        clone.plan = _plan(serialized_engine)
         clone._program = program
         interpreted = clone._interpreter(program) if clone._interpreted is not None else None
         clone._set_engines(clone._unloaded(self._engines.selection, self.options), interpreted or clone._interpreted)
@@ -317,11 +319,21 @@ class TorchTensorRTModule(EngineControls):
 
     def extra_repr(self) -> str:
         """The text that ``print(module)`` shows."""
-        size = f"{len(self.serialized_engine) / 2**20:.1f} MiB"
+        size = f"{len(self.plan) / 2**20:.1f} MiB"
         return (
             f"{self.name!r}, inputs={self.input_binding_names}, outputs={self.output_binding_names}, "
             f"engine={size}, runtime={self.runtime!r}"
         )
+
+
+def _plan(serialized: Any) -> bytes | memoryview:
+    """A plan that nobody writes to, without a copy of one that TensorRT's builder returned (an ``IHostMemory``)."""
+    if isinstance(serialized, bytes) or (isinstance(serialized, memoryview) and serialized.readonly):
+        return serialized
+    view = memoryview(serialized)
+    if isinstance(view.obj, bytearray):
+        return bytes(view)
+    return view.cast("B").toreadonly()
 
 
 def _index(device: torch.device | None) -> int:

@@ -7,6 +7,7 @@ live as long as the traced graph is used.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ def register(module: TorchTensorRTModule) -> str:
 
 def execute(inputs: Sequence[Any], names: Sequence[str], handle: str) -> list[torch.Tensor]:
     """Call the op on inputs in binding order; symbolic and plain ints may stand among the tensors."""
+    _register_fake()
     check_count(inputs, names)
     check_kinds(inputs, names)
     tensors, sizes, positions = [], [], []
@@ -81,4 +83,9 @@ def _fake(tensors: Any, sizes: Any, size_positions: Any, module: str) -> list[to
 
 
 _LIBRARY.impl("execute", _execute, "CompositeExplicitAutograd")
-torch.library.register_fake("engine::execute", _fake, lib=_LIBRARY)
+
+
+@functools.cache
+def _register_fake() -> None:
+    """Tell tracers the shapes of outputs; not on import, as PyTorch looks through all modules for the caller's."""
+    torch.library.register_fake("engine::execute", _fake, lib=_LIBRARY)

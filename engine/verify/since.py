@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from engine.dsl.checks.facts import emitted_ops
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
-from engine.rewriter.fuel import emitted_ops
 
 # The oldest that the package asks for.
 OLDEST = (10, 9)

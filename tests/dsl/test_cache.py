@@ -6,11 +6,15 @@ import sys
 import pytest
 
 from engine.dsl import cache, host, ruleset
+from engine.dsl.checks.facts import facts_of
 from engine.dsl.encoding import CachedRule
 from engine.dsl.ruleset import RuleSet
 from engine.dsl.source import builtin_sources, read_sources
 from engine.dsl.syntax import parser
 from engine.errors import RuleError
+from engine.rewriter.fuel import op_order
+from engine.rewriter.reach import reach
+from engine.settings import CompilationSettings
 from engine.tensorrt import Capabilities
 
 TEXT = """
@@ -62,6 +66,28 @@ def test_what_comes_back_is_what_was_kept():
 
 def test_builtin_rules_come_back_whole():
     same(RuleSet.load(), RuleSet.load())
+
+
+def test_what_the_text_of_a_rule_says_is_kept_and_needs_no_body():
+    made = RuleSet.from_text(TEXT)
+    again = RuleSet.from_text(TEXT)
+    assert [rule.facts for rule in made.rules] == [None] * len(made.rules)
+    assert [rule.facts for rule in again.rules] == [facts_of(rule, made.macros) for rule in made.rules]
+    assert "aten.mul.Tensor" in again.rules[0].facts.emits or "aten.mul.Tensor" in again.rules[1].facts.emits
+    # Neither what orders rules, nor which a compilation has by its settings, reads what they do.
+    op_order(again.phase("lower"), again.macros)
+    reach(again.rules)
+    again.with_settings(CompilationSettings())
+    assert not any(is_decoded(rule) for rule in again.rules)
+
+
+def is_decoded(rule):
+    """Whether what a cached rule does was read."""
+    try:
+        object.__getattribute__(rule, "emit")
+    except AttributeError:
+        return False
+    return True
 
 
 def test_a_second_load_needs_no_parser(tmp_path):

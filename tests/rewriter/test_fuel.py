@@ -6,10 +6,11 @@ import pytest
 import torch
 from syrupy.assertion import SnapshotAssertion
 
+from engine.dsl.checks.facts import emitted_ops
 from engine.errors import EngineError
 from engine.rewriter import Trace, rewrite
 from engine.rewriter import rewriter as module
-from engine.rewriter.fuel import Fuel, OpOrder, emitted_ops
+from engine.rewriter.fuel import Fuel, OpOrder
 from tests.graph.build import mirror_of
 from tests.rewriter.rules import context, ops, rewritten, rules_of
 

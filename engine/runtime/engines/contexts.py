@@ -37,7 +37,9 @@ class ContextMaker:
         SettingsError: the installed TensorRT, or this engine, cannot do what an option asks for.
     """
 
-    def __init__(self, engine: Any, serialized: bytes, device: int, options: RunOptions, profiler: Any = None) -> None:
+    def __init__(
+        self, engine: Any, serialized: bytes | memoryview, device: int, options: RunOptions, profiler: Any = None
+    ) -> None:
         options.check()
         self._engine = engine
         self._options = options

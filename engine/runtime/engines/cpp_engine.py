@@ -174,7 +174,7 @@ class CppEngine:
 
     def __init__(
         self,
-        serialized: bytes,
+        serialized: bytes | memoryview,
         device: int,
         inputs: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,

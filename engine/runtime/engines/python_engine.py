@@ -51,7 +51,7 @@ class TRTEngine:
 
     def __init__(
         self,
-        serialized: bytes,
+        serialized: bytes | memoryview,
         device: int,
         inputs: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,

@@ -119,7 +119,7 @@ class RuntimeCacheFile:
         return content
 
 
-def cache_file(folder: str, device: int, plan: bytes) -> RuntimeCacheFile:
+def cache_file(folder: str, device: int, plan: bytes | memoryview) -> RuntimeCacheFile:
     """The file of one engine: for its plan, the TensorRT that is loaded, and a CUDA device."""
     trt = load()
     major, minor = torch.cuda.get_device_capability(device)

@@ -41,7 +41,7 @@ def record_of(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabi
         "torch": torch.__version__,
         "tensorrt": tensorrt,
         "compute_capabilities": list(compute_capabilities),
-        "sha256": checksum(module.serialized_engine),
+        "sha256": checksum(module.plan),
         "settings": {name: value for name, value in module.settings.to_dict().items() if name not in _OF_THE_MACHINE},
         "inputs": write_specs(module.input_specs, symbols),
         "outputs": write_specs(module.output_specs, symbols),
@@ -52,7 +52,7 @@ def record_of(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabi
     portable = "RTX" in tensorrt and not module.settings.target_compute_capabilities
     return EngineRecord(
         module.name,
-        module.serialized_engine,
+        module.plan,
         tuple(module.input_binding_names),
         tuple(module.output_binding_names),
         device=module.built_on or Device.current(),

@@ -106,7 +106,7 @@ class EngineRecord:
     """
 
     name: str
-    engine: bytes = field(repr=False)
+    engine: bytes | memoryview = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     device: Device = field(default_factory=Device.current)
@@ -138,7 +138,7 @@ class EngineRecord:
             abi,
             self.name.replace(".", "_"),
             str(self.device._replace(name=self.device.name.replace(_DELIMITER, " "))),
-            self.engine,
+            self.engine if isinstance(self.engine, bytes) else bytes(self.engine),
             _joined("input binding names", self.inputs),
             _joined("output binding names", self.outputs),
             _flag(self.hardware_compatible),
@@ -222,7 +222,7 @@ class EngineRecord:
         return dataclasses.replace(self, **changes)
 
 
-def checksum(data: bytes) -> str:
+def checksum(data: bytes | memoryview) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
