@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any, Self, Unpack
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from engine import tensorrt
 from engine.builder import compute_capabilities, for_this_gpu
@@ -24,6 +24,8 @@ from engine.capture.tracing.graph_modules import knows_its_inputs
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule, DeferredModule
+from engine.distributed.agreement import Agreement, together
+from engine.distributed.collectives import groups_of
 from engine.dsl.ruleset import RuleSet
 from engine.errors import (
     BuildError,
@@ -40,6 +42,7 @@ from engine.graph.mirror import Mirror
 from engine.lowering import rule_times
 from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
+from engine.lowering.rank_decisions import rank_facts
 from engine.lowering.rejections import Rejections
 from engine.lowering.segment_engine import SegmentEngine, interprets, write_network
 from engine.lowering.snapshot import ModelMemory
@@ -91,6 +94,8 @@ def compile(
         BuildError: TensorRT could not build an engine.
         SettingsError: a setting has a value that cannot be honoured.
         TensorRTNotFound: no usable TensorRT is installed.
+        DistributedError: another rank of ``torch.distributed`` that runs the model together with this one compiled
+            something else, failed, or was not done within ``distributed_timeout`` seconds.
     """
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
@@ -101,13 +106,18 @@ def compile(
         RunOptions.of(options).check()
     if args is None and kwargs is None and _needs_inputs(model):
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
-    with observed("compile", CompileEvent, _model_name(model)) as event:
+    with (
+        observed("compile", CompileEvent, _model_name(model)) as event,
+        together(model, options.distributed_timeout) as agreement,
+    ):
         compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options, values=True)
+        compilation.join(agreement)
         if event is not None:
             event.report = compilation.report
         with apart():
             compilation.place()
             compiled = compilation.build(runtime)
+        compilation.settle(agreement)
         compilation.print_rule_times()
         compilation.report.timings.fill(perf_counter() - started)
         return compiled
@@ -285,6 +295,26 @@ class Compilation:
         outside = [node for node in self.partition.reasons if BOUNDARY_CAST not in node.meta]
         if outside and self.settings.require_full_compilation:
             raise CoverageError(not_covered(self.report))
+
+    def join(self, agreement: Agreement) -> None:
+        """Compile together with the ranks that the graph exchanges tensors with."""
+        agreement.join(groups_of(self._graphs()))
+
+    def settle(self, agreement: Agreement) -> None:
+        """See whether these ranks decided the same; raises ``DistributedError`` where they did not."""
+        if agreement.ranks:
+            facts = rank_facts(
+                self.report,
+                self._graphs(),
+                settings=self.settings.to_dict(),
+                rules=self.subgraphs.ruleset.hash,
+                ranges=self.captured.ranges,
+            )
+            with self.report.timings.phase("agree"):
+                agreement.settle(facts)
+
+    def _graphs(self) -> list[fx.Graph]:
+        return [mirror.graph for mirror in (self.mirror, *(graph.mirror for graph in self.subgraphs))]
 
     def write_networks(self) -> None:
         """Write the network of every segment, build nothing, and place anew what TensorRT refuses on the way."""

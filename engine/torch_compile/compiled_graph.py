@@ -20,6 +20,7 @@ from engine.capture.inputs import Range, range_of, unbounded
 from engine.capture.pipeline import capture
 from engine.compiled.module import CompiledModule
 from engine.compiler import Compilation
+from engine.distributed.agreement import Agreement, told_if_failed
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, RefitError
 from engine.observers import CompileEvent, observed, raised_by_observer
@@ -95,6 +96,7 @@ class CompiledGraph:
         graph: the functional graph; its weights are replaced when they change.
         name: for messages.
         fallback: told the name and a reason when a later build fails; those calls then run in PyTorch.
+        agreement: with the ranks that run the graph together with this one.
 
     Raises:
         EngineError: the graph cannot be compiled.
@@ -109,6 +111,7 @@ class CompiledGraph:
         rules: RuleSet,
         runtime: str,
         fallback: Callable[[str, str], None],
+        agreement: Agreement,
     ) -> None:
         self._graph = graph
         self._name = name
@@ -120,7 +123,8 @@ class CompiledGraph:
         self._refused: set[Any] = set()
         self._replaced: set[int] = set()
         self.report: Report
-        self._current = self._build({})
+        self._groups: tuple[str, ...] = ()
+        self._current = self._build({}, agreement)
 
     # -------------------------------------------------------------------------------- calling
 
@@ -217,7 +221,9 @@ class CompiledGraph:
         try:
             if ranges is None:
                 raise EngineError("no range of sizes that an engine can have holds it")
-            self._current = self._build(ranges)
+            agreement = Agreement(self._settings.distributed_timeout, self._groups)
+            with told_if_failed(agreement):
+                self._current = self._build(ranges, agreement)
         except Exception as error:
             if raised_by_observer(error):
                 raise
@@ -251,7 +257,7 @@ class CompiledGraph:
             ranges[symbol] = Range(min(known.min, size), known.opt, most)
         return ranges
 
-    def _build(self, ranges: Mapping[sympy.Symbol, Range]) -> Build:
+    def _build(self, ranges: Mapping[sympy.Symbol, Range], agreement: Agreement) -> Build:
         report = Report(model=self._name)
         weights = tuple(self._graph.weights.values())
         counted = _counted(weights)
@@ -270,9 +276,12 @@ class CompiledGraph:
             )
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)
+            compilation.join(agreement)
+            self._groups = agreement.groups
             compilation.place()
             self.report = report
             compiled = compilation.build(self._runtime)
+            compilation.settle(agreement)
         sizes = _sizes(captured)
         return Build(
             graph=self._graph,

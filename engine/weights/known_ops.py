@@ -1,6 +1,6 @@
 """The ops that graphs in files may call: those that a compiled model can hold, and that do nothing but compute.
 
-A captured graph is functional ATen.  The names below are those of ATen's ops that are public or that
+A captured graph is functional ATen, and collectives.  The names below are those of ATen's ops that are public or that
 `torch.export` and PyTorch's decompositions leave in graphs, without ops of single backends (fbgemm, MKL-DNN, cuDNN),
 packed weights, quantised, sparse and nested tensors, ops that look at how a tensor is stored, and gradients that are
 given places in memory as tensors of indices.  An overload of them is taken if its schema writes to nothing and has
@@ -141,6 +141,13 @@ _NAMES = {
         quantize_per_token
         """
     ),
+    "_c10d_functional": _words(
+        """
+        all_gather_into_tensor all_gather_into_tensor_coalesced all_reduce all_reduce_coalesced all_to_all_single
+        broadcast reduce_scatter_tensor reduce_scatter_tensor_coalesced wait_tensor
+        """
+    ),
+    "_dtensor": frozenset({"shard_dim_alltoall"}),
     "onnx": frozenset({"Attention", "RotaryEmbedding"}),
     "torch_nn": frozenset({"_linear_cross_entropy_batch_chunked", "_linear_cross_entropy_batch_chunked_no_reduction"}),
     "torchvision": frozenset({"deform_conv2d", "nms", "ps_roi_align", "ps_roi_pool", "roi_align", "roi_pool"}),
@@ -165,6 +172,9 @@ _PLAIN = frozenset(
         "number", "str",
     }
 )  # fmt: skip
+
+# Ops that exchange tensors with the ranks of a process group of this process.
+_EXCHANGING = frozenset({"_c10d_functional", "_dtensor"})
 
 HIGHER_ORDER = {
     "associative_scan": (0,),
@@ -223,7 +233,9 @@ def computes_only(op: OpOverload) -> bool:
         return False
     if not schema.returns and op._opname not in _ASSERTIONS:
         return False
-    return all(_kind(item) in _PLAIN for item in (*schema.arguments, *schema.returns))
+    # A process group, which a graph in a file has by its name.
+    plain = _PLAIN | {"Any"} if op.namespace in _EXCHANGING else _PLAIN
+    return all(_kind(item) in plain for item in (*schema.arguments, *schema.returns))
 
 
 def _kind(item: Any) -> str:
