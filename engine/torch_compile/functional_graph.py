@@ -38,6 +38,8 @@ class FunctionalGraph:
         names: of these arguments, as the model has them: ``x``, ``dim 0 of x``.
         written: positions among these arguments of those that are written to.
         weights: position -> parameter or buffer that is a constant of ``module``.
+        wholes: the subclasses of tensors that hold some of the weights; PyTorch counts what is written to them by
+            themselves, and not by what they hold.
         entry: the function that Dynamo is to call; it calls ``run`` of this object with the list of arguments.
         run: what computes the graph; to be set.
         with_inputs: gives a graph for the same function whose weights at some positions are arguments of ``module``.
@@ -50,6 +52,7 @@ class FunctionalGraph:
     names: tuple[str, ...]
     written: tuple[int, ...]
     weights: dict[int, torch.Tensor]
+    wholes: tuple[torch.Tensor, ...]
     is_training: bool
     entry: Callable[..., Any]
     run: Callable[[list[Any]], Sequence[Any]] | None = None
@@ -99,6 +102,7 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
     # AOTAutograd takes subclasses of tensors apart into those that they hold, before and in each call.
     parts = [(*part, is_own) for name, value, is_own in given for part in _parts(name, value)]
     names, flat = [name for name, _, _ in parts], [value for _, value, _ in parts]
+    wholes = tuple(value for _, value, is_own in given if is_own and is_traceable_wrapper_subclass(value))
     own = {index for index, (_, value, is_own) in enumerate(parts) if is_own and isinstance(value, torch.Tensor)}
 
     def take(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[[list[Any]], Any]:
@@ -121,7 +125,7 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
     # Not inside AOTAutograd, whose modes would turn weights into fake ones.
     def make(inputs: Iterable[int] = ()) -> FunctionalGraph:
         own.difference_update(inputs)
-        made[:] = [replace(_functional(*traced[0], flat, own, names, entry), with_inputs=make)]
+        made[:] = [replace(_functional(*traced[0], flat, own, names, entry), wholes=wholes, with_inputs=make)]
         return made[0]
 
     return make()
@@ -204,6 +208,7 @@ def _functional(
         names=tuple(names[index] for index in arguments),
         written=tuple(map(arguments.index, places)),
         weights=weights,
+        wholes=(),
         is_training=training,
         entry=entry,
     )

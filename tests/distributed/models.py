@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import distributed, nn
 from torch.distributed import _functional_collectives as funcol
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
-    PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
     parallelize_module,
@@ -64,20 +63,6 @@ TENSOR = {
 """A plan of tensor parallelism for a block; what a rank takes and gives is whole."""
 
 
-def sequence_plan() -> dict[str, object]:
-    """A plan whose norms and residuals have a part of the sequence on each rank."""
-    part, whole = (Shard(1),), (Replicate(),)
-    return {
-        "norm1": SequenceParallel(),
-        "norm2": SequenceParallel(),
-        "attention": PrepareModuleInput(input_layouts=part, desired_input_layouts=whole),
-        **{f"attention.{name}": ColwiseParallel() for name in ("query", "key", "value")},
-        "attention.out": RowwiseParallel(output_layouts=Shard(1)),
-        "up": ColwiseParallel(input_layouts=Shard(1)),
-        "down": RowwiseParallel(output_layouts=Shard(1)),
-    }
-
-
 @functools.cache
 def mesh() -> DeviceMesh:
     """All ranks in a row."""
@@ -90,10 +75,41 @@ def block(seed: int = 0) -> Block:
     return Block().eval()
 
 
-def parallel(seed: int = 0, plan: dict[str, object] | None = None) -> Block:
+def parallel(seed: int = 0) -> Block:
     """A block whose parameters are sharded over all ranks."""
-    styles = {name: style() for name, style in TENSOR.items()} if plan is None else plan
-    return parallelize_module(block(seed), mesh(), styles)
+    return parallelize_module(block(seed), mesh(), {name: style() for name, style in TENSOR.items()})
+
+
+class Perceptron(nn.Module):
+    """Two layers and what is added to them; small, because tracing DTensors takes a second for every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mlp(self.norm(x))
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+def perceptron(seed: int = 0) -> Perceptron:
+    """Column and row parallel: inputs and results are whole on every rank."""
+    torch.manual_seed(seed)
+    return parallelize_module(Perceptron().eval(), mesh(), {"up": ColwiseParallel(), "down": RowwiseParallel()})
+
+
+def normed_perceptron(seed: int = 0) -> Perceptron:
+    """Sequence parallel: norm and residual have a part of the sequence on each rank."""
+    torch.manual_seed(seed)
+    plan = {
+        "norm": SequenceParallel(use_local_output=False),
+        "up": ColwiseParallel(input_layouts=Shard(1)),
+        "down": RowwiseParallel(output_layouts=Shard(1)),
+    }
+    return parallelize_module(Perceptron().eval(), mesh(), plan)
 
 
 def batch(size: int = 2, length: int = 8, seed: int = 1) -> torch.Tensor:
