@@ -78,9 +78,9 @@ def prepare(
             return tensor
         if is_sharded(leaf):
             raise InputError(
-                f"an example input is a DTensor ({', '.join(map(str, leaf.placements))}): a compiled module takes plain "
-                "tensors. Pass x.to_local(), what this rank holds of it, or x.full_tensor(), and let the model make a "
-                "DTensor of that (DTensor.from_local, or input_layouts of the styles of parallelize_module)"
+                f"an example input is a DTensor ({', '.join(map(str, leaf.placements))}), and a compiled module takes "
+                "plain tensors. Pass x.to_local(), what this rank holds of it, or x.full_tensor(), and let the model "
+                "make a DTensor of that (DTensor.from_local, or input_layouts of the styles of parallelize_module)"
             )
         if isinstance(leaf, torch.Tensor):
             if problem := unfit(leaf):

@@ -176,9 +176,16 @@ def groups_of_shards(model: Any) -> list[str]:
 
 
 def groups_of_meshes(tensors: Iterable[Any]) -> list[str]:
-    """The names of the process groups of the device meshes of DTensors."""
+    """The names of the process groups of the device meshes of DTensors.
+
+    Raises:
+        DistributedError: they are no more.
+    """
     meshes = dict.fromkeys(tensor.device_mesh for tensor in tensors)
-    found = (mesh.get_group(dim).group_name for mesh in meshes for dim in range(mesh.ndim))
+    try:
+        found = [mesh.get_group(dim).group_name for mesh in meshes for dim in range(mesh.ndim)]
+    except Exception as error:
+        raise _gone("of the model's device mesh", error) from error
     return list(dict.fromkeys(found))
 
 
@@ -193,11 +200,15 @@ def ranks_of(group: str) -> tuple[int, ...]:
         found = c10d._resolve_process_group(group)
         return tuple(distributed.get_process_group_ranks(found))
     except Exception as error:
-        raise DistributedError(
-            f"the process group {group!r} of the model is not there: it was destroyed, or belongs to a device mesh "
-            "that this process has not made. Compile while the process group of the model's device mesh is alive "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        ) from error
+        raise _gone(repr(group), error) from error
+
+
+def _gone(group: str, error: Exception) -> DistributedError:
+    return DistributedError(
+        f"the process group {group} is not there: it was destroyed, or belongs to a device mesh that this process has "
+        "not made. Compile while the process group of the model's device mesh is alive "
+        f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    )
 
 
 def _is_fake(group: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -209,18 +209,33 @@ def whole_composites() -> Iterator[None]:
         yield
         return
     composites, _ = _split_decomp_table_to_cia_and_python_decomp({})
-    with _override_composite_implicit_decomp({op: _unless_sharded(op, by) for op, by in composites.items()}):
+    with _taken_apart_by_dtensors(list(composites)), _override_composite_implicit_decomp(composites):
         yield
 
 
-@functools.cache
-def _unless_sharded(op: OpOverload, by: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if any(map(is_sharded, pytree.tree_leaves((args, kwargs)))):
-            return op._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        return by(*args, **kwargs)
+@contextmanager
+def _taken_apart_by_dtensors(composites: Iterable[Any]) -> Iterator[None]:
+    """Let DTensors compute composites by their parts at once.
 
-    return run
+    Otherwise they look for the placements of a composite by tracing its parts for every choice of placements, half a
+    second for a linear layer, find none, and fail because composites are not taken apart.
+    """
+    tensor = sys.modules.get("torch.distributed.tensor")
+    if tensor is None:
+        yield
+        return
+    handlers = tensor.DTensor._op_dispatcher._custom_op_handlers
+    added = [op for op in composites if op not in handlers]
+    handlers.update(dict.fromkeys(added, _by_parts))
+    try:
+        yield
+    finally:
+        for op in added:
+            handlers.pop(op, None)
+
+
+def _by_parts(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return op._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
 __all__ = ["as_shards", "export_shards", "holds_shards", "is_sharded", "local", "sharded_tensors", "whole_composites"]
