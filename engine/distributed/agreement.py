@@ -81,14 +81,28 @@ class Agreement:
         Raises:
             DistributedError: a rank decided otherwise, failed, or is not done in time; on every rank.
         """
-        self._settled = True
         found = {"facts": _packed(facts), "digest": _digest(facts)}
-        for group, mine in self._posted(found):
-            said = {rank: self._read(group, mine, rank) for rank in group}
+        for group, said in self._exchanged(found):
             first = said[group[0]]
             for rank in group[1:]:
                 if said[rank]["digest"] != first["digest"]:
                     raise DistributedError(_difference(group[0], first["facts"], rank, said[rank]["facts"]))
+
+    def gather(self, text: str) -> dict[int, str]:
+        """What each rank gives, when all of them have done so.
+
+        Raises:
+            DistributedError: a rank failed, or is not there in time.
+        """
+        found = {distributed.get_rank(): text}
+        for _, said in self._exchanged({"text": text}):
+            found.update({rank: each["text"] for rank, each in said.items()})
+        return found
+
+    def _exchanged(self, found: dict[str, str]) -> Iterator[tuple[tuple[int, ...], dict[int, dict[str, str]]]]:
+        self._settled = True
+        for group, mine in self._posted(found):
+            yield group, {rank: self._read(group, mine, rank) for rank in group}
             _forget(group, mine.number - 1)
 
     def fail(self, error: BaseException) -> None:
@@ -139,7 +153,7 @@ class Agreement:
             ) from error
         found: dict[str, str] = json.loads(text)
         if "failed" in found:
-            raise DistributedError(f"rank {rank} could not compile its part of the module: {found['failed']}")
+            raise DistributedError(f"rank {rank} could not do its part of the module: {found['failed']}")
         return found
 
 

@@ -69,6 +69,7 @@ def as_shards(model: Any) -> Iterator[None]:
     if not found:
         yield
         return
+    uneven = _uneven(model)
     own = model.__dict__.get("forward", _MARK)
     shards: dict[int, Any] = {}
     for held, name, whole in found:
@@ -77,6 +78,10 @@ def as_shards(model: Any) -> Iterator[None]:
     model.__dict__["forward"] = _made_anew(model.forward, found, type(model).__name__)
     try:
         yield
+    except CaptureError as error:
+        if not uneven:
+            raise
+        raise CaptureError(f"{error}\n  {uneven}") from error
     finally:
         if own is _MARK:
             del model.__dict__["forward"]
@@ -84,6 +89,20 @@ def as_shards(model: Any) -> Iterator[None]:
             model.__dict__["forward"] = own
         for held, name, whole in found:
             held[name] = whole
+
+
+def _uneven(model: nn.Module) -> str:
+    """What is sharded into parts of different sizes; empty where nothing is."""
+    for name, whole in sharded_tensors(model).items():
+        for dim, placement in enumerate(whole.placements):
+            ranks, axis = whole.device_mesh.size(dim), getattr(placement, "dim", None)
+            if axis is not None and whole.shape[axis] % ranks:
+                return (
+                    f"dim {axis} of {name!r}, of size {whole.shape[axis]}, is sharded over {ranks} ranks, which do not "
+                    "divide it: ranks have parts of different sizes. Let the number of ranks divide the heads of "
+                    "attention and the widths that are sharded"
+                )
+    return ""
 
 
 def _held(model: nn.Module) -> Iterator[_Sharded]:

@@ -102,7 +102,7 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
     # AOTAutograd takes subclasses of tensors apart into those that they hold, before and in each call.
     parts = [(*part, is_own) for name, value, is_own in given for part in _parts(name, value)]
     names, flat = [name for name, _, _ in parts], [value for _, value, _ in parts]
-    wholes: tuple[torch.Tensor, ...] = tuple(
+    wholes: tuple[Any, ...] = tuple(
         value for _, value, is_own in given if is_own and is_traceable_wrapper_subclass(value)
     )
     own = {index for index, (_, value, is_own) in enumerate(parts) if is_own and isinstance(value, torch.Tensor)}

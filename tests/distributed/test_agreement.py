@@ -106,7 +106,7 @@ def run_failing():
 def test_a_rank_that_fails_makes_all_fail_with_its_reason(ranks):
     (kind, message, took), (other, own, _) = ranks.run(run_failing)
     assert kind == "DistributedError"
-    assert "rank 1 could not compile its part of the module: CaptureError" in message
+    assert "rank 1 could not do its part of the module: CaptureError" in message
     assert "no such layer" in message
     assert (other, "no such layer" in own) == ("CaptureError", True)
     assert took < SETTINGS["distributed_timeout"]
