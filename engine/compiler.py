@@ -25,7 +25,7 @@ from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule, DeferredModule
 from engine.distributed.agreement import Agreement, together
-from engine.distributed.collectives import groups_of
+from engine.distributed.collectives import collectives, groups_of
 from engine.dsl.ruleset import RuleSet
 from engine.errors import (
     BuildError,
@@ -42,7 +42,7 @@ from engine.graph.mirror import Mirror
 from engine.lowering import rule_times
 from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
-from engine.lowering.rank_decisions import rank_facts
+from engine.lowering.rank_decisions import Traced, decisions, rank_facts, traced
 from engine.lowering.rejections import Rejections
 from engine.lowering.segment_engine import SegmentEngine, interprets, write_network
 from engine.lowering.snapshot import ModelMemory
@@ -190,6 +190,7 @@ class Compilation:
         graph: the model's graph.
         subgraphs: the graphs inside its ops.
         memory: that of the model's tensors.
+        traced: what was captured, where other ranks are asked whether they have the same.
         partition: where each node runs, after :meth:`place`.
     """
 
@@ -200,6 +201,8 @@ class Compilation:
         self.settings = settings
         self.report = report
         self.memory = ModelMemory(captured.tensors())
+        # Whom it is compared with is only known where tensors are exchanged.
+        self.traced = traced(captured.graph) if next(collectives(captured.graph), None) is not None else None
         self.mirror = Mirror(
             captured.graph,
             captured.constants,
@@ -303,15 +306,17 @@ class Compilation:
     def settle(self, agreement: Agreement) -> None:
         """See whether these ranks decided the same; raises ``DistributedError`` where they did not."""
         if agreement.ranks:
+            made = self.traced or Traced((), "")
             facts = rank_facts(
                 self.report,
                 self._graphs(),
+                made.calls,
                 settings=self.settings.to_dict(),
                 rules=self.subgraphs.ruleset.hash,
                 ranges=self.captured.ranges,
             )
             with self.report.timings.phase("agree"):
-                agreement.settle(facts)
+                agreement.settle(facts, made.digest, decisions(self.report))
 
     def _graphs(self) -> list[fx.Graph]:
         return [mirror.graph for mirror in (self.mirror, *(graph.mirror for graph in self.subgraphs))]

@@ -75,18 +75,27 @@ class Agreement:
         """The ranks that compile together, this one among them; empty where it is alone."""
         return tuple(sorted({rank for group in self._groups for rank in group}))
 
-    def settle(self, facts: Sequence[Fact]) -> None:
+    def settle(self, facts: Sequence[Fact], graph: str = "", decisions: Sequence[Fact] = ()) -> None:
         """Wait until the other ranks are done, and see whether they decided the same.
+
+        Args:
+            facts: what is the same on every rank.
+            graph: digest of the whole graph, which may have numbers and shapes of this rank.
+            decisions: what is the same on ranks that have the same graph.
 
         Raises:
             DistributedError: a rank decided otherwise, failed, or is not done in time; on every rank.
         """
-        found = {"facts": _packed(facts), "digest": _digest(facts)}
+        found = {"graph": graph}
+        for kind, held in (("facts", facts), ("decisions", decisions)):
+            found |= {kind: _packed(held), f"{kind} digest": _digest(held)}
         for group, said in self._exchanged(found):
             first = said[group[0]]
             for rank in group[1:]:
-                if said[rank]["digest"] != first["digest"]:
-                    raise DistributedError(_difference(group[0], first["facts"], rank, said[rank]["facts"]))
+                one, other = first, said[rank]
+                for kind in ("facts", "decisions") if one["graph"] == other["graph"] else ("facts",):
+                    if one[f"{kind} digest"] != other[f"{kind} digest"]:
+                        raise DistributedError(_difference(group[0], one[kind], rank, other[kind]))
 
     def gather(self, text: str) -> dict[int, str]:
         """What each rank gives, when all of them have done so.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 
 from engine.distributed.collectives import collectives, is_collective
 
@@ -33,7 +33,7 @@ def alone(graph: fx.Graph) -> Iterator[None]:
 
 class _Alone(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if types:
+        if any(map(is_traceable_wrapper_subclass_type, types)):
             # DTensors and results that are waited for are made of plain tensors, whose ops come here again.
             return NotImplemented
         kwargs = kwargs or {}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from engine.capture.inputs import Range
 from engine.distributed.agreement import Fact
-from engine.distributed.collectives import collectives, group_of
-from engine.graph.provenance import describe
+from engine.distributed.collectives import collectives, group_of, is_collective
+from engine.graph.provenance import describe, model_line
 from engine.report import Report
 from engine.sizes import normal
 
@@ -21,19 +24,51 @@ from engine.sizes import normal
 _OWN = frozenset({"engine_cache_dir", "engine_cache_size", "runtime_cache_path", "distributed_timeout", "debug"})
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A captured graph, before anything is rewritten.
+
+    Attributes:
+        calls: its ops and the model's lines, the same on every rank that has the same model.
+        digest: of all that the graph says, shapes and numbers of one rank among them.
+    """
+
+    calls: tuple[Fact, ...]
+    digest: str
+
+
+def traced(graph: fx.Graph) -> Traced:
+    """What a graph is, to be compared with that of other ranks.
+
+    Ranks may have other numbers in it: each takes other rows of an embedding that is sharded by rows.
+    """
+    calls, texts = [], []
+    for node in graph.nodes:
+        if node.op == "call_function":
+            line = model_line(node)
+            calls.append(Fact(node.name, str(node.target) + (f", from {line}" if line else "")))
+        shapes = [_tensor(value, {}) for value in pytree.tree_leaves(node.meta.get("val"))]
+        group = group_of(node) if is_collective(node.target) else None
+        given = pytree.tree_map(lambda value, group=group: None if value == group else value, [node.args, node.kwargs])
+        texts.append(f"{node.name} {node.op} {node.target} {given} {shapes}")
+    return Traced(tuple(calls), hashlib.sha256("\n".join(texts).encode()).hexdigest())
+
+
 def rank_facts(
     report: Report,
     graphs: Iterable[fx.Graph],
+    calls: Iterable[Fact],
     *,
     settings: Mapping[str, Any],
     rules: str,
     ranges: Mapping[sympy.Symbol, Range],
 ) -> list[Fact]:
-    """What a rank decided, causes first, so that the first difference says most.
+    """What has to be the same on every rank, causes first, so that the first difference says most.
 
     Args:
         report: of its compilation.
         graphs: the lowered graph and those inside its ops.
+        calls: of the captured graph.
         settings: of the compilation, as JSON values.
         rules: digest of the rule set.
         ranges: symbol of the graphs -> the sizes that it may take.
@@ -43,6 +78,12 @@ def rank_facts(
     facts += [Fact("the digest of all rules", rules), Fact("the model", report.model)]
     for graph in graphs:
         facts.extend(_exchanges(graph, ranges))
+    return [*facts, *calls]
+
+
+def decisions(report: Report) -> list[Fact]:
+    """Where each node runs, and by which rule, which is the same on ranks that have the same graph."""
+    facts = []
     for decision in report.decisions.listed() if report.decisions is not None else ():
         how = f"by rule {decision.rule} ({decision.rule_at})" if decision.rule else f"because {decision.reason}"
         place = "in an engine" if decision.color == "tensorrt" else "in PyTorch"
@@ -88,4 +129,4 @@ def _size(size: Any, ranges: Mapping[sympy.Symbol, Range]) -> str:
     return f"{size} with {', '.join(f'{name} = {spans[name]}' for name in sorted(spans))}" if spans else str(size)
 
 
-__all__ = ["in_pytorch", "rank_facts"]
+__all__ = ["Traced", "decisions", "in_pytorch", "rank_facts", "traced"]

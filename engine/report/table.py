@@ -36,6 +36,7 @@ _PHASES = {
     "build": "TensorRT builds engines",
     "load": "TensorRT loads them once",
     "assemble": "put the module together",
+    "agree": "compare with the other ranks",
     "other": "between the phases",
 }
 
