@@ -8,6 +8,7 @@ from torch import distributed
 
 import engine
 import engine.torch_compile.backend
+from engine.distributed.agreement import Agreement, Fact
 from tests.distributed.models import Exchange, Perceptron, batch, mesh, perceptron
 from tests.distributed.ranks import Ranks
 
@@ -157,3 +158,32 @@ def test_a_rank_that_is_missing_is_named_in_time():
             assert "was destroyed" in message
     finally:
         own.close()
+
+
+def run_settled(graphs, decisions):
+    """Ranks that captured the same ops, and decided what is given."""
+    rank, world = distributed.get_rank(), distributed.group.WORLD.group_name
+    agreement = Agreement(30, [world])
+    return timed(agreement.settle, [Fact("the model", "Net")], graphs[rank], [Fact("relu", decisions[rank])])
+
+
+def test_decisions_are_compared_where_graphs_are_the_same(ranks):
+    decided = ["in an engine", "in PyTorch"]
+    for kind, message, _ in ranks.run(run_settled, ["graph", "graph"], decided):
+        assert kind == "DistributedError"
+        assert "relu: in an engine on rank 0, in PyTorch on rank 1" in message
+    # Ranks that take other rows of an embedding have other numbers in their graphs, and rules may see that.
+    assert [kind for kind, _, _ in ranks.run(run_settled, ["one", "other"], decided)] == ["", ""]
+
+
+def run_other_model():
+    model = Exchange().eval()
+    if first():
+        model.layer = torch.nn.Sequential(model.layer, torch.nn.Tanh())
+    return timed(engine.compile, model, (batch(),), **SETTINGS)
+
+
+def test_another_model_is_named(ranks):
+    for kind, message, _ in ranks.run(run_other_model):
+        assert kind == "DistributedError"
+        assert "rank 0 has tanh (aten.tanh.default" in message
