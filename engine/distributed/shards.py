@@ -63,12 +63,13 @@ def as_shards(model: Any) -> Iterator[None]:
     It takes and returns what it did before, and is put back afterwards.  A model without DTensors is left alone.
 
     Raises:
-        CaptureError: by a call that returns a DTensor.
+        CaptureError: by a call that returns a DTensor; the model is sharded by ``fully_shard``.
     """
     found = list(_held(model)) if isinstance(model, nn.Module) else []
     if not found:
         yield
         return
+    _refuse_gathered(model)
     uneven = _uneven(model)
     own = model.__dict__.get("forward", _MARK)
     shards: dict[int, Any] = {}
@@ -89,6 +90,18 @@ def as_shards(model: Any) -> Iterator[None]:
             model.__dict__["forward"] = own
         for held, name, whole in found:
             held[name] = whole
+
+
+def _refuse_gathered(model: nn.Module) -> None:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", None)
+    for name, module in model.named_modules() if kind is not None else ():
+        if isinstance(module, kind):
+            raise CaptureError(
+                f"{name or type(model).__name__!r} is sharded by fully_shard, which gathers weights for each call, outside "
+                "of what is traced: call model.unshard() on each such module first, or load the weights into a model "
+                "without fully_shard"
+            )
 
 
 def _uneven(model: nn.Module) -> str:

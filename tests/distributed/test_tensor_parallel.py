@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
@@ -99,6 +99,68 @@ def test_every_collective_runs_between_engines_in_the_order_of_the_model(ranks):
             "broadcast",
         ]
         assert engines > 1
+
+
+class InPlace(Exchange):
+    """Collectives that write to their operand, in both forms that PyTorch has."""
+
+    def forward(self, x):
+        y = self.layer(x).relu()
+        distributed.all_reduce(y)
+        y = y.sigmoid()
+        y = torch.ops._c10d_functional.all_reduce_(y, "sum", distributed.group.WORLD.group_name)
+        return torch.ops._c10d_functional.wait_tensor(y).tanh()
+
+
+def run_in_place():
+    model, x = InPlace().eval(), batch() + distributed.get_rank()
+    module = compiled(model, (x,))
+    torch.testing.assert_close(module(x), model(x), **CLOSE)
+    return exchanges(module.graph_module)
+
+
+def test_collectives_that_write_to_their_operand(ranks):
+    assert ranks.run(run_in_place) == [["all_reduce", "all_reduce"]] * 2
+
+
+def run_gathered():
+    from torch.distributed.fsdp import fully_shard
+
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).eval()
+    wanted = model(batch())
+    fully_shard(model, mesh=mesh())
+    try:
+        compiled(model, (batch(),))
+    except engine.CaptureError as error:
+        message = str(error)
+    model.unshard()
+    torch.testing.assert_close(compiled(model, (batch(),))(batch()), wanted, **CLOSE)
+    return message
+
+
+def test_fully_shard_is_refused_and_its_whole_weights_are_taken(ranks):
+    for message in ranks.run(run_gathered):
+        assert "is sharded by fully_shard" in message
+        assert "model.unshard()" in message
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, 15)
+
+    def forward(self, x):
+        return self.layer(x).unflatten(-1, (-1, 5))
+
+
+def run_uneven():
+    compiled(parallelize_module(Heads().eval(), mesh(), {"layer": ColwiseParallel()}), (batch(),))
+
+
+def test_ranks_that_do_not_divide_heads_are_told_which_parameter(ranks):
+    for failed in ranks.tried(run_uneven):
+        assert failed.kind == "CaptureError"
+        assert "dim 0 of 'layer.weight', of size 15, is sharded over 2 ranks, which do not divide it" in failed.message
 
 
 def run_backend():
