@@ -98,9 +98,9 @@ def _refuse_gathered(model: nn.Module) -> None:
     for name, module in model.named_modules() if kind is not None else ():
         if isinstance(module, kind):
             raise CaptureError(
-                f"{name or type(model).__name__!r} is sharded by fully_shard, which gathers weights for each call, outside "
-                "of what is traced: call model.unshard() on each such module first, or load the weights into a model "
-                "without fully_shard"
+                f"{name or type(model).__name__!r} is sharded by fully_shard, which gathers weights for each call and "
+                "outside of what is traced: call model.unshard() on each such module first, or load the weights into a "
+                "model without fully_shard"
             )
 
 

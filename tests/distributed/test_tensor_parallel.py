@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import engine
 import engine.torch_compile.backend
@@ -260,6 +260,34 @@ class ToLocal(nn.Module):
 
 def test_tied_weights_sharded_buffers_and_state(ranks):
     assert ranks.run(run_tied) == [["all_gather_into_tensor"]] * 2
+
+
+def run_grid(folder):
+    """Two groups of two ranks, each with a model of its own weights."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from tests.distributed.models import Perceptron
+
+    grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    torch.manual_seed(grid.get_local_rank("dp"))
+    model, x = Perceptron().eval(), batch(seed=grid.get_local_rank("dp"))
+    wanted = model(x)
+    parallelize_module(model, grid["tp"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    module = compiled(model, (x,))
+    torch.testing.assert_close(module(x), wanted, **CLOSE)
+    engine.save(module, folder, program=True)
+    torch.testing.assert_close(engine.load(folder, runtime="interpreter")(x), wanted, **CLOSE)
+
+
+@pytest.mark.slow
+def test_two_groups_of_two_ranks(tmp_path):
+    from tests.distributed.ranks import Ranks
+
+    four = Ranks(4)
+    try:
+        four.run(run_grid, str(tmp_path / "grid"))
+    finally:
+        four.close()
 
 
 @pytest.mark.slow

@@ -27,12 +27,9 @@ def counterpart(op: OpOverload) -> OpOverload | None:
     None where there is none: an op that writes to something else too, or changes the shape of its operand.
     """
     name, arguments = op._opname, op._schema.arguments
-    if (
-        op.namespace not in _NAMESPACES
-        or not name.endswith("_")
-        or name.endswith("__")
-        or torch.Tag.inplace_view in op.tags
-    ):
+    if op.namespace not in _NAMESPACES or torch.Tag.inplace_view in op.tags:
+        return None
+    if not name.endswith("_") or name.endswith("__"):
         return None
     written = [position for position, argument in enumerate(arguments) if _is_written(argument)]
     if written != [0] or len(op._schema.returns) != 1:
