@@ -94,7 +94,7 @@ def as_shards(model: Any) -> Iterator[None]:
 
 def _refuse_gathered(model: nn.Module) -> None:
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(fsdp, "FSDPModule", None)
+    kind: Any = getattr(fsdp, "FSDPModule", None)
     for name, module in model.named_modules() if kind is not None else ():
         if isinstance(module, kind):
             raise CaptureError(
