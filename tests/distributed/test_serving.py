@@ -11,6 +11,10 @@ import engine
 from examples.serving import Server, WorkerLostError
 
 
+# Each worker is a process that loads PyTorch.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     torch.manual_seed(0)
@@ -51,7 +55,6 @@ def test_requests_are_answered_in_batches_and_wait_in_a_queue_that_ends(served):
         server.workers[0].terminate()
 
 
-@pytest.mark.slow
 def test_several_workers_share_the_work(served):
     model, path = served
     server = Server(path, workers=2, most_rows=4, most_waiting=64)
