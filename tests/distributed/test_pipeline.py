@@ -1,5 +1,6 @@
 """Pipeline parallelism: stages of ``torch.distributed.pipelining`` that are compiled modules."""
 
+import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe, SplitPoint, pipeline
@@ -62,6 +63,7 @@ def run_split_model():
     return len(module.report.segments)
 
 
+@pytest.mark.slow
 def test_stages_are_compiled_modules(ranks):
     assert ranks.run(run_written_stages) == [1, 1]
 

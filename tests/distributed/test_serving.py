@@ -10,7 +10,6 @@ from torch import nn
 import engine
 from examples.serving import Server, WorkerLostError
 
-
 # Each worker is a process that loads PyTorch.
 pytestmark = pytest.mark.slow
 

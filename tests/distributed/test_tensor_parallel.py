@@ -69,6 +69,7 @@ def run_sequence_parallel():
     return exchanges(module.graph_module)
 
 
+@pytest.mark.slow
 def test_sequence_parallel(ranks):
     found = ranks.run(run_sequence_parallel)
     assert found[0] == found[1]
@@ -258,6 +259,7 @@ class ToLocal(nn.Module):
         return self.model(x).to_local()
 
 
+@pytest.mark.slow
 def test_tied_weights_sharded_buffers_and_state(ranks):
     assert ranks.run(run_tied) == [["all_gather_into_tensor"]] * 2
 
