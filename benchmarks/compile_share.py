@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import engine
-from engine.compiler import Compilation
 from engine.conversion import emit_network
+from engine.pipeline.compilation import Compilation
 from engine.process.collector import collector_held_back
 from engine.report import Report, Timings
 from tests.models import ZOO, Built

@@ -23,7 +23,6 @@ from engine.settings import CompilationSettings, Settings
 
 if TYPE_CHECKING:
     from engine.compiled.module import CompiledModule, DeferredModule
-    from engine.pipeline.compilation import Compilation, load_rules
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 _PIPELINE = "engine.pipeline.compilation"
@@ -62,6 +61,8 @@ def compile(
         BuildError: TensorRT could not build an engine.
         SettingsError: a setting has a value that cannot be honoured.
         TensorRTNotFound: no usable TensorRT is installed.
+        DistributedError: another rank of ``torch.distributed`` that runs the model together with this one compiled
+            something else, failed, or was not done within ``distributed_timeout`` seconds.
     """
     if runtime not in RUNTIMES:
         raise SettingsError(f"runtime={runtime!r} is not one of {', '.join(RUNTIMES)}")
@@ -74,17 +75,23 @@ def compile(
         return DeferredModule(model, compile, rules=rules, runtime=runtime, dynamic_shapes=dynamic_shapes, **settings)
     with observed("compile", CompileEvent, model_name(model)) as event:
         report = _begun(model)
+        from engine.distributed.agreement import together
         from engine.pipeline.compilation import Compilation
         from engine.runtime.options import RunOptions
 
         if runtime != "interpreter":
             RunOptions.of(options).check()
-        compilation = Compilation.start(model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report)
-        if event is not None:
-            event.report = compilation.report
-        with apart():
-            compilation.place()
-            compiled = compilation.build(runtime)
+        with together(model, options.distributed_timeout) as agreement:
+            compilation = Compilation.start(
+                model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report
+            )
+            compilation.join(agreement)
+            if event is not None:
+                event.report = compilation.report
+            with apart():
+                compilation.place()
+                compiled = compilation.build(runtime)
+            compilation.settle(agreement)
         compilation.print_rule_times()
         compilation.report.timings.fill(perf_counter() - started)
         return compiled
@@ -149,12 +156,4 @@ def _needs_inputs(model: Any) -> bool:
     return not knows_its_inputs(model)
 
 
-if not TYPE_CHECKING:  # to which every name of the module would seem to be there
-
-    def __getattr__(name: str) -> Any:
-        if name in ("Compilation", "load_rules"):
-            return getattr(importlib.import_module(_PIPELINE), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-__all__ = ["RUNTIMES", "Compilation", "compile", "coverage", "load_rules"]
+__all__ = ["RUNTIMES", "compile", "coverage"]

@@ -131,6 +131,10 @@ class FileError(EngineError, ValueError):
     """A saved file is damaged, of another kind, or holds something that is not taken from a file."""
 
 
+class DistributedError(EngineError, RuntimeError):
+    """Ranks that work together did not compile the same, or one of them failed or is lost."""
+
+
 class RecordError(FileError):
     """A field of an engine record is missing, too many, or damaged."""
 

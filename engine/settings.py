@@ -83,6 +83,7 @@ class Settings(TypedDict, total=False):
     reuse_cached_engines: bool
     engine_cache_dir: str | os.PathLike[str]
     engine_cache_size: int
+    distributed_timeout: int
     debug: bool
 
 
@@ -203,6 +204,9 @@ class CompilationSettings:
 
     engine_cache_size: int = 5 << 30
     """Most bytes that the kept engines may take; those used least recently are removed."""
+
+    distributed_timeout: int = 600
+    """Seconds that a rank of ``torch.distributed`` which has compiled its part of a module waits for the others."""
 
     debug: bool = False
     """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""
@@ -392,5 +396,6 @@ _CHECKS = {
     "reuse_cached_engines": _flag,
     "engine_cache_dir": _folder,
     "engine_cache_size": lambda name, value: _count(name, value, 1),
+    "distributed_timeout": lambda name, value: _count(name, value, 1),
     "debug": _flag,
 }

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest first.  A package is one entry with all that is in it; ``engine/x.py`` is ``x``.
 ORDER = (
     "errors", "storage", "sizes", "dtypes", "observers", "tensorrt", "settings", "process",
-    "graph", "report", "weights", "dsl", "matcher", "evaluator", "rewriter", "partitioner", "capture",
+    "distributed", "graph", "report", "weights", "dsl", "matcher", "evaluator", "rewriter", "partitioner", "capture",
     "conversion", "interpreter", "runtime", "builder", "engine_cache", "inductor", "compiled", "lowering", "refitting",
     "files", "pipeline", "compiler", "generation", "torch_compile", "backend", "verify", "linter", "reference",
     "language_server", "highlighting", "commands", "cli", "__main__", "rules", "testing",

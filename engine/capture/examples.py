@@ -14,6 +14,7 @@ from torch.export.dynamic_shapes import ShapesCollection
 from torch.utils import _pytree as pytree
 
 from engine.capture.inputs import Input, Range
+from engine.distributed.shards import is_sharded
 from engine.errors import InputError
 from engine.graph.tensor_kinds import unfit
 
@@ -76,6 +77,12 @@ def prepare(
                 wishes[id(tensor), dim] = Wish(opt, low, high, profiles=each)
             seen.add(id(tensor))
             return tensor
+        if is_sharded(leaf):
+            raise InputError(
+                f"an example input is a DTensor ({', '.join(map(str, leaf.placements))}), and a compiled module takes "
+                "plain tensors. Pass x.to_local(), what this rank holds of it, or x.full_tensor(), and let the model "
+                "make a DTensor of that (DTensor.from_local, or input_layouts of the styles of parallelize_module)"
+            )
         if isinstance(leaf, torch.Tensor):
             if problem := unfit(leaf):
                 raise InputError(f"an example input {problem}")

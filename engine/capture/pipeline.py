@@ -40,6 +40,7 @@ from engine.capture.tracing.graph_modules import knows_its_inputs, program_of
 from engine.capture.tracing.torch_export import Program, Seen, export, functional
 from engine.capture.tracing.torchscript import refuse_scripted
 from engine.capture.values import check_values
+from engine.distributed.shards import as_shards
 from engine.errors import CaptureError
 from engine.graph.symbolic.implied import implied_equalities
 from engine.graph.symbolic.proofs import Proofs, prove_for_calls
@@ -91,7 +92,8 @@ def capture(
         InputError: the example arguments do not describe a call.
     """
     model = _materialisable(model, values)
-    captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded, written)
+    with as_shards(model):
+        captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded, written)
     if values:
         check_values(captured)
     dtypes = substitutes(settings) if settings is not None else {}

@@ -152,7 +152,7 @@ def _print_unused(reports: list[Report], rule_files: tuple[Path, ...], *, everyt
     """Print the rules that no model used."""
     if not (rule_files or everything):
         return
-    from engine.compiler import load_rules
+    from engine.pipeline.compilation import load_rules
 
     ruleset = load_rules(rule_files)
     used = {rule for report in reports for rule in report.rules_used}

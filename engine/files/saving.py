@@ -15,6 +15,8 @@ from engine.errors import SaveError, SettingsError
 from engine.files.archive import Reader
 from engine.files.module_file import inspect_module, read_module, write_module
 from engine.files.plan_file import SUFFIXES, inspect_plan, read_plan, write_plan
+from engine.files.sharded.folder import is_shared, read_shared, write_shared
+from engine.files.sharded.groups import check_groups
 from engine.process.pytorch_modes import apart
 from engine.runtime import TorchTensorRTModule
 from engine.runtime.selection import RUNTIMES
@@ -30,7 +32,9 @@ def save(module: nn.Module, path: str | os.PathLike[str], *, format: str | None 
 
     Args:
         module: what `engine.compile` or `engine.load` returned; for ``"plan"`` also a ``TorchTensorRTModule``.
-        path: the file; for ``"plan"`` and a module of several engines, or with PyTorch nodes, a new folder.
+        path: the file; for ``"plan"`` and a module of several engines, or with PyTorch nodes, a new folder.  For
+            ``"pt2"`` and a module that exchanges tensors with other ranks a folder that all of them see and give, with
+            a file for each rank and an index.
         format: ``"pt2"``: everything, for `engine.load`.  ``"plan"``: the TensorRT plan, with names and shapes in a
             JSON file beside it.  ``"torchscript"``: a TorchScript module that LibTorch loads, with this package's C++
             library.  ``"exported_program"``: what ``torch.export.load`` reads.  ``"aot_inductor"``: an AOTInductor
@@ -48,6 +52,9 @@ def save(module: nn.Module, path: str | os.PathLike[str], *, format: str | None 
         if module.compiled is None:
             raise SaveError("the module is not compiled yet: its first call decides the shapes. Call it, then save it")
         module = module.compiled
+    shared = isinstance(module, CompiledModule) and is_shared(module)
+    if shared and format is None and not Path(path).suffix:
+        format = "pt2"
     chosen = _format(path, format)
     if program and chosen != "pt2":
         raise SettingsError(f"program=True goes with pt2 files, not with {chosen}")
@@ -56,6 +63,8 @@ def save(module: nn.Module, path: str | os.PathLike[str], *, format: str | None 
     elif not isinstance(module, CompiledModule):
         hint = ': format="plan" saves one' if isinstance(module, TorchTensorRTModule) else ""
         raise SaveError(f"engine.save takes what engine.compile returns, not a {type(module).__name__}{hint}")
+    elif chosen == "pt2" and shared:
+        write_shared(module, path, program=program)
     elif chosen == "pt2":
         write_module(module, path, program=program)
     elif chosen == "plan":
@@ -115,7 +124,8 @@ def load(
     a file from a stranger can do and what it cannot is in ``docs/files.md``.
 
     Args:
-        path: a ``.pt2`` file; or a plan, with its sidecar beside it.
+        path: a ``.pt2`` file; a plan, with its sidecar beside it; or the folder of a module of several ranks, which
+            as many ranks load together.
         runtime: as in `engine.compile`; ``"interpreter"`` takes a file that was saved with ``program=True``.
         device: GPU that it will run on; by default the current one.  Without a GPU a file loads, shows its report,
             and says when it is called that it needs one.
@@ -131,6 +141,7 @@ def load(
         FileError: the file is damaged, something else, or does what files may not do; nothing is left of it then.
         SettingsError: ``runtime``, ``device`` or ``allow_ops`` is nothing that there is.
         RuntimeUnavailable: its engines cannot run on this machine's GPU, or not in the way asked for.
+        DistributedError: of a module of several ranks, another rank could not load its part.
         OSError: the file cannot be read.
     """
     if runtime not in RUNTIMES:
@@ -140,7 +151,12 @@ def load(
     target = _device(device)
     if Path(path).suffix in SUFFIXES:
         return read_plan(path, runtime=runtime, device=target)
-    return read_module(path, runtime=runtime, device=target, allowed=permissions(allow_ops), host_code=allow_host_code)
+    allowed = permissions(allow_ops)
+    if Path(path).is_dir():
+        return read_shared(path, runtime=runtime, device=target, allowed=allowed, host_code=allow_host_code)
+    module = read_module(path, runtime=runtime, device=target, allowed=allowed, host_code=allow_host_code)
+    check_groups(module)
+    return module
 
 
 def _device(device: torch.device | str | int | None) -> torch.device | None:

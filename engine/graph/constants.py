@@ -10,6 +10,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from engine.distributed.collectives import is_collective
 from engine.errors import EngineError
 from engine.graph import provenance
 from engine.graph.arguments import map_values, split
@@ -26,6 +27,7 @@ def is_foldable(target: Any) -> bool:
         isinstance(target, OpOverload)
         and not target._schema.is_mutable
         and torch.Tag.nondeterministic_seeded not in target.tags
+        and not is_collective(target)
     )
 
 

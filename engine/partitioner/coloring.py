@@ -11,6 +11,7 @@ level is convex, and there are as few as possible.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -18,6 +19,7 @@ from enum import StrEnum
 import networkx
 from torch import fx
 
+from engine.distributed.collectives import is_collective
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner.tile import Tile
 
@@ -49,6 +51,8 @@ class Quotient:
         self.graph.add_edges_from(
             (value.node, node) for node in vertices for value in self.operands[node] if value.node in self.graph
         )
+        # Collectives keep the order that they have in the model, whatever else runs where.
+        self.graph.add_edges_from(itertools.pairwise(node for node in vertices if is_collective(node.target)))
 
     def levels(self) -> dict[int, list[fx.Node]]:
         """Level -> its vertices in graph order, lowest level first.

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from engine.distributed.collectives import REASON, is_collective
 from engine.graph.mirror import Mirror
 
 SIZED_BY_DATA = "the size of its result depends on data"
@@ -22,6 +23,8 @@ def unsupported_reason(op: object) -> str | None:
     """Why an op can only run in PyTorch; None where nothing is known about it."""
     if not isinstance(op, torch._ops.OpOverload):
         return None
+    if is_collective(op):
+        return REASON
     if op._schema.name.endswith("_backward"):
         return "it is for training only"
     return next((reason for tag, reason in _TAGS.items() if tag in op.tags), None)

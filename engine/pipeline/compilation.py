@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from torch import fx
 
 from engine import tensorrt
 from engine.builder import compute_capabilities, for_this_gpu
@@ -21,6 +22,8 @@ from engine.capture import Captured, capture
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.capture.values import check_values
 from engine.compiled.module import CompiledModule
+from engine.distributed.agreement import Agreement
+from engine.distributed.collectives import collectives, groups_of
 from engine.dsl.ruleset import RuleSet
 from engine.errors import (
     BuildError,
@@ -39,6 +42,7 @@ from engine.inductor.grouping import grouped, torch_segments
 from engine.lowering import rule_times
 from engine.lowering.assembly import assemble, state_buffer
 from engine.lowering.lowered_graph import LoweredGraph
+from engine.lowering.rank_decisions import Traced, decisions, rank_facts, traced
 from engine.lowering.rejections import Rejections
 from engine.lowering.segment_engine import SegmentEngine, interprets, write_network
 from engine.lowering.snapshot import ModelMemory
@@ -88,6 +92,7 @@ class Compilation:
         graph: the model's graph.
         subgraphs: the graphs inside its ops.
         memory: that of the model's tensors.
+        traced: what was captured, where other ranks are asked whether they have the same.
         partition: where each node runs, after :meth:`place`.
     """
 
@@ -98,6 +103,8 @@ class Compilation:
         self.settings = settings
         self.report = report
         self.memory = ModelMemory(captured.tensors())
+        # Whom it is compared with is only known where tensors are exchanged.
+        self.traced = traced(captured.graph) if next(collectives(captured.graph), None) is not None else None
         self.mirror = Mirror(
             captured.graph,
             captured.constants,
@@ -195,6 +202,28 @@ class Compilation:
         outside = [node for node in self.partition.reasons if BOUNDARY_CAST not in node.meta]
         if outside and self.settings.require_full_compilation:
             raise CoverageError(not_covered(self.report))
+
+    def join(self, agreement: Agreement) -> None:
+        """Compile together with the ranks that the graph exchanges tensors with."""
+        agreement.join(groups_of(self._graphs()))
+
+    def settle(self, agreement: Agreement) -> None:
+        """See whether these ranks decided the same; raises ``DistributedError`` where they did not."""
+        if agreement.ranks:
+            made = self.traced or Traced((), "")
+            facts = rank_facts(
+                self.report,
+                self._graphs(),
+                made.calls,
+                settings=self.settings.to_dict(),
+                rules=self.subgraphs.ruleset.hash,
+                ranges=self.captured.ranges,
+            )
+            with self.report.timings.phase("agree"):
+                agreement.settle(facts, made.digest, decisions(self.report))
+
+    def _graphs(self) -> list[fx.Graph]:
+        return [mirror.graph for mirror in (self.mirror, *(graph.mirror for graph in self.subgraphs))]
 
     def write_networks(self) -> None:
         """Write the network of every segment, build nothing, and place anew what TensorRT refuses on the way."""

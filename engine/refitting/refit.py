@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from engine.compiled.module import CompiledModule, DeferredModule
+from engine.distributed.shards import local
 from engine.errors import BuildError, RefitError
 from engine.process.pytorch_modes import apart, put_back
 from engine.refitting.weight_map import Spec, WeightPlan
@@ -106,7 +107,8 @@ def _named(
     else:
         raise RefitError(f"weights are a state dict, a model or an exported program, not a {type(weights).__name__}")
     known = {*plan.state, *plan.sources, *plan.tied, *states}
-    return {name: given[name] for name in given if name in known}, [name for name in state if name not in known]
+    # Of a DTensor the module has the shard of this rank.
+    return {name: local(given[name]) for name in given if name in known}, [name for name in state if name not in known]
 
 
 def _attribute(module: Any, name: str) -> Any:

@@ -38,6 +38,7 @@ _PHASES = {
     "load": "TensorRT loads them once",
     "assemble": "put the module together",
     "inductor": "Inductor compiles PyTorch segments",
+    "agree": "compare with the other ranks",
     "other": "between the phases",
 }
 

@@ -14,8 +14,9 @@ from typing import Any, Unpack
 from torch import nn
 from torch.export import ExportedProgram
 
-from engine.compiler import Compilation, coverage
+from engine.compiler import coverage
 from engine.errors import SettingsError
+from engine.pipeline.compilation import Compilation
 from engine.report import Report
 from engine.settings import CompilationSettings, Settings
 from engine.testing.graphs import fallback_lines, graph_text, partition_text

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine import tensorrt
-from engine.compiler import Compilation
 from engine.conversion import emit_network
+from engine.pipeline.compilation import Compilation
 from engine.testing.text import plain_symbols
 
 

@@ -22,10 +22,15 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from engine import tensorrt
 from engine.capture.diagnosis import essence, user_line
-from engine.compiler import RUNTIMES, load_rules
+from engine.compiler import RUNTIMES
+from engine.distributed.agreement import Agreement, groups_of_meshes, told_if_failed
+from engine.distributed.collectives import groups_of
+from engine.distributed.shards import is_sharded
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, RuleError, RuntimeUnavailable, SettingsError, TensorRTNotFound, user_frame
+from engine.lowering.rank_decisions import in_pytorch
 from engine.observers import raised_by_observer
+from engine.pipeline.compilation import load_rules
 from engine.settings import CompilationSettings
 from engine.torch_compile.compiled_graph import CompiledGraph
 from engine.torch_compile.functional_graph import functional_graph
@@ -116,22 +121,40 @@ def engine(module: fx.GraphModule, inputs: Sequence[Any], **given: Any) -> Calla
 def _compiled(module: fx.GraphModule, inputs: Sequence[Any], name: str, options: Options) -> Callable[..., Any]:
     if not any(node.op.startswith("call_") for node in module.graph.nodes):
         return module.forward
+    groups = groups_of_meshes(filter(is_sharded, inputs))
+    agreement = Agreement(options.settings.distributed_timeout, groups)
+    with told_if_failed(agreement):
+        return _compiled_together(module, inputs, name, options, agreement)
+
+
+def _compiled_together(
+    module: fx.GraphModule, inputs: Sequence[Any], name: str, options: Options, agreement: Agreement
+) -> Callable[..., Any]:
     unfit = _unfit(module, inputs, options)
     if unfit:
         if options.pass_through_build_failures:
             raise EngineError(f"{name}: {unfit}")
+        agreement.settle(in_pytorch(name, unfit))
         _fall_back(name, unfit)
         return module.forward
     graph = functional_graph(module, inputs)
+    agreement.join(groups_of([graph.module.graph]))
     wants_gradients = _wants_gradients(module)
     if any(wants_gradients) and graph.is_training:
         reason = "it is in training mode (random numbers or statistics of batches), and an engine only does inference"
         if options.pass_through_build_failures:
             raise EngineError(f"{name}: {reason}")
+        agreement.settle(in_pytorch(name, reason))
         _fall_back(name, f"{reason}; call model.eval(), and the model under torch.no_grad()")
         return module.forward
     compiled = CompiledGraph(
-        graph, name=name, settings=options.settings, rules=options.rules, runtime=options.runtime, fallback=_fall_back
+        graph,
+        name=name,
+        settings=options.settings,
+        rules=options.rules,
+        runtime=options.runtime,
+        fallback=_fall_back,
+        agreement=agreement,
     )
     report = compiled.report
     engines = sum(segment.backend == "tensorrt" for segment in report.segments)

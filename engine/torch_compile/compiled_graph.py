@@ -19,10 +19,11 @@ from engine.capture.captured import Captured
 from engine.capture.inputs import Range, range_of, unbounded
 from engine.capture.pipeline import capture
 from engine.compiled.module import CompiledModule
-from engine.compiler import Compilation
+from engine.distributed.agreement import Agreement, told_if_failed
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, RefitError
 from engine.observers import CompileEvent, observed, raised_by_observer
+from engine.pipeline.compilation import Compilation
 from engine.process.pytorch_modes import apart
 from engine.refitting.refit import refit
 from engine.report import Report
@@ -41,8 +42,8 @@ class Build:
         graph: what was built.
         compiled: the engines.
         has_constants: some arguments are constants of ``compiled``, which checks them.
-        weights, counted, versions: the constants of the engines, positions among them of those whose writes PyTorch
-            counts (not so what was made in inference mode), and how often each of these had been written to.
+        weights, counted, versions: the constants of the engines, those and the tensors that hold them whose writes
+            PyTorch counts (not so what was made in inference mode), and how often each of these had been written to.
         sizes: (position of an argument, dim, None for the argument itself) -> its size, as it was captured.
         bounds: position, dim, smallest and largest size, of everything that may change.
         ranges: symbol of ``sizes`` -> what it may be.
@@ -52,7 +53,7 @@ class Build:
     compiled: CompiledModule
     has_constants: bool
     weights: tuple[torch.Tensor, ...]
-    counted: tuple[int, ...]
+    counted: tuple[torch.Tensor, ...]
     versions: list[int]
     sizes: dict[tuple[int, int | None], Int]
     bounds: tuple[tuple[int, int | None, int, int], ...]
@@ -69,7 +70,7 @@ class Build:
 
     def has(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether these are the weights it was made with, unchanged."""
-        return all(map(operator.is_, weights, self.weights)) and self.versions == _versions(weights, self.counted)
+        return all(map(operator.is_, weights, self.weights)) and self.versions == _versions(self.counted)
 
     def outside(self, inputs: Sequence[Any]) -> tuple[int, int | None, int] | None:
         """Position, dim and size of the first input that is out of range; None where all are in."""
@@ -95,6 +96,7 @@ class CompiledGraph:
         graph: the functional graph; its weights are replaced when they change.
         name: for messages.
         fallback: told the name and a reason when a later build fails; those calls then run in PyTorch.
+        agreement: with the ranks that run the graph together with this one.
 
     Raises:
         EngineError: the graph cannot be compiled.
@@ -109,6 +111,7 @@ class CompiledGraph:
         rules: RuleSet,
         runtime: str,
         fallback: Callable[[str, str], None],
+        agreement: Agreement,
     ) -> None:
         self._graph = graph
         self._name = name
@@ -120,7 +123,8 @@ class CompiledGraph:
         self._refused: set[Any] = set()
         self._replaced: set[int] = set()
         self.report: Report
-        self._current = self._build({})
+        self._groups: tuple[str, ...] = ()
+        self._current = self._build({}, agreement)
 
     # -------------------------------------------------------------------------------- calling
 
@@ -160,7 +164,7 @@ class CompiledGraph:
                 if self._current.graph is not self._graph or not self._refit():
                     self._rebuild(
                         self._current.ranges,
-                        ("weights", *map(id, weights), *_versions(weights, _counted(weights))),
+                        ("weights", *map(id, weights), *_versions(_counted(self._graph))),
                         "its weights changed",
                     )
             outside = self._current.outside(inputs)
@@ -196,8 +200,8 @@ class CompiledGraph:
         if current.compiled.weight_plan is None:
             return False
         weights = tuple(self._graph.weights.values())
-        counted = _counted(weights)
-        versions = _versions(weights, counted)
+        counted = _counted(self._graph)
+        versions = _versions(counted)
         named = {weight_name(position): weight.detach() for position, weight in self._graph.weights.items()}
         try:
             with apart(), _disable_current_modes():
@@ -217,7 +221,9 @@ class CompiledGraph:
         try:
             if ranges is None:
                 raise EngineError("no range of sizes that an engine can have holds it")
-            self._current = self._build(ranges)
+            agreement = Agreement(self._settings.distributed_timeout, self._groups)
+            with told_if_failed(agreement):
+                self._current = self._build(ranges, agreement)
         except Exception as error:
             if raised_by_observer(error):
                 raise
@@ -260,11 +266,11 @@ class CompiledGraph:
                 return None
         return ranges
 
-    def _build(self, ranges: Mapping[sympy.Symbol, Range]) -> Build:
+    def _build(self, ranges: Mapping[sympy.Symbol, Range], agreement: Agreement) -> Build:
         report = Report(model=self._name)
         weights = tuple(self._graph.weights.values())
-        counted = _counted(weights)
-        versions = _versions(weights, counted)  # before the build: a write while it goes on is noticed
+        counted = _counted(self._graph)
+        versions = _versions(counted)  # before the build: a write while it goes on is noticed
         with observed("compile", CompileEvent, self._name) as event, apart(), _disable_current_modes():
             if event is not None:
                 event.report = report
@@ -279,9 +285,12 @@ class CompiledGraph:
             )
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)
+            compilation.join(agreement)
+            self._groups = agreement.groups
             compilation.place()
             self.report = report
             compiled = compilation.build(self._runtime)
+            compilation.settle(agreement)
         sizes = _sizes(captured)
         return Build(
             graph=self._graph,
@@ -300,12 +309,13 @@ class CompiledGraph:
         )
 
 
-def _counted(weights: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    return tuple(position for position, weight in enumerate(weights) if not weight.is_inference())
+def _counted(graph: FunctionalGraph) -> tuple[torch.Tensor, ...]:
+    """The tensors that hold the weights and whose writes PyTorch counts."""
+    return tuple(tensor for tensor in (*graph.weights.values(), *graph.wholes) if not tensor.is_inference())
 
 
-def _versions(weights: Sequence[torch.Tensor], counted: Sequence[int]) -> list[int]:
-    return [weights[position]._version for position in counted]
+def _versions(counted: Sequence[torch.Tensor]) -> list[int]:
+    return [tensor._version for tensor in counted]
 
 
 def _sizes(captured: Captured) -> dict[tuple[int, int | None], Int]:

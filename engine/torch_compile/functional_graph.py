@@ -10,7 +10,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,6 +21,7 @@ from torch._guards import TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from engine.capture.tracing.tracing_lock import tracing_lock
+from engine.distributed.shards import whole_composites
 from engine.errors import CaptureError
 
 
@@ -38,6 +38,8 @@ class FunctionalGraph:
         names: of these arguments, as the model has them: ``x``, ``dim 0 of x``.
         written: positions among these arguments of those that are written to.
         weights: position -> parameter or buffer that is a constant of ``module``.
+        wholes: the subclasses of tensors that hold some of the weights; PyTorch counts what is written to them by
+            themselves, and not by what they hold.
         entry: the function that Dynamo is to call; it calls ``run`` of this object with the list of arguments.
         run: what computes the graph; to be set.
         with_inputs: gives a graph for the same function whose weights at some positions are arguments of ``module``.
@@ -50,6 +52,7 @@ class FunctionalGraph:
     names: tuple[str, ...]
     written: tuple[int, ...]
     weights: dict[int, torch.Tensor]
+    wholes: tuple[torch.Tensor, ...]
     is_training: bool
     entry: Callable[..., Any]
     run: Callable[[list[Any]], Sequence[Any]] | None = None
@@ -99,7 +102,10 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
     # AOTAutograd takes subclasses of tensors apart into those that they hold, before and in each call.
     parts = [(*part, is_own) for name, value, is_own in given for part in _parts(name, value)]
     names, flat = [name for name, _, _ in parts], [value for _, value, _ in parts]
-    own = {index for index, (_, _, is_own) in enumerate(parts) if is_own}
+    wholes: tuple[Any, ...] = tuple(
+        value for _, value, is_own in given if is_own and is_traceable_wrapper_subclass(value)
+    )
+    own = {index for index, (_, value, is_own) in enumerate(parts) if is_own and isinstance(value, torch.Tensor)}
 
     def take(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[[list[Any]], Any]:
         context = TracingContext.try_get()
@@ -115,13 +121,13 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
         raise CaptureError("the graph turns gradients on, and an engine has none")
 
     # Grad mode decides whether AOTAutograd traces a backward graph.
-    with tracing_lock(), torch.no_grad(), _whole_composites():
+    with tracing_lock(), torch.no_grad(), whole_composites():
         entry = aot_autograd(fw_compiler=refuse, bw_compiler=refuse, inference_compiler=take)(module, list(inputs))
 
     # Not inside AOTAutograd, whose modes would turn weights into fake ones.
     def make(inputs: Iterable[int] = ()) -> FunctionalGraph:
         own.difference_update(inputs)
-        made[:] = [replace(_functional(*traced[0], flat, own, names, entry), with_inputs=make)]
+        made[:] = [replace(_functional(*traced[0], flat, own, names, entry), wholes=wholes, with_inputs=make)]
         return made[0]
 
     return make()
@@ -185,12 +191,18 @@ def _functional(
     aliases |= set(range(len(kinds), len(results))) if aliases else set()
     # AOTAutograd returns inputs themselves.
     absent = aliases | {index for index, kind in kinds.items() if kind == "is_input"}
+    # A device mesh that a DTensor holds is an argument too, and nothing reads it.
+    arguments = tuple(
+        index
+        for index, (node, value) in enumerate(zip(placeholders, flat, strict=True))
+        if index not in weights and (node.users or isinstance(value, torch.Tensor | int | float))
+    )
     views = None
     if aliases:
-        views = _part(graph, [result if index in aliases else None for index, result in enumerate(results)], weights)
+        viewed = [result if index in aliases else None for index, result in enumerate(results)]
+        views = _part(graph, viewed, weights, arguments)
     computed = [None if index in absent else result for index, result in enumerate(results)]
-    module = _part(graph, [*computed, *values], weights)
-    arguments = tuple(index for index in range(len(flat)) if index not in weights)
+    module = _part(graph, [*computed, *values], weights, arguments)
     return FunctionalGraph(
         module=module,
         views=views,
@@ -198,6 +210,7 @@ def _functional(
         names=tuple(names[index] for index in arguments),
         written=tuple(map(arguments.index, places)),
         weights=weights,
+        wholes=(),
         is_training=training,
         entry=entry,
     )
@@ -208,8 +221,10 @@ def weight_name(position: int) -> str:
     return f"weight_{position}"
 
 
-def _part(graph: fx.GraphModule, results: Sequence[Any], weights: Mapping[int, torch.Tensor]) -> fx.GraphModule:
-    """The part of a graph that some of its outputs need, with weights as attributes."""
+def _part(
+    graph: fx.GraphModule, results: Sequence[Any], weights: Mapping[int, torch.Tensor], arguments: Sequence[int]
+) -> fx.GraphModule:
+    """The part of a graph that some of its outputs need: it takes the arguments, and has weights as attributes."""
     needed: set[fx.Node] = set()
     stack = [result for result in results if isinstance(result, fx.Node)]
     while stack:
@@ -229,7 +244,7 @@ def _part(graph: fx.GraphModule, results: Sequence[Any], weights: Mapping[int, t
                 root[name] = weights[position].detach()
                 copies[node] = part.create_node("get_attr", name, name=name)
                 copies[node].meta = dict(node.meta)
-        elif node.op == "placeholder" or node in needed:
+        elif position in arguments if node.op == "placeholder" else node in needed:
             if node.op == "get_attr":
                 root[str(node.target)] = _attribute(graph, str(node.target))
             copies[node] = part.node_copy(node, lambda operand: copies[operand])
@@ -245,22 +260,6 @@ def _attribute(owner: Any, target: str) -> Any:
 
 def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-@contextmanager
-def _whole_composites() -> Iterator[None]:
-    """Let tracing record composite ops instead of what they are made of, where this PyTorch offers it."""
-    try:
-        from torch.export.exported_program import (
-            _override_composite_implicit_decomp,
-            _split_decomp_table_to_cia_and_python_decomp,
-        )
-    except ImportError:
-        yield
-        return
-    composites, _ = _split_decomp_table_to_cia_and_python_decomp({})
-    with _override_composite_implicit_decomp(composites):
-        yield
 
 
 __all__ = ["FunctionalGraph", "functional_graph", "weight_name"]

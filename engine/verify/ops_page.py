@@ -10,9 +10,9 @@ from pathlib import PurePath
 
 from engine.dsl import tree
 from engine.dsl.checks import needs
+from engine.dsl.checks.facts import emitted_ops
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
-from engine.rewriter.fuel import emitted_ops
 from engine.verify.core import standing
 from engine.verify.since import Since, walk
 

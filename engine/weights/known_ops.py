@@ -4,7 +4,7 @@ A captured graph is functional ATen.  The names below are those of ATen's ops th
 `torch.export` and PyTorch's decompositions leave in graphs, without ops of single backends (fbgemm, MKL-DNN, cuDNN),
 packed weights, quantised, sparse and nested tensors, ops that look at how a tensor is stored, and gradients that are
 given places in memory as tensors of indices.  An overload of them is taken if its schema writes to nothing and has
-nothing but tensors and plain values.
+nothing but tensors and plain values.  Collectives do more, and are for processes that are ranks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import distributed
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 from engine.errors import FileError, SettingsError
@@ -164,6 +165,17 @@ _PLAIN = frozenset(
     }
 )  # fmt: skip
 
+# Ops that exchange tensors with the ranks of a process group; where this process has none, files may not call them.
+_EXCHANGING = {
+    "_c10d_functional": _words(
+        """
+        all_gather_into_tensor all_gather_into_tensor_coalesced all_reduce all_reduce_coalesced all_to_all_single
+        broadcast reduce_scatter_tensor reduce_scatter_tensor_coalesced wait_tensor
+        """
+    ),
+    "_dtensor": frozenset({"shard_dim_alltoall"}),
+}
+
 HIGHER_ORDER = {
     "associative_scan": (0,),
     "cond": (1, 2),
@@ -189,7 +201,7 @@ def find(name: str, allowed: frozenset[str] = frozenset()) -> OpOverload | Highe
     if len(parts) != 3 or not all(part.isidentifier() for part in parts):
         raise FileError(f"the graph calls {name[:80]!r}, which is not an op")
     namespace, packet, overload = parts
-    listed = packet in _NAMES.get(namespace, ())
+    listed = packet in _NAMES.get(namespace, ()) or _exchanges(namespace, packet)
     if not listed and allowed.isdisjoint((namespace, f"{namespace}.{packet}", name)):
         raise FileError(_refusal(name, namespace))
     if namespace in _LIBRARIES:
@@ -206,11 +218,28 @@ def find(name: str, allowed: frozenset[str] = frozenset()) -> OpOverload | Highe
     return found
 
 
+def _exchanges(namespace: str, packet: str) -> bool:
+    """Whether an op exchanges tensors with other ranks, and this process is one of several.
+
+    Raises ``FileError`` where it is not.
+    """
+    if packet not in _EXCHANGING.get(namespace, ()):
+        return False
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise FileError(
+            f"the graph calls {namespace}.{packet}, by which it exchanges tensors with other ranks, and this process "
+            "is not one of several: call torch.distributed.init_process_group, make the device mesh of the model, and "
+            "load the folder that engine.save wrote on all ranks"
+        )
+    return True
+
+
 def is_listed(op: OpOverload | HigherOrderOperator) -> bool:
     """Whether files may call an op without being allowed to."""
     if isinstance(op, HigherOrderOperator):
         return op.name() in HIGHER_ORDER
-    return op._opname in _NAMES.get(op.namespace, ()) and computes_only(op)
+    names = (*_NAMES.get(op.namespace, ()), *_EXCHANGING.get(op.namespace, ()))
+    return op._opname in names and computes_only(op)
 
 
 @functools.cache
@@ -221,7 +250,9 @@ def computes_only(op: OpOverload) -> bool:
         return False
     if not schema.returns and op._opname not in _ASSERTIONS:
         return False
-    return all(_kind(item) in _PLAIN for item in (*schema.arguments, *schema.returns))
+    # A process group, which a graph in a file has by its name.
+    plain = _PLAIN | {"Any"} if op.namespace in _EXCHANGING else _PLAIN
+    return all(_kind(item) in plain for item in (*schema.arguments, *schema.returns))
 
 
 def _kind(item: Any) -> str:

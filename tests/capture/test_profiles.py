@@ -8,9 +8,9 @@ from torch import nn
 
 import engine
 from engine.capture import capture
-from engine.compiler import Compilation
 from engine.conversion import emit_network
 from engine.errors import InputError
+from engine.pipeline.compilation import Compilation
 from engine.settings import CompilationSettings
 
 SMALL = {"min_shape": (1, 4), "opt_shape": (2, 4), "max_shape": (4, 4)}

@@ -14,9 +14,9 @@ from torch import nn
 
 import engine
 from engine.builder.network_key import network_key
-from engine.compiler import Compilation
 from engine.conversion import emit_network
 from engine.engine_cache import Damaged, EngineCache, Entry, default_folder
+from engine.pipeline.compilation import Compilation
 from engine.runtime import TorchTensorRTModule
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities

@@ -94,7 +94,7 @@ def test_a_float32_model_is_the_same_network_with_the_setting(tmp_path: Any) -> 
 
 
 def _layers(model: nn.Module, x: torch.Tensor, **settings: Any) -> list[str]:
-    from engine.compiler import Compilation
+    from engine.pipeline.compilation import Compilation
 
     chosen = engine.CompilationSettings.from_kwargs(**settings)
     compilation = Compilation.start(model, (x,), None, None, (), chosen)

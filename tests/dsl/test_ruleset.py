@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from engine.compiler import load_rules
 from engine.dsl.checks.facts import emitted_ops
 from engine.dsl.checks.needs import parse_version
 from engine.dsl.host import host
 from engine.dsl.ruleset import RuleSet
 from engine.dsl.source import Source
 from engine.errors import RuleError, SettingsError
+from engine.pipeline.compilation import load_rules
 from engine.tensorrt import Capabilities, capabilities
 
 RTX = Capabilities((11, 1), True, frozenset({"activation"}))

@@ -11,8 +11,8 @@ from torch import fx
 
 import engine
 from engine.capture import capture
-from engine.compiler import Compilation, load_rules
 from engine.errors import CaptureError, InputError
+from engine.pipeline.compilation import Compilation, load_rules
 from engine.report import Report
 from tests.comparison import TOLERANCE
 from tests.dynamic.case import MODES, SIZES, USUAL, Calls, Case, points

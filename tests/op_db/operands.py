@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from engine.capture.captured import Captured
-from engine.compiler import Compilation
+from engine.pipeline.compilation import Compilation
 
 # By full overload name the dtypes of what the op works on, as the rules language writes them.
 Operands = dict[str, set[str]]

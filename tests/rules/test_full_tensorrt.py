@@ -9,10 +9,10 @@ import functools
 import pytest
 import torch
 
-from engine.compiler import Compilation
 from engine.conversion import emit_network
 from engine.dsl.ruleset import RuleSet
 from engine.interpreter.program import Program
+from engine.pipeline.compilation import Compilation
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities
 from engine.verify.agreement import check

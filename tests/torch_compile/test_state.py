@@ -79,7 +79,7 @@ def test_a_size_beyond_the_range_is_written_in_pytorch_where_building_fails(monk
     def fails(*_):
         raise engine.EngineError("made to fail by a test")
 
-    monkeypatch.setattr("engine.compiler.Compilation.build", fails)
+    monkeypatch.setattr("engine.pipeline.compilation.Compilation.build", fails)
     with pytest.warns(engine.torch_compile.backend.FallbackWarning, match="made to fail"):
         found = compiled(torch.ones(300, 4), mine)
     torch.testing.assert_close(found, eager(torch.ones(300, 4), its))

@@ -11,6 +11,8 @@ from torch import fx
 from torch._ops import OpOverload
 
 _INTEGERS = (int, torch.SymInt)
+# Whose ops are named by what they do: a name with a line below is that of the op in place.
+_NAMESPACES = frozenset({"aten", "_c10d_functional"})
 
 
 def is_write(op: Any) -> bool:
@@ -25,12 +27,14 @@ def counterpart(op: OpOverload) -> OpOverload | None:
     None where there is none: an op that writes to something else too, or changes the shape of its operand.
     """
     name, arguments = op._opname, op._schema.arguments
-    if op.namespace != "aten" or not name.endswith("_") or name.endswith("__") or torch.Tag.inplace_view in op.tags:
+    if op.namespace not in _NAMESPACES or torch.Tag.inplace_view in op.tags:
+        return None
+    if not name.endswith("_") or name.endswith("__"):
         return None
     written = [position for position, argument in enumerate(arguments) if _is_written(argument)]
     if written != [0] or len(op._schema.returns) != 1:
         return None
-    functional = getattr(getattr(torch.ops.aten, name[:-1], None), op._overloadname, None)
+    functional = getattr(getattr(getattr(torch.ops, op.namespace), name[:-1], None), op._overloadname, None)
     if functional is None or functional._schema.is_mutable:
         return None
     same = [_kind(argument) for argument in arguments] == [_kind(each) for each in functional._schema.arguments]

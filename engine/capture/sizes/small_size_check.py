@@ -14,6 +14,7 @@ from engine.capture.captured import Captured
 from engine.capture.examples import stretched
 from engine.capture.inputs import Range
 from engine.capture.tracing.unchanged import unchanged
+from engine.distributed.alone import alone
 from engine.errors import EngineError
 from engine.process.pytorch_modes import apart
 
@@ -53,7 +54,12 @@ def difference(
     devices = sorted({leaf.device.index for leaf in inputs if isinstance(leaf, torch.Tensor) and leaf.is_cuda})
     found: list[Any] = []
     failure = None
-    with unchanged(model, values=True), torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with (
+        unchanged(model, values=True),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=devices),
+        alone(captured.graph),
+    ):
         # The graph first: it writes to nothing, and the model may to its inputs and to what it holds.
         try:
             torch.manual_seed(0)

@@ -40,6 +40,7 @@ from engine.capture.tracing.torchscript import refuse_packed, refuse_scripted
 from engine.capture.tracing.unchanged import unchanged
 from engine.capture.tracing.value_branches import ValueBranches, WrittenAnew
 from engine.capture.tracing.written_tensors import with_written_buffers
+from engine.distributed.shards import export_shards, holds_shards
 from engine.errors import CaptureError
 from engine.graph.recurrence import whole_recurrence
 from engine.graph.symbolic.all_sizes import holds_for_all
@@ -82,13 +83,13 @@ def export(model: nn.Module, examples: Examples) -> tuple[Program, Seen]:
     except Exception as error:
         refuse_scripted(model, error)
         refuse_packed(model, error)
-        if not _strict_may_help(error, seen):
+        if holds_shards(model) or not _strict_may_help(error, seen):
             raise capture_error(type(model).__name__, error, branches=seen.branches) from error
         found, strict_error = _export_strictly(model, examples, asked)
         if found is None or _is_fixed(found[1]):
             raise capture_error(type(model).__name__, error, strict_error, seen.branches) from error
         return found
-    if _is_fixed(seen):
+    if _is_fixed(seen) and not holds_shards(model):
         refined = examples.dynamic_shapes
         found, _ = _export_strictly(model, examples, asked)
         if found is not None and not _is_fixed(found[1]):
@@ -255,15 +256,20 @@ def _export_once(model: nn.Module, examples: Examples, seen: Seen, *, strict: bo
     ):
         try:
             with assignments() as assigned:
-                program = torch.export.export(
-                    model, examples.args, examples.kwargs, dynamic_shapes=examples.dynamic_shapes, strict=strict
-                )
+                program = _called(model, examples, strict=strict)
         except Exception:
             # Of a program that was made they say nothing more than its sizes do.
             seen.branches.extend(fixes)
             raise
     check_assignments(assigned, program, strict=strict)
     return without_writes(program, seen)
+
+
+def _called(model: nn.Module, examples: Examples, *, strict: bool) -> ExportedProgram:
+    asked = examples.dynamic_shapes
+    if holds_shards(model):
+        return export_shards(model, examples.args, examples.kwargs, dynamic_shapes=asked)
+    return torch.export.export(model, examples.args, examples.kwargs, dynamic_shapes=asked, strict=strict)
 
 
 def _forget_control_flow() -> None:

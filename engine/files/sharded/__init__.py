@@ -1,0 +1,1 @@
+"""Modules that several ranks run together: one file a rank, and an index."""
