@@ -15,11 +15,12 @@ from pygments.lexers import LEXERS
 
 from engine import __all__ as NAMES
 from engine.highlighting.lexer import EngineRulesLexer
+from engine.runtime import __all__ as RUNTIME_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 # Links to other files of the repository are left out; its pages are these.
 _PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
-_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^()\s]+)\)")
+_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]+)\]\((?P<target>[^()\s]+)\)")
 _FENCE = re.compile(r"^(```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 
 # Of a checkout that is not installed, the entry point of the lexer is not there.
@@ -54,7 +55,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     own = next((source for source, name in _PAGES.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
 
     def link(found: re.Match[str]) -> str:
-        text, target = found.groups()
+        text, target = found["text"], found["target"]
         path, _, anchor = target.partition("#")
         if not path or re.match(r"[a-z]+:", target):
             return found.group()
@@ -66,7 +67,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if there is None or files.get_file_from_path(there) is None:
             return text if text.strip("`") == path else f"{text} (`{where}`)"
         relative = posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or ".")
-        return f"[{text}]({relative}{'#' + anchor if anchor else ''})"
+        return f"{found['picture']}[{text}]({relative}{'#' + anchor if anchor else ''})"
 
     parts = _FENCE.split(markdown)
     return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in parts)
@@ -81,7 +82,10 @@ def _api() -> str:
     """The public names, each with its docstring."""
     parts = ["# API\n\nWhat `import engine` offers; `engine.runtime` and the errors follow.\n"]
     parts += [f"::: engine.{name}\n" for name in NAMES if name != "rules"]
-    parts.append("## engine.runtime\n\n::: engine.runtime\n    options:\n      show_root_heading: false\n")
+    # One heading for each name: links by name lead to it.
+    members = "".join(f"        - {name}\n" for name in RUNTIME_NAMES if name not in NAMES)
+    options = f"    options:\n      show_root_heading: false\n      members:\n{members}"
+    parts.append(f"## engine.runtime\n\n::: engine.runtime\n{options}")
     parts.append("## Errors\n\n::: engine.errors\n    options:\n      show_root_heading: false\n")
     return "\n".join(parts)
 

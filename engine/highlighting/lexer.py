@@ -24,7 +24,6 @@ class EngineRulesLexer(RegexLexer):
     name = "engine rules"
     aliases = ["engine-rules", "rules"]  # noqa: RUF012  Pygments reads a list
     filenames = ["*.rules"]  # noqa: RUF012
-    url = "https://pypi.org/project/engine"
     version_added = ""
 
     tokens = {  # noqa: RUF012
