@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload
 
+from engine.distributed.collectives import is_collective
 from engine.graph.marks import TORCH_SEGMENT
 from engine.inductor.segment import TorchSegment
 from engine.inductor.sizes import Sizes, TensorInput
@@ -95,6 +96,7 @@ def _belongs(node: fx.Node, inside: set[fx.Node]) -> bool:
     return (
         TORCH_SEGMENT in node.meta
         and node.op == "call_function"
+        and not is_collective(node.target)  # their order is the model's, on every rank
         and _gives_tensors(node)
         and all(map(_can_be_given, _tensors_of(node)))
     )
