@@ -29,6 +29,7 @@ _LIBRARY.define("execute(Tensor[] tensors, SymInt[] sizes, int[] size_positions,
 
 def register(module: TorchTensorRTModule) -> str:
     """Make a module known to the op; returns the name the op finds it by."""
+    _register_fake()
     handle = f"{module.name or 'engine'}#{next(_NUMBERS)}"
     _MODULES[handle] = module
     return handle
@@ -36,7 +37,6 @@ def register(module: TorchTensorRTModule) -> str:
 
 def execute(inputs: Sequence[Any], names: Sequence[str], handle: str) -> list[torch.Tensor]:
     """Call the op on inputs in binding order; symbolic and plain ints may stand among the tensors."""
-    _register_fake()
     check_count(inputs, names)
     check_kinds(inputs, names)
     tensors, sizes, positions = [], [], []

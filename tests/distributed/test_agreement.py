@@ -48,6 +48,7 @@ def run_order():
     return timed(engine.compile, Ordered().eval(), (batch(),), **SETTINGS)
 
 
+@pytest.mark.slow
 def test_collectives_in_another_order_are_named(ranks):
     for kind, message, _ in ranks.run(run_order):
         assert kind == "DistributedError"

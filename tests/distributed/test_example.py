@@ -23,6 +23,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path):
     done = run("--layers", "1", "--width", "32", "--length", "4", "--steps", "1", "--save", str(tmp_path / "model"))
     assert done.returncode == 0, done.stderr[-3000:]

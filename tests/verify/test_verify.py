@@ -163,6 +163,7 @@ def test_processes_find_the_same_in_the_same_order(wrong: RuleSet) -> None:
         assert first.reached == second.reached
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_takes_nothing_with_it() -> None:
     importlib.import_module("tests.verify.wrong.ending")
     rules = RuleSet.load(ENDING)

@@ -27,13 +27,13 @@ from engine.capture.functional.writes import NotShown
 from engine.capture.pytrees import register_from_error
 from engine.capture.sizes.asked_sizes import asked_sizes, asked_sizes_by_source
 from engine.capture.sizes.branches import Branch, observed_answers, observed_branches
+from engine.capture.sizes.dim_relations import relations_left_to_capture
 from engine.capture.sizes.fixed_sizes import observed_fixes
 from engine.capture.tracing.assertions import assumed_assertions
 from engine.capture.tracing.assignments import assignments, check_assignments
 from engine.capture.tracing.constant_values import ConstantValues
 from engine.capture.tracing.data_reads import traced_reads
 from engine.capture.tracing.decomposition_cache import remembered_composites
-from engine.capture.tracing.dim_relations import relations_left_to_capture
 from engine.capture.tracing.primitives import primitives_by_aten
 from engine.capture.tracing.size_arguments import sizes_as_arguments
 from engine.capture.tracing.torchscript import refuse_packed, refuse_scripted
