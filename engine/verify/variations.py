@@ -30,6 +30,8 @@ _READ_AS_CONTIGUOUS = frozenset(
     {
         "aten.native_group_norm.default",
         "aten._int_mm.default",
+        "aten._weight_int4pack_mm_for_cpu.default",
+        "aten._weight_int8pack_mm.default",
         "aten._embedding_bag.default",
         "aten._embedding_bag_forward_only.default",
     }
