@@ -12,10 +12,10 @@ import subprocess
 
 import pytest
 import torch
-from torch import nn
 
 import engine
 from engine.report.picture.page import picture
+from tests.report.models import Model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
@@ -36,30 +36,9 @@ const type = (text) => {
 """
 
 
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(8, 8)
-        self.second = nn.Linear(8, 8)
-
-    def forward(self, x):
-        return self.second(self.first(x).relu()) + x
-
-
-class Model(nn.Module):
-    def __init__(self, count=3):
-        super().__init__()
-        self.layers = nn.ModuleList(Block() for _ in range(count))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return torch.special.bessel_j0(x).exp()
-
-
 @pytest.fixture(scope="module")
 def page():
-    return picture(engine.coverage(Model().eval(), (torch.randn(4, 8),), networks=False))
+    return picture(engine.coverage(Model(torch.special.bessel_j0).eval(), (torch.randn(4, 8),), networks=False))
 
 
 def shown(page, folder, script):
@@ -116,7 +95,9 @@ def test_what_a_reader_sees_and_does(page, tmp_path):
 
 
 def test_only_rows_that_are_to_be_seen_are_in_the_document(tmp_path):
-    page = picture(engine.coverage(Model(120).eval(), (torch.randn(4, 8),), networks=False))
+    page = picture(
+        engine.coverage(Model(torch.special.bessel_j0, count=120).eval(), (torch.randn(4, 8),), networks=False)
+    )
     seen = shown(page, tmp_path, """
         press("unfold");
         seen.drawn = document.querySelectorAll(".row").length;

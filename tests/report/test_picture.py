@@ -13,34 +13,13 @@ from importlib import resources
 
 import pytest
 import torch
-from torch import nn
 
 import engine
 from engine.errors import EngineError
 from engine.report.picture.data import picture_data
 from engine.report.picture.page import picture
 from tests.commands.test_cli import run
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(8, 8)
-        self.second = nn.Linear(8, 8)
-
-    def forward(self, x):
-        return self.second(self.first(x).relu()) + x
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(Block() for _ in range(3))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return torch.linalg.svdvals(x).exp()
+from tests.report.models import Model
 
 
 class Page(HTMLParser):
@@ -69,7 +48,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report():
-    return engine.coverage(Model().eval(), (torch.randn(4, 8),), networks=False)
+    return engine.coverage(Model(torch.linalg.svdvals).eval(), (torch.randn(4, 8),), networks=False)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +195,7 @@ def test_5000_nodes_fit_in_a_page(report):
 
 
 def test_the_command(tmp_path):
-    program = torch.export.export(Model().eval(), (torch.randn(4, 8),))
+    program = torch.export.export(Model(torch.linalg.svdvals).eval(), (torch.randn(4, 8),))
     torch.export.save(program, tmp_path / "m.pt2")
     out = tmp_path / "m.html"
     said = run("coverage", tmp_path / "m.pt2", "--no-networks", "--html", out)

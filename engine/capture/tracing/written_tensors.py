@@ -11,18 +11,15 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import fx
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
+from engine.capture.functional.held_tensors import HELD, copied_graph, held_tensor, with_graph
 from engine.capture.memory import overlap, same_view
 from engine.errors import CaptureError
 from engine.graph.aliases import may_alias, written_operands
-
-_HELD = (InputKind.BUFFER, InputKind.PARAMETER, InputKind.CONSTANT_TENSOR)
 
 
 def with_written_buffers(program: ExportedProgram) -> ExportedProgram:
@@ -31,8 +28,8 @@ def with_written_buffers(program: ExportedProgram) -> ExportedProgram:
     Raises:
         CaptureError: the model writes to a tensor that shares its memory with another one that it holds.
     """
-    held = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind in _HELD}
-    found = {name: _tensor(program, spec) for name, spec in held.items()}
+    held = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind in HELD}
+    found = {name: held_tensor(program, spec) for name, spec in held.items()}
     tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
     written = [name for name in _written(program, held) if name in tensors]
     merged: dict[str, str] = {}
@@ -52,12 +49,6 @@ def with_written_buffers(program: ExportedProgram) -> ExportedProgram:
     if not merged and not turned:
         return program
     return _rewritten(program, merged, turned)
-
-
-def _tensor(program: ExportedProgram, spec: InputSpec) -> torch.Tensor | None:
-    target = str(spec.target)
-    tensor = program.state_dict[target] if target in program.state_dict else program.constants.get(target)
-    return None if not isinstance(tensor, torch.Tensor) or isinstance(tensor, FakeTensor) else tensor
 
 
 def _written(program: ExportedProgram, held: Mapping[str, InputSpec]) -> list[str]:
@@ -82,36 +73,18 @@ def _written(program: ExportedProgram, held: Mapping[str, InputSpec]) -> list[st
 
 
 def _rewritten(program: ExportedProgram, merged: dict[str, str], turned: set[str]) -> ExportedProgram:
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(program.graph, copies))
-    graph.output_node().meta = dict(program.graph.output_node().meta)
-    for node, copied in copies.items():
-        # Signatures know nodes by names, of which some (``input``) are Python's too.
-        copied.name = node.name
+    graph, _ = copied_graph(program)
     nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     for name, first in merged.items():
         nodes[name].replace_all_uses_with(nodes[first])
         graph.erase_node(nodes[name])
-    module = fx.GraphModule(program.graph_module, graph)
-    module.meta = dict(program.graph_module.meta)
     signature = copy.copy(program.graph_signature)
     signature.input_specs = [
         replace(spec, kind=InputKind.BUFFER, persistent=False) if spec.arg.name in turned else spec
         for spec in program.graph_signature.input_specs
         if spec.arg.name not in merged
     ]
-    return ExportedProgram(
-        root=module,
-        graph=graph,
-        graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-        verifiers=program.verifiers,
-    )
+    return with_graph(program, graph, signature)
 
 
 __all__ = ["with_written_buffers"]
