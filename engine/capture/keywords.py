@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["named_keywords"]
+from engine.process.replaced_forward import replaced_forward
 
 
 @contextmanager
@@ -37,15 +37,8 @@ def named_keywords(model: nn.Module, kwargs: Mapping[str, Any] | None, dynamic_s
         return forward(*args, **keywords)
 
     named.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    before = vars(model).get("forward")
-    model.forward = named  # type: ignore[method-assign]
-    try:
+    with replaced_forward(model, named):
         yield _by_names(dynamic_shapes, collecting.name, set(given))
-    finally:
-        if before is None:
-            del model.forward
-        else:
-            model.forward = before  # type: ignore[method-assign]
 
 
 def _by_names(dynamic_shapes: Any, collecting: str, given: set[str]) -> Any:
@@ -54,3 +47,6 @@ def _by_names(dynamic_shapes: Any, collecting: str, given: set[str]) -> Any:
     if not isinstance(inner, Mapping) or not set(inner) <= given:
         return dynamic_shapes
     return {**{name: spec for name, spec in dynamic_shapes.items() if name != collecting}, **inner}
+
+
+__all__ = ["named_keywords"]

@@ -25,6 +25,7 @@ from torch.fx.experimental import symbolic_shapes
 from torch.utils import _pytree as pytree
 
 from engine.errors import CaptureError
+from engine.process.replaced_forward import replaced_forward
 
 _MARK = "_engine_makes_dtensors"
 
@@ -71,23 +72,18 @@ def as_shards(model: Any) -> Iterator[None]:
         return
     _refuse_gathered(model)
     uneven = _uneven(model)
-    own = model.__dict__.get("forward", _MARK)
     shards: dict[int, Any] = {}
     for held, name, whole in found:
         held[name] = shards.setdefault(id(whole), _shard(whole))
-    # What tracing puts in the place of the shards is what DTensors are made of.
-    model.__dict__["forward"] = _made_anew(model.forward, found, type(model).__name__)
     try:
-        yield
+        # What tracing puts in the place of the shards is what DTensors are made of.
+        with replaced_forward(model, _made_anew(model.forward, found, type(model).__name__)):
+            yield
     except CaptureError as error:
         if not uneven:
             raise
         raise CaptureError(f"{error}\n  {uneven}") from error
     finally:
-        if own is _MARK:
-            del model.__dict__["forward"]
-        else:
-            model.__dict__["forward"] = own
         for held, name, whole in found:
             held[name] = whole
 
