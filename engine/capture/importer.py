@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -274,9 +275,7 @@ def _copy_calls(
 
 def _add_attribute(imported: Imported, node: fx.Node, owner: torch.nn.Module) -> None:
     target = str(node.target)
-    value: Any = owner
-    for name in target.split("."):
-        value = getattr(value, name)
+    value: Any = operator.attrgetter(target)(owner)
     node.target = target = imported.prefix + target
     if isinstance(value, fx.GraphModule):
         imported.submodules[target] = value

@@ -119,7 +119,7 @@ class GraphWriter:
             return write_function(target)
         if not isinstance(target, str) or node.op not in ("get_attr", "call_module"):
             raise SaveError(f"a {node.op} of {target}")
-        held, name = _held(module, target), names[target]
+        held, name = operator.attrgetter(target)(module), names[target]
         if isinstance(held, TorchTensorRTModule):
             if held not in self.engines:
                 self.engines.append(held)
@@ -157,13 +157,6 @@ def _names(targets: Iterable[str]) -> dict[str, str]:
             taken.add(name)
             found[target] = name
     return found
-
-
-def _held(module: nn.Module, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _write_node(value: Any) -> Any:

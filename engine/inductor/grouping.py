@@ -59,7 +59,7 @@ def inlined(module: fx.GraphModule) -> fx.GraphModule:
             done[node] = done[node.args[0]][node.args[1]]
         else:
             if node.op == "get_attr":
-                _hold(root, str(node.target), _attribute(module, str(node.target)))
+                _hold(root, str(node.target), operator.attrgetter(str(node.target))(module))
             elif held is not None:
                 root.add_module(str(node.target), held)
             done[node] = graph.node_copy(node, done.__getitem__)
@@ -176,7 +176,7 @@ class _Regrouped:
         if any(operand not in self.done for operand in node.all_input_nodes):
             return False
         if node.op in ("get_attr", "call_module"):
-            _hold(self.root, str(node.target), _attribute(self.module, str(node.target)))
+            _hold(self.root, str(node.target), operator.attrgetter(str(node.target))(self.module))
         self.done[node] = self.graph.node_copy(node, self.done.__getitem__)
         return True
 
@@ -208,7 +208,7 @@ class _Regrouped:
     def _input(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if node.op == "get_attr":
-            value = _attribute(self.module, str(node.target))
+            value = operator.attrgetter(str(node.target))(self.module)
         if not isinstance(value, torch.Tensor):
             return normal(value)
         source: Any = node.args[0] if node.target is operator.getitem else node
@@ -234,7 +234,7 @@ class _Inside:
         self.done[node] = self.graph.node_copy(node, self.done.__getitem__)
 
     def _outside(self, node: fx.Node) -> None:
-        held = _attribute(self.module, str(node.target)) if node.op == "get_attr" else None
+        held = operator.attrgetter(str(node.target))(self.module) if node.op == "get_attr" else None
         if isinstance(held, nn.Module):
             _hold(self.root, str(node.target), held)
             self.done[node] = self.graph.node_copy(node)
@@ -247,13 +247,6 @@ class _Inside:
             with self.graph.inserting_before() if last is None else self.graph.inserting_after(last):
                 self.done[node] = self.graph.placeholder(node.name)
             self.done[node].meta.update(node.meta)
-
-
-def _attribute(module: nn.Module, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _hold(root: nn.Module, name: str, value: Any) -> None:

@@ -246,16 +246,10 @@ def _part(
                 copies[node].meta = dict(node.meta)
         elif position in arguments if node.op == "placeholder" else node in needed:
             if node.op == "get_attr":
-                root[str(node.target)] = _attribute(graph, str(node.target))
+                root[str(node.target)] = operator.attrgetter(str(node.target))(graph)
             copies[node] = part.node_copy(node, lambda operand: copies[operand])
     part.output(tuple(fx.node.map_arg(result, lambda node: copies[node]) for result in results))
     return fx.GraphModule(root, part)
-
-
-def _attribute(owner: Any, target: str) -> Any:
-    for name in target.split("."):
-        owner = getattr(owner, name)
-    return owner
 
 
 def _is_random(node: fx.Node) -> bool:

@@ -6,6 +6,7 @@ place, primitives.  What such a graph knows of its inputs is in the fake values 
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -116,9 +117,7 @@ class _Held:
         self.tensors: dict[str, torch.Tensor] = {}
         self.graphs: dict[str, Any] = {}
         for target in dict.fromkeys(str(node.target) for node in module.graph.nodes if node.op == "get_attr"):
-            value: Any = module
-            for name in target.split("."):
-                value = getattr(value, name)
+            value = operator.attrgetter(target)(module)
             if isinstance(value, fx.GraphModule):
                 self.graphs[target] = value
             elif isinstance(value, torch.Tensor):
