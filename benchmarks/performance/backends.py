@@ -134,11 +134,22 @@ def _onnx_file(model: nn.Module, args: Sequence[Any], stages: dict[str, float]) 
 
 def onnx(model: nn.Module, args: Sequence[Any], begun: Begun) -> Compiled:
     """ONNX and TensorRT's parser, the engine run bare."""
+    stages: dict[str, float] = {}
+    loaded = onnx_engine(model, args, begun, stages)
+    from engine.tensorrt import load
+
+    trt = load()
+    tensors = [value.to(kind.dtype).contiguous() for value, kind in zip(args, loaded.inputs, strict=True)]
+    _, bare = bare_call(loaded, tensors)
+    return Compiled(bare, stages, {"engines": 1, "tensorrt": f"{trt.__name__} {trt.__version__}"})
+
+
+def onnx_engine(model: nn.Module, args: Sequence[Any], begun: Begun, stages: dict[str, float]) -> Any:
+    """The engine of the network that TensorRT's parser makes of the model's ONNX file."""
     from engine.runtime import TRTEngine
     from engine.tensorrt import load
 
     trt = load()
-    stages: dict[str, float] = {}
     path = _onnx_file(model, args, stages)
     begun()
     with timed(stages, "build"):
@@ -153,14 +164,11 @@ def onnx(model: nn.Module, args: Sequence[Any], begun: Begun) -> Compiled:
     if plan is None:
         raise RuntimeError("TensorRT did not build the engine")
     with timed(stages, "load"):
-        loaded = TRTEngine(bytes(plan), torch.cuda.current_device())
-    tensors = [value.to(kind.dtype).contiguous() for value, kind in zip(args, loaded.inputs, strict=True)]
-    bare = _bare_call(loaded, tensors)
-    return Compiled(bare, stages, {"engines": 1, "tensorrt": f"{trt.__name__} {trt.__version__}"})
+        return TRTEngine(bytes(plan), torch.cuda.current_device())
 
 
-def _bare_call(loaded: Any, tensors: list[torch.Tensor]) -> Call:
-    """A call of an engine's context with addresses that stay: nothing but TensorRT's own function."""
+def bare_call(loaded: Any, tensors: list[torch.Tensor]) -> tuple[Any, Call]:
+    """An engine's context, and a call of it with addresses that stay: nothing but TensorRT's own function."""
     context = loaded._engine.create_execution_context()
     if context is None:
         raise RuntimeError("TensorRT made no execution context")
@@ -178,7 +186,7 @@ def _bare_call(loaded: Any, tensors: list[torch.Tensor]) -> Call:
             raise RuntimeError("TensorRT did not run the engine")
         return outputs[0]
 
-    return call
+    return context, call
 
 
 def onnxruntime(model: nn.Module, args: Sequence[Any], begun: Begun) -> Compiled:
