@@ -1,16 +1,20 @@
 """Tokens a second of a language model with a static cache: one engine, eager PyTorch and Inductor, in the same loop.
 
     python -m benchmarks.generate [--size 1b|small] [--dtype bfloat16] [--batch 1,8] [--prompt 128] [--tokens 512]
+                                  [--backends eager,inductor,engine,engine:int8,engine:int4,engine:float8]
 
 A Llama of random weights.  Each backend reads the prompt and then writes one token after the other, the likeliest each
 time; prompt and step are medians, in milliseconds.  ``floor`` is the time that reading the weights and the used cache
 takes at the bandwidth of a copy measured in this run, and ``over floor`` the step over it.  Ratios are over eager.
+``engine:int8`` and its kind are the engine of the model with weights that torchao quantised: int8 and float8 by rows,
+int4 by groups of 128; they read less than the floor says.
 Without a GPU only the small model runs, in the interpreter, which says nothing about speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 import traceback
@@ -39,8 +43,8 @@ _SIZES = {
     },
     "small": {
         "vocab_size": 256,
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 128,
+        "intermediate_size": 256,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -90,8 +94,11 @@ def main() -> None:
 def _measured(name: str, model: PreTrainedModel, prompt: torch.Tensor, count: int) -> Times:
     started = time.perf_counter()
     longest = prompt.shape[1] + count
+    backend, _, weights = name.partition(":")
+    if weights:
+        model = _quantized(model, weights)
     generate = (
-        _engine(model, prompt, longest) if name == "engine" else _loop(model, prompt, longest, name == "inductor")
+        _engine(model, prompt, longest) if backend == "engine" else _loop(model, prompt, longest, name == "inductor")
     )
     list(generate(prompt, 4))  # records graphs, and compiles
     ready = time.perf_counter() - started
@@ -100,6 +107,21 @@ def _measured(name: str, model: PreTrainedModel, prompt: torch.Tensor, count: in
     whole = _timed(lambda: kept.extend(token.clone() for token in generate(prompt, count)))
     first = statistics.median(prompts)
     return Times(ready, first, (whole - first) / (count - 1), torch.cat(kept, 1))
+
+
+def _quantized(model: PreTrainedModel, weights: str) -> PreTrainedModel:
+    """A copy of the model whose linear layers hold quantised weights."""
+    from torchao.quantization import Float8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    configs = {
+        "int8": IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0)),
+        "int4": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(128)),
+        "float8": Float8WeightOnlyConfig(),
+    }
+    model = copy.deepcopy(model)
+    quantize_(model, configs[weights])
+    return model
 
 
 def _engine(model: PreTrainedModel, prompt: torch.Tensor, longest: int) -> Generate:
@@ -162,16 +184,16 @@ def _show(found: dict[str, Times | str], model: PreTrainedModel, prompt: torch.T
     batch, length = prompt.shape
     floor = _floor(model, batch, length + count / 2)
     print(f"batch {batch}, {length} tokens in, {count} out, {model.dtype}; floor of a step {floor:.3f} ms")
-    print(f"{'':10}{'ready s':>9}{'prompt ms':>11}{'step ms':>10}{'tokens/s':>10}{'ratio':>8}{'over floor':>12}  same")
+    print(f"{'':14}{'ready s':>9}{'prompt ms':>11}{'step ms':>10}{'tokens/s':>10}{'ratio':>8}{'over floor':>12}  same")
     eager = found.get("eager")
     for name, times in found.items():
         if isinstance(times, str):
-            print(f"{name:10}{times}")
+            print(f"{name:14}{times}")
             continue
         ratio = f"{eager.step / times.step:8.2f}" if isinstance(eager, Times) else f"{'-':>8}"
         same = f"{(times.tokens == eager.tokens).float().mean():.0%}" if isinstance(eager, Times) else "-"
         print(
-            f"{name:10}{times.ready:9.1f}{times.prompt:11.2f}{times.step:10.3f}{batch * 1e3 / times.step:10.1f}{ratio}"
+            f"{name:14}{times.ready:9.1f}{times.prompt:11.2f}{times.step:10.3f}{batch * 1e3 / times.step:10.1f}{ratio}"
             f"{times.step / floor:12.2f}  {same}"
         )
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import engine
-from benchmarks.performance import backends, models
+from benchmarks.performance import backends, models, timing
 from engine.runtime import profiling
 from engine.tensorrt import load
 from tests.models import declare_torchvision_operators
@@ -35,13 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="small models of the same kinds")
     parser.add_argument("--rows", type=int, default=25)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--lock", help="a file: processes that share it compile at once and are timed one by one")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         parser.error("there is no GPU here, and the interpreter has no layers to time")
     declare_torchvision_operators()
     found = {}
     for name in options.models:
-        found[name] = layers(name, getattr(torch, options.dtype), options.small)
+        found[name] = layers(name, getattr(torch, options.dtype), options.small, options.lock)
         show(name, found[name], options.rows)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -52,21 +53,21 @@ Layers = dict[str, tuple[float, str]]
 """Layer -> milliseconds of a run, and the rules that it comes from."""
 
 
-def layers(name: str, dtype: torch.dtype, small: bool) -> dict[str, Layers]:
+def layers(name: str, dtype: torch.dtype, small: bool, lock: str | None = None) -> dict[str, Layers]:
     """The layers of both engines."""
     model, args = models.build(name, small)
     model = model.cuda().to(dtype)
     args = tuple(arg.cuda().to(dtype if arg.is_floating_point() else arg.dtype) for arg in args)
-    with torch.no_grad():
+    with torch.no_grad(), timing.compiling(lock):
         ours = engine.compile(torch.export.export(model, args))
         theirs = backends.onnx_engine(model, args, lambda: None, {})
         tensors = [value.to(kind.dtype).contiguous() for value, kind in zip(args, theirs.inputs, strict=True)]
         context, bare = backends.bare_call(theirs, tensors)
+    with torch.no_grad(), timing.alone(lock):
         for _ in range(5):
             ours(*args)
             bare()
-        profiler = _profiler()
-        context.profiler = profiler
+        context.profiler = profiler = _profiler()
         with profiling(ours) as profile:
             for _ in range(RUNS):
                 ours(*args)

@@ -4,8 +4,8 @@
     python -m benchmarks.performance --page h200.json     # docs/performance.md and its plots, from what was measured
     python -m benchmarks.performance --device cpu --small # that it runs; these are no speeds of engines
 
-Every model goes through every backend in a process of its own.  ``--at-once`` of them compile at the same time; each is
-timed alone.  What fails is a row with its words.  The rows say:
+Every model goes through every backend in a process of its own.  ``--at-once`` of them compile at the same time; then
+each is timed alone, while none compiles.  What fails is a row with its words.  The rows say:
 
     export, ours, build, load, first   seconds: torch.export; the backend's own work; TensorRT's or Inductor's build;
                                        loading the engine; the first call.  ``total`` is from the exported program to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import statistics
 import threading
@@ -13,6 +14,30 @@ from typing import Any
 import torch
 
 GROUP_SECONDS, BUDGET = 0.05, 1.0
+
+
+@contextmanager
+def compiling(lock: str | None) -> Iterator[None]:
+    """While other processes of the same lock may compile too, and none is timed."""
+    with _held(lock, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def alone(lock: str | None) -> Iterator[None]:
+    """While no other process of the same lock compiles or is timed: compilers use the GPU and the cores as well."""
+    with _held(lock, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _held(lock: str | None, how: int) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    with open(lock, "a", encoding="utf-8") as file:
+        fcntl.flock(file, how)
+        yield
 
 
 def wait() -> None:

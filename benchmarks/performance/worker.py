@@ -1,6 +1,6 @@
 """One model through one backend, in a process of its own: a row of the table as JSON on the last line.
 
-It compiles as soon as it starts, and is timed under a lock that all processes share.
+It compiles as soon as it starts, and is timed while no process of the same lock compiles or is timed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import traceback
 from contextlib import nullcontext
 from typing import Any
 
-import filelock
 import torch
 
 from benchmarks.performance import backends, models, timing
@@ -35,6 +34,24 @@ def main(arguments: list[str]) -> int:
 
 def measure(job: dict[str, Any], row: dict[str, Any], stage: list[str]) -> None:
     """Compile and time; what is known so far is in the row where something fails."""
+    with timing.compiling(job["lock"]):
+        compiled = compile(job, row, stage)
+    stage[0] = "timing"
+    with torch.no_grad(), timing.alone(job["lock"]):
+        row["ms"], row["p99"] = timing.latency(compiled.call, job["budget"])
+        if job["device"] != "cuda" or compiled.why_no_graph:
+            row["graphs"] = compiled.why_no_graph
+            return
+        stage[0] = "CUDA graphs"
+        with compiled.graphs() if compiled.graphs is not None else nullcontext():
+            call = compiled.call
+            if compiled.graphs is None and not compiled.is_graph:
+                call = timing.recorded(call)
+            row["graph_ms"], row["graph_p99"] = timing.latency(call, job["budget"])
+
+
+def compile(job: dict[str, Any], row: dict[str, Any], stage: list[str]) -> backends.Compiled:
+    """Compile and run once: all but latencies."""
     device, dtype = job["device"], getattr(torch, job["dtype"])
     stage[0] = "model"
     model, args = models.build(job["model"], job["small"])
@@ -58,18 +75,7 @@ def measure(job: dict[str, Any], row: dict[str, Any], stage: list[str]) -> None:
     if device == "cuda" and job["alone"]:
         row["device"] = peak.device / weights
     row["error"] = _error(result, reference)
-    stage[0] = "timing"
-    with torch.no_grad(), filelock.FileLock(job["lock"]):
-        row["ms"], row["p99"] = timing.latency(compiled.call, job["budget"])
-        if device != "cuda" or compiled.why_no_graph:
-            row["graphs"] = compiled.why_no_graph
-            return
-        stage[0] = "CUDA graphs"
-        with compiled.graphs() if compiled.graphs is not None else nullcontext():
-            call = compiled.call
-            if compiled.graphs is None and not compiled.is_graph:
-                call = timing.recorded(call)
-            row["graph_ms"], row["graph_p99"] = timing.latency(call, job["budget"])
+    return compiled
 
 
 def _run(model: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> torch.Tensor:

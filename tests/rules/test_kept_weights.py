@@ -315,35 +315,34 @@ def test_rows_of_tables_that_are_not_to_be_kept():
 class CodeBook(nn.Module):
     """Codes that are positions in a table, as bitsandbytes has NF4 and its dynamic types; float32 inside."""
 
-    def __init__(self, dtype, entries=16):
+    def __init__(self, entries=16):
         super().__init__()
         self.codes = nn.Buffer(torch.randint(0, entries, (ROWS * COLUMNS // GROUP, GROUP), dtype=torch.uint8))
         self.table = nn.Buffer(torch.randn(entries).sort().values)
         self.scales = nn.Buffer(_scales(ROWS * COLUMNS // GROUP, dtype=torch.float32))
-        self.dtype = dtype
 
     def forward(self, x):
         weight = self.table[self.codes.reshape(-1).long()].view(-1, GROUP) * self.scales[:, None]
-        return functional.linear(x, weight.reshape(ROWS, COLUMNS).to(self.dtype))
+        return functional.linear(x, weight.reshape(ROWS, COLUMNS).to(x.dtype))
 
 
 @pytest.mark.parametrize(("entries", "name"), [(16, "int4"), (200, "int8")])
 @HALVES
 def test_code_books(dtype, entries, name):
-    compiled = _compiled(CodeBook(dtype, entries), torch.randn(4, COLUMNS, dtype=dtype))
+    compiled = _compiled(CodeBook(entries), torch.randn(4, COLUMNS, dtype=dtype))
     assert compiled.report.weights.after[name] == ROWS * COLUMNS // (2 if entries == 16 else 1)
     assert compiled.report.products[0].dtypes[1] == name
     assert compiled.report.engine_bytes < ROWS * COLUMNS * (0.5 if entries == 16 else 1) + 2 * OVERHEAD
 
 
 def test_code_books_give_the_same_to_the_bit():
-    model, x = CodeBook(torch.float32), torch.eye(COLUMNS)
+    model, x = CodeBook(), torch.eye(COLUMNS)
     compiled = engine.compile(model, [x], min_block_size=1, runtime="interpreter", require_full_compilation=True)
     assert torch.equal(compiled(x), model(x))
 
 
 def test_codes_beyond_the_table_are_looked_up_when_compiling():
-    model = CodeBook(torch.float32)
+    model = CodeBook()
     model.codes = nn.Buffer(model.codes.to(torch.int64) - 16)  # from the end of the table
     model.forward = lambda x: functional.linear(
         x, (model.table[model.codes.reshape(-1)].view(-1, GROUP) * model.scales[:, None]).reshape(ROWS, COLUMNS)
@@ -409,7 +408,7 @@ def test_bytes_of_pytorch(dtype):
     "build",
     [
         *(lambda dtype: Packed(dtype, 8), lambda dtype: Packed(dtype, 7), Rows, AfterProduct, Blocks),
-        *(lambda dtype: Repeated(dtype, 8), Shifted, CodeBook),
+        *(lambda dtype: Repeated(dtype, 8), Shifted, lambda dtype: CodeBook()),
         *(lambda dtype: FloatZeros(dtype, "before"), lambda dtype: FloatZeros(dtype, "after")),
     ],
 )
