@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.performance import timing
 from engine.generation import Generator
 from tests.zoo.request import declare_torchvision_operators
 
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128 if gpu else 8)
     parser.add_argument("--tokens", type=int, default=512 if gpu else 8)
     parser.add_argument("--backends", default=",".join(_BACKENDS))
+    parser.add_argument("--lock", help="a file: processes that share it compile at once and are timed one by one")
     options = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if gpu else "cpu")
@@ -84,27 +86,30 @@ def main() -> None:
         for name in options.backends.split(","):
             try:
                 with torch.no_grad():
-                    found[name] = _measured(name, model, prompt, options.tokens)
+                    found[name] = _measured(name, model, prompt, options.tokens, options.lock)
             except Exception as error:
                 traceback.print_exc()
                 found[name] = str(error).splitlines()[0][:100]
         _show(found, model, prompt, options.tokens)
 
 
-def _measured(name: str, model: PreTrainedModel, prompt: torch.Tensor, count: int) -> Times:
-    started = time.perf_counter()
+def _measured(name: str, model: PreTrainedModel, prompt: torch.Tensor, count: int, lock: str | None) -> Times:
     longest = prompt.shape[1] + count
     backend, _, weights = name.partition(":")
-    if weights:
-        model = _quantized(model, weights)
-    generate = (
-        _engine(model, prompt, longest) if backend == "engine" else _loop(model, prompt, longest, name == "inductor")
-    )
-    list(generate(prompt, 4))  # records graphs, and compiles
-    ready = time.perf_counter() - started
-    prompts = [_timed(lambda: list(generate(prompt, 1))) for _ in range(5)]
-    kept: list[torch.Tensor] = []
-    whole = _timed(lambda: kept.extend(token.clone() for token in generate(prompt, count)))
+    with timing.compiling(lock):
+        started = time.perf_counter()
+        if weights:
+            model = _quantized(model, weights)
+        if backend == "engine":
+            generate = _engine(model, prompt, longest)
+        else:
+            generate = _loop(model, prompt, longest, backend == "inductor")
+        list(generate(prompt, 4))  # records graphs, and compiles
+        ready = time.perf_counter() - started
+    with timing.alone(lock):
+        prompts = [_timed(lambda: list(generate(prompt, 1))) for _ in range(5)]
+        kept: list[torch.Tensor] = []
+        whole = _timed(lambda: kept.extend(token.clone() for token in generate(prompt, count)))
     first = statistics.median(prompts)
     return Times(ready, first, (whole - first) / (count - 1), torch.cat(kept, 1))
 
