@@ -28,6 +28,7 @@ _CARRIES = frozenset({"trt.shuffle", "trt.cast", "trt.identity", "trt.slice", "t
 # Layers through which the codes of a constant are followed, with their parameters.
 _COMPUTES = {"trt.elementwise": ("a", "b"), "trt.gather": ("indices",)}
 _NARROW = (INT4, torch.int8)
+_HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -79,16 +80,31 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
             # A constant that the engine makes is held as what it is made of.
             return mirror.is_const(tensor.value) and tensor.value.node not in made
         if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
-            # TensorRT keeps what it dequantizes, and computes everything else of constants when it builds.
-            kept = tensor.call.layer.name == "trt.dequantize"
-            return not kept and all(map(is_constant, tensors(tensor.call.values)))
+            return not is_kept(tensor.call) and all(map(is_constant, tensors(tensor.call.values)))
         return isinstance(tensor, ConstantTensor)
+
+    def is_kept(call: LayerCall) -> bool:
+        """Whether TensorRT keeps what a layer reads, and computes the layer in each call.
+
+        It does so with what it dequantizes, and with a cast to a wider float, as plans of products in half precision
+        show, which are as large as the weights before the cast (TensorRT-RTX 1.6.1).  All else of constants it computes
+        when it builds.
+        """
+        if call.layer.name != "trt.cast":
+            return call.layer.name == "trt.dequantize"
+        (operand,) = tensors(call.values)
+        before = dtype_of(operand)
+        return before in _HALVES and any(output.dtype is torch.float32 for output in call.outputs)
+
+    def dtype_of(tensor: AbstractTensor) -> torch.dtype | None:
+        fake = mirror.fake(tensor.value) if isinstance(tensor, Captured) else None
+        return tensor.dtype or getattr(fake, "dtype", None)
 
     for tile in tiles:
         for call in tile.plan.calls:
             if isinstance(call, LayerCall):
                 operands = list(tensors(call.values))
-                if call.layer.name == "trt.dequantize" or not all(map(is_constant, operands)):
+                if is_kept(call) or not all(map(is_constant, operands)):
                     for operand in filter(is_constant, operands):
                         hold(operand)
     return found

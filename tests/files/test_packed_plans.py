@@ -74,7 +74,9 @@ def test_files_of_before_are_read(compiled, path, tmp_path):
 
 def test_plans_of_weights_lie_as_they_are(tmp_path):
     torch.manual_seed(0)
-    linear = engine.compile(nn.Linear(1024, 1024).eval(), (torch.randn(2, 1024),), runtime="interpreter", min_block_size=1)
+    linear = engine.compile(
+        nn.Linear(1024, 1024).eval(), (torch.randn(2, 1024),), runtime="interpreter", min_block_size=1
+    )
     engine.save(linear, tmp_path / "linear.pt2")
     manifest, content = members(tmp_path / "linear.pt2")
     assert manifest["format"] == 1
@@ -85,7 +87,9 @@ def test_plans_of_weights_lie_as_they_are(tmp_path):
 def test_what_is_packed_comes_back(seed):
     numbers = random.Random(seed)
     parts = [
-        text(numbers.randrange(40_000), seed) if numbers.random() < 0.5 else numbers.randbytes(numbers.randrange(20_000))
+        text(numbers.randrange(40_000), seed)
+        if numbers.random() < 0.5
+        else numbers.randbytes(numbers.randrange(20_000))
         for _ in range(numbers.randrange(1, 8))
     ]
     data = b"".join(parts)
