@@ -85,7 +85,7 @@ def capture(
         values: insist that parameters, buffers and inputs have values.
         written: placeholders of a graph module that is ``guarded``; its last outputs are what is to be written to
             these inputs, in this order.
-        room: symbol of a graph module that is ``guarded`` -> the largest size to prepare for at least, where it has none.
+        room: symbol of a graph module that is ``guarded`` -> the least largest size to prepare for, where it has none.
 
     Modes of PyTorch that are active (autocast, a default device) are part of what the model does, and of what is
     captured; they change nothing of what is done with that.

@@ -239,7 +239,8 @@ def _named_as_here(
             missing.append(prefix + name)
         elif isinstance(value, torch.Tensor) and value.shape != wanted:
             errors.append(
-                f"state {prefix + name!r} has the shape {list(value.shape)}; the module was compiled with {list(wanted)}"
+                f"state {prefix + name!r} has the shape {list(value.shape)}; the module was compiled with "
+                f"{list(wanted)}"
             )
             value = None
         state_dict[f"{prefix}graph_module.{buffer}"] = now if value is None else value

@@ -87,9 +87,10 @@ def trace_with_symbols(module: fx.GraphModule, sources: Mapping[fx.Node, str]) -
     lengths = {_seen(size) for each in changed for size in (each.before, each.after)}
     nodes = {each.node for each in grown}
     for node, name in sources.items():
-        shape = getattr(_value(node), "shape", ())
-        if len(shape) > 1 and node not in nodes and _seen(shape[-1]) in lengths:
-            _make_dynamic(known.get(name), len(shape) - 1)
+        value = _value(node)
+        if isinstance(value, torch.Tensor) and value.dim() > 1 and node not in nodes:
+            if _seen(value.shape[-1]) in lengths:
+                _make_dynamic(known.get(name), value.dim() - 1)
     owners = {sources[each.node].rpartition(".")[0]: each.before for each in changed}
     for name, entry in known.items():
         owner = name.rpartition(".")[0]
@@ -104,7 +105,7 @@ def trace_with_symbols(module: fx.GraphModule, sources: Mapping[fx.Node, str]) -
 def room_to_grow(module: fx.GraphModule) -> dict[sympy.Symbol, int]:
     """Symbols of a graph's sizes that grow -> the largest size to prepare for, where nobody gives one.
 
-    A thousand rows, so that not every doubling of a short sequence is an engine, if an input has no more than 64 MiB then.
+    A thousand rows, so that not every doubling of a short sequence is an engine, if an input then has at most 64 MiB.
     """
     found: dict[sympy.Symbol, int] = {}
     for each in growing(module):
