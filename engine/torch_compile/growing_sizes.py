@@ -88,9 +88,9 @@ def trace_with_symbols(module: fx.GraphModule, sources: Mapping[fx.Node, str]) -
     nodes = {each.node for each in grown}
     for node, name in sources.items():
         value = _value(node)
-        if isinstance(value, torch.Tensor) and value.dim() > 1 and node not in nodes:
-            if _seen(value.shape[-1]) in lengths:
-                _make_dynamic(known.get(name), value.dim() - 1)
+        many = isinstance(value, torch.Tensor) and value.dim() > 1 and node not in nodes
+        if many and _seen(value.shape[-1]) in lengths:
+            _make_dynamic(known.get(name), value.dim() - 1)
     owners = {sources[each.node].rpartition(".")[0]: each.before for each in changed}
     for name, entry in known.items():
         owner = name.rpartition(".")[0]
