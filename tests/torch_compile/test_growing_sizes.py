@@ -89,7 +89,7 @@ def test_a_sequence_of_a_thousand_rows_is_one_engine(reports):
 def test_a_window_that_fills_up(reports):
     model = Attention(kept=9).eval()
     torch.testing.assert_close(run(fast(model), 9), run(model, 9))
-    # Growing, up to two at the edge, and full: the slice asks how long the joined rows are, which Dynamo makes guards of.
+    # Growing, up to two at the edge, and full: the slice asks how long the rows are, which Dynamo makes guards of.
     assert 2 <= len(reports) <= 4
 
 
