@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import sympy
@@ -65,6 +66,7 @@ def capture(
     guarded: bool = False,
     values: bool = False,
     written: Sequence[str] = (),
+    room: Mapping[sympy.Symbol, int] = MappingProxyType({}),
 ) -> Captured:
     """Capture a model as a canonical graph of ATen ops, composites whole.
 
@@ -83,6 +85,7 @@ def capture(
         values: insist that parameters, buffers and inputs have values.
         written: placeholders of a graph module that is ``guarded``; its last outputs are what is to be written to
             these inputs, in this order.
+        room: symbol of a graph module that is ``guarded`` -> the least largest size to prepare for, where it has none.
 
     Modes of PyTorch that are active (autocast, a default device) are part of what the model does, and of what is
     captured; they change nothing of what is done with that.
@@ -93,7 +96,7 @@ def capture(
     """
     model = _materialisable(model, values)
     with as_shards(model):
-        captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded, written)
+        captured = _capture(model, args, kwargs, dynamic_shapes, timings or Timings(), guarded, written, room)
     if values:
         check_values(captured)
     dtypes = substitutes(settings) if settings is not None else {}
@@ -139,10 +142,11 @@ def _capture(
     timings: Timings,
     guarded: bool,
     written: Sequence[str],
+    room: Mapping[sympy.Symbol, int],
 ) -> Captured:
     if guarded:
         with timings.phase("import"), collector_held_back():
-            return _captured_graph(model, tuple(written))
+            return _captured_graph(model, tuple(written), room)
     if isinstance(model, ExportedProgram):
         examples = prepare(None, args, kwargs) if args is not None or kwargs else None
         return _captured_brought(model, _class_name(model), timings, examples)
@@ -341,7 +345,7 @@ def _believe_only_what_is_checked(captured: Captured, proven: Iterable[sympy.Bas
     prove_for_calls(captured.shape_env, spans)
 
 
-def _captured_graph(module: fx.GraphModule, written: tuple[str, ...]) -> Captured:
+def _captured_graph(module: fx.GraphModule, written: tuple[str, ...], room: Mapping[sympy.Symbol, int]) -> Captured:
     """A functional graph as it is, whose guards somebody else holds calls against."""
     with apart():
         imported = import_graph_module(module)
@@ -357,7 +361,7 @@ def _captured_graph(module: fx.GraphModule, written: tuple[str, ...]) -> Capture
     arguments = _arguments(imported, names)
     notes: list[str] = []
     found = find_guards(shape_env, small_sizes(imported.graph), find_symbols(arguments))
-    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, found.guards, notes)
+    ranges = find_ranges(arguments, None, {}, shape_env.var_to_range, shape_env, found.guards, notes, room=room)
     kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in imported.constants.items()}
     imported.written = list(written)
     captured = _of_imported(imported, in_spec, out_spec, arguments, ranges, _class_name(module), tuple(names), {}, kept)

@@ -218,10 +218,32 @@ def _named_as_in_model(module: CompiledModule, state_dict: dict[str, Any], prefi
             state_dict[prefix + name] = state_dict.pop(held)
 
 
-def _named_as_here(module: CompiledModule, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _named_as_here(
+    module: CompiledModule,
+    state_dict: dict[str, Any],
+    prefix: str,
+    _metadata: Any,
+    _strict: bool,
+    missing: list[str],
+    _unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Rename states for the graph module, which would say of its own names what is wrong with them."""
+    hidden = module.graph_module._non_persistent_buffers_set
     for name, buffer in module.states.buffers.items():
-        if prefix + name in state_dict:
-            state_dict[f"{prefix}graph_module.{buffer}"] = state_dict.pop(prefix + name)
+        now, wanted = module.states[name], module.states.specs[name][0]
+        value = state_dict.pop(prefix + name, None)
+        if value is None:
+            if buffer in hidden:
+                continue
+            missing.append(prefix + name)
+        elif isinstance(value, torch.Tensor) and value.shape != wanted:
+            errors.append(
+                f"state {prefix + name!r} has the shape {list(value.shape)}; the module was compiled with "
+                f"{list(wanted)}"
+            )
+            value = None
+        state_dict[f"{prefix}graph_module.{buffer}"] = now if value is None else value
 
 
 class DeferredModule(nn.Module):

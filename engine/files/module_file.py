@@ -32,11 +32,12 @@ from engine.runtime import TorchTensorRTModule
 from engine.runtime.records.metadata import check_here, module_of, record_of
 from engine.runtime.records.record import EngineRecord
 from engine.runtime.records.specs import read_dtype, write_dtype
+from engine.storage.packed_text import pack, unpack
 
 _LOG = logging.getLogger("engine.files")
 
-FORMAT = 1
-"""Version of the file; a reader takes this one and those before it."""
+FORMAT = 2
+"""Version of the file; a reader takes this one and those before it.  Files without packed text are written as 1."""
 
 _GRAPH, _SIGNATURE, _REPORT = "extra/graph.json", "extra/signature.json", "extra/report.json"
 _WEIGHTS = "extra/weights.json"
@@ -71,11 +72,16 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
         writer.add_json(_WEIGHTS, weights)
         for index, tensor in enumerate(tensors):
             writer.add_tensor(f"data/weights/weight_{index}", tensor)
-        engines = []
+        engines, packed = [], {}
         for index, record in enumerate(records):
             fields = record.replace(engine=b"").to_fields()
             fields[3] = member = f"data/constants/engine_{index}.plan"
-            writer.add_bytes(member, record.engine)
+            found = pack(record.engine)
+            if found is None:
+                writer.add_bytes(member, record.engine)
+            else:
+                packed[member], stored = found
+                writer.add_bytes(member, stored)
             engines.append(fields)
         for index, package in enumerate(graphs.packages):
             writer.add_bytes(_package(index), package)
@@ -83,7 +89,7 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
             writer.add_json(f"extra/program_{index}.json", data)
         writer.finish(
             {
-                "format": FORMAT,
+                "format": FORMAT if packed else 1,
                 "producer": f"engine {engine.__version__}",
                 "torch": torch.__version__,
                 "tensorrt": module.report.tensorrt,
@@ -92,6 +98,7 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
                 "programs": len(programs),
                 "tensors": list(map(_describe, tensors)),
                 **({"states": _states(module)} if module.states else {}),
+                **({"packed": packed} if packed else {}),
             }
         )
 
@@ -300,10 +307,19 @@ def read_records(reader: Reader) -> list[EngineRecord]:
         FileError: one is damaged, or its metadata is not JSON.
     """
     records = []
+    packed = reader.manifest.get("packed", {})
+    if not isinstance(packed, dict):
+        raise FileError("the manifest does not say which plans are packed")
     for index, fields in enumerate(_list_of(reader.manifest, "engines", list)):
         if len(fields) < 4 or fields[3] != f"data/constants/engine_{index}.plan":
             raise FileError(f"the record of engine {index} is damaged")
-        record = EngineRecord.from_fields([*fields[:3], reader.read(fields[3]), *fields[4:]])
+        plan = reader.read(fields[3])
+        if fields[3] in packed:
+            try:
+                plan = unpack(plan, packed[fields[3]])
+            except ValueError as error:
+                raise FileError(f"the plan of engine {index} is damaged: {error}") from None
+        record = EngineRecord.from_fields([*fields[:3], plan, *fields[4:]])
         if record.notes:
             raise FileError(
                 f"engine {index} ({record.name!r}): {record.notes[0]}; files of engine.save hold no pickles"

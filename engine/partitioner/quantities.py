@@ -28,6 +28,11 @@ _CARRIES = frozenset({"trt.shuffle", "trt.cast", "trt.identity", "trt.slice", "t
 # Layers through which the codes of a constant are followed, with their parameters.
 _COMPUTES = {"trt.elementwise": ("a", "b"), "trt.gather": ("indices",)}
 _NARROW = (INT4, torch.int8)
+_CODES = (
+    *(torch.int8, torch.uint8, torch.int16, torch.int32),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+)
+_HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -79,16 +84,31 @@ def _held(mirror: Mirror, tiles: Sequence[Tile]) -> Counter[str]:
             # A constant that the engine makes is held as what it is made of.
             return mirror.is_const(tensor.value) and tensor.value.node not in made
         if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
-            # TensorRT keeps what it dequantizes, and computes everything else of constants when it builds.
-            kept = tensor.call.layer.name == "trt.dequantize"
-            return not kept and all(map(is_constant, tensors(tensor.call.values)))
+            return not is_kept(tensor.call) and all(map(is_constant, tensors(tensor.call.values)))
         return isinstance(tensor, ConstantTensor)
+
+    def is_kept(call: LayerCall) -> bool:
+        """Whether TensorRT keeps what a layer reads, and computes the layer in each call.
+
+        It does so with what it dequantizes, and with a cast to a wider float, as plans of products in half precision
+        show, which are as large as the weights before the cast (TensorRT-RTX 1.6.1).  All else of constants it computes
+        when it builds.
+        """
+        if call.layer.name != "trt.cast":
+            return call.layer.name == "trt.dequantize"
+        (operand,) = tensors(call.values)
+        before = dtype_of(operand)
+        return before in _HALVES and any(output.dtype is torch.float32 for output in call.outputs)
+
+    def dtype_of(tensor: AbstractTensor) -> torch.dtype | None:
+        fake = mirror.fake(tensor.value) if isinstance(tensor, Captured) else None
+        return tensor.dtype or getattr(fake, "dtype", None)
 
     for tile in tiles:
         for call in tile.plan.calls:
             if isinstance(call, LayerCall):
                 operands = list(tensors(call.values))
-                if call.layer.name == "trt.dequantize" or not all(map(is_constant, operands)):
+                if is_kept(call) or not all(map(is_constant, operands)):
                     for operand in filter(is_constant, operands):
                         hold(operand)
     return found
@@ -103,7 +123,9 @@ def products(mirror: Mirror, tiles: Sequence[Tile]) -> tuple[Products, ...]:
             names = _PRODUCTS.get(call.layer.name) if isinstance(call, LayerCall) else None
             if names is not None and isinstance(call, LayerCall):
                 operands = [_source(call.values[name], of_node, mirror) for name in names]
-                counts[_product(call, operands)] += 1
+                found = _product(call, operands)
+                folded = next(filter(None, (_folded_codes(call.values[name], mirror) for name in names)), "")
+                counts[found._replace(why=folded) if folded else found] += 1
     return tuple(
         Products(each.layer, each.dtypes, count, each.why) for each, count in sorted(counts.items(), key=lambda i: i[0])
     )
@@ -121,6 +143,24 @@ def _product(call: LayerCall, operands: list[torch.dtype | None]) -> Products:
     elif len(set(narrow)) == 2:
         why = f"TensorRT multiplies {' and '.join(map(_name, narrow))} as floats"
     return Products(layer, names, 1, why)
+
+
+def _folded_codes(tensor: AbstractTensor | None, mirror: Mirror) -> str:
+    """Why an operand is floats that the model has as codes; empty where it has not."""
+    while isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall) and tensor.call.layer.name in _CARRIES:
+        tensor = tensor.call.values["x"]
+    recipe = tensor.value.node.meta.get("recipe") if isinstance(tensor, Captured) else None
+    fake = mirror.fake(tensor.value) if isinstance(tensor, Captured) else None
+    if recipe is None or not isinstance(fake, torch.Tensor) or fake.dtype not in _FLOATS:
+        return ""
+    for source in map(mirror.constants.get, recipe.sources):
+        # At least half a byte of codes for each element, or what only says where they are is taken for them.
+        if source is not None and source.dtype in _CODES and 2 * source.numel() * source.itemsize >= fake.numel() > 0:
+            return (
+                f"the weights are {_name(source.dtype)} in the model and computed to floats when compiling: no rule "
+                "keeps such codes, scales and zero points"
+            )
+    return ""
 
 
 def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile], mirror: Mirror) -> torch.dtype | None:

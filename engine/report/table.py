@@ -78,9 +78,10 @@ def render_report(
         console.print(report.unbuilt, soft_wrap=True)
     if report.precision.sums_in_half:
         console.print(f"precision: {report.precision}", soft_wrap=True)
-    if any(dtype in _NARROW for sizes in (report.weights.before, report.weights.after) for dtype in sizes):
+    narrow = any(product.why or any(dtype in _NARROW for dtype in product.dtypes) for product in report.products)
+    held = (*report.weights.before, *report.weights.after)
+    if narrow or any(dtype in _NARROW for dtype in held):
         console.print(f"weights: {report.weights}", soft_wrap=True)
-    narrow = any(dtype in _NARROW for product in report.products for dtype in product.dtypes)
     for product in report.products if narrow else ():
         console.print(f"products: {product}", soft_wrap=True)
     if report.segments:

@@ -33,7 +33,8 @@ from engine.observers import raised_by_observer
 from engine.pipeline.compilation import load_rules
 from engine.settings import CompilationSettings
 from engine.torch_compile.compiled_graph import CompiledGraph
-from engine.torch_compile.functional_graph import functional_graph
+from engine.torch_compile.functional_graph import functional_graph, source_of
+from engine.torch_compile.growing_sizes import trace_with_symbols
 
 _LOG = logging.getLogger("engine.torch_compile.backend")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
@@ -137,6 +138,7 @@ def _compiled_together(
         agreement.settle(in_pytorch(name, unfit))
         _fall_back(name, unfit)
         return module.forward
+    trace_with_symbols(module, {node: source_of(node) for node in _placeholders(module)})
     graph = functional_graph(module, inputs)
     agreement.join(groups_of([graph.module.graph]))
     wants_gradients = _wants_gradients(module)

@@ -30,6 +30,7 @@ from engine.report import Report
 from engine.settings import CompilationSettings
 from engine.sizes import Int
 from engine.torch_compile.functional_graph import FunctionalGraph, weight_name
+from engine.torch_compile.growing_sizes import room_to_grow
 
 _LOG = logging.getLogger("engine.torch_compile.backend")
 
@@ -282,6 +283,7 @@ class CompiledGraph:
                 guarded=True,
                 values=True,
                 written=[placeholders[position] for position in self._graph.written],
+                room=room_to_grow(self._graph.module),
             )
             captured.ranges.update(ranges)
             compilation = Compilation.lowered(captured, self._rules, self._settings, report)

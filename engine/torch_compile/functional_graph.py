@@ -156,10 +156,15 @@ def _is_weight(module: fx.GraphModule, index: int, value: Any) -> bool:
     return "NN_MODULE" in getattr(kind, "name", "") and "_buffers" in _source(placeholders[index])
 
 
+def source_of(node: fx.Node) -> str:
+    """Where an input of a graph comes from, as Dynamo writes it; empty if unknown."""
+    name = getattr(getattr(node.meta.get("grapharg"), "source", None), "name", "")
+    return str(name() if callable(name) else name)
+
+
 def _source(node: fx.Node) -> str:
     """Where an input of a graph comes from, in terms of the function that is compiled."""
-    name = getattr(getattr(node.meta.get("grapharg"), "source", None), "name", "")
-    text = re.sub(r"^L\['(\w+)'\]", r"\1", str(name() if callable(name) else name))
+    text = re.sub(r"^L\['(\w+)'\]", r"\1", source_of(node))
     return re.sub(r"^(.*)\.size\(\)\[(\d+)\]$", r"dim \2 of \1", text) or node.name
 
 
@@ -256,4 +261,4 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-__all__ = ["FunctionalGraph", "functional_graph", "weight_name"]
+__all__ = ["FunctionalGraph", "functional_graph", "source_of", "weight_name"]

@@ -394,9 +394,21 @@ def test_inputs_that_share_memory_are_refused():
 def test_a_cache_of_another_kind_is_refused_by_name():
     compiled = engine.compile(WritesInputs(), (example()[0], cache(), cache(), example()[1]), runtime="interpreter")
     x, p = example()
-    for wrong in (cache().half(), torch.zeros(1, 8, 4), torch.zeros(2, 9, 4)):
+    for wrong in (cache().half(), torch.zeros(1, 8, 4), torch.zeros(2, 9, 4), cache().to("meta"), None):
         with pytest.raises(InputError, match="'keys'"):
             compiled(x, wrong, cache(), p)
+
+
+def test_a_cache_that_wants_gradients_is_refused_before_anything_is_written():
+    compiled = engine.compile(WritesInputs(), (example()[0], cache(), cache(), example()[1]), runtime="interpreter")
+    x, p = example()
+    keys, values = cache(), cache().requires_grad_()
+    with pytest.raises(InputError, match=r"'values' is written to.*torch\.no_grad"):
+        compiled(x, keys, values, p)
+    assert not keys.any()
+    with torch.no_grad():
+        compiled(x, keys, values, p)
+    assert values.any()
 
 
 # ------------------------------------------------------------------------------------ what cannot be
@@ -432,6 +444,53 @@ def test_states_of_another_dtype_shape_or_module():
     other.load_state_dict(alone.state_dict())
     alone.load_state_dict({"hidden": torch.zeros(2, 4)}, strict=False, assign=True)
     alone(*example())
+
+
+def test_state_dicts_that_do_not_fit_name_the_state():
+    compiled, eager = compiled_and_eager("nested")
+    same(compiled, eager, 2)
+    before = {name: state.clone() for name, state in compiled.states.items()}
+    wrong = {name: torch.ones(3, 4) for name in before if name.endswith("hidden")}
+    with pytest.raises(RuntimeError, match=r"state 'a\.b\.hidden' has the shape \[3, 4\]; .* \[2, 4\]") as refused:
+        nn.Sequential(compiled)[0].load_state_dict(wrong, strict=False)
+    assert "graph_module" not in str(refused.value)
+    with pytest.raises(RuntimeError, match=r'Missing key.*"a\.b\.count"') as refused:
+        compiled.load_state_dict({"a_b.hidden": before["a_b.hidden"], "a_b.count": before["a_b.count"]})
+    assert "graph_module.state" not in str(refused.value)
+    found = compiled.load_state_dict({"a_b.count": before["a_b.count"]}, strict=False)
+    assert set(found.missing_keys) == before.keys() - {"a_b.count"}
+    torch.testing.assert_close(dict(compiled.states), before)
+    same(compiled, eager, 2, first=2)
+
+
+def test_states_that_share_their_memory_are_refused():
+    compiled, _ = compiled_and_eager("swapped")
+    both = torch.ones(2, 4)
+    compiled.load_state_dict({"one": both, "two": both}, assign=True)
+    unchanged_by(compiled, StateError, "states 'one' and 'two' share their memory", *example())
+
+
+def test_more_tokens_than_there_is_room_for_change_nothing():
+    n = torch.export.Dim("n", max=4)
+    call = torch.ones(2, 2, 4), torch.tensor([0, 1])
+    compiled = engine.compile(
+        IndexCopy(cache=cache()), call, dynamic_shapes=({1: n}, {0: n}), runtime="interpreter", min_block_size=1
+    )
+    compiled(*call)
+    unchanged_by(
+        compiled, InputError, r"dim 1 of input 'x' has size 5; its range is", torch.ones(2, 5, 4), torch.arange(5)
+    )
+    unchanged_by(compiled, InputError, "must equal dim 1 of input 'x'", torch.ones(2, 3, 4), torch.arange(2))
+    unchanged_by(compiled, InputError, "'x' is on device meta", torch.ones(2, 2, 4, device="meta"), torch.arange(2))
+
+
+@pytest.mark.parametrize("change", [lambda module: module.to("meta"), lambda module: module.half()])
+def test_states_on_another_device_or_of_another_dtype_are_refused(change):
+    compiled, _ = compiled_and_eager("recurrent")
+    compiled(*example())
+    with pytest.raises(StateError, match="state 'hidden' is"):
+        change(copy.deepcopy(compiled))(*example())
+    assert compiled.states["count"] == 1
 
 
 def test_tensors_that_overlap_are_refused():

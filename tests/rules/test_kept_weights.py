@@ -367,6 +367,16 @@ def test_weights_that_are_joined(join):
     assert compiled.report.engine_bytes < 3 * (ROWS * COLUMNS * 0.5 + OVERHEAD)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_in_half_precision_are_held_so_where_their_products_are_summed_in_float32(dtype):
+    torch.manual_seed(0)
+    model = nn.Linear(1024, 1024, bias=False, dtype=dtype).eval()
+    compiled = _compiled(model, torch.randn(4, 1024, dtype=dtype))
+    name = str(dtype).removeprefix("torch.")
+    assert compiled.report.weights.after == compiled.report.weights.before == {name: 2 * 1024 * 1024}
+    assert 2 * 1024 * 1024 <= compiled.report.engine_bytes < 3 * 1024 * 1024
+
+
 def test_weights_joined_with_floats_are_floats():
     class Joined(Packed):
         def __init__(self):

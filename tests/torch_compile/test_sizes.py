@@ -57,10 +57,8 @@ def test_growing_keys_and_values_are_attended_to_in_one_engine(compiled, way, ma
             for mask in call[3:]:
                 torch._dynamo.mark_dynamic(mask, 3)
         assert_equal(fast, model, call)
-    # Once more for the size that is more than twice the first ones; all that was marked holds it.
-    builds = {"sizes change": 3, "dynamic from the first call": 2, "marked": 1}[way]
-    assert [report.coverage for report in reports] == [1.0] * builds
-    assert [len(report.segments) for report in reports] == [1] * len(reports)
+    # They grow from the first call on, and there is room for a thousand rows, or for as many as were marked.
+    assert [(report.coverage, len(report.segments)) for report in reports] == [(1.0, 1)]
     assert capfd.readouterr().err == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import sympy
@@ -34,13 +35,15 @@ def find_ranges(
     guards: Sequence[Guard],
     notes: list[str],
     waived: Sequence[Guard] = (),
+    room: Mapping[sympy.Symbol, int] = MappingProxyType({}),
 ) -> dict[sympy.Symbol, Range]:
     """The range of every symbol of the inputs, from torch.export's constraints and the user's wishes.
 
     torch.export lets a size be 0 or 1 wherever its lower bound is 2 (its way to say "not specialised"),
     so such a bound means 1, unless the user gave one.  A named ``Dim`` begins at 0 unless it says otherwise, and keeps
     that lower bound.  Where several inputs share a symbol their
-    ranges are intersected.  A dim without an upper bound gets ``unbounded`` of its example.
+    ranges are intersected.  A dim without an upper bound gets ``unbounded`` of its example, or what there has to be
+    ``room`` for.
 
     Raises ``CaptureError`` where the model fixes or narrows a dim for which the user gave a range.
     """
@@ -57,7 +60,7 @@ def find_ranges(
         if low <= 2 and all(wish.min is None for _, wish in wanted):
             low = 0 if symbol in constraints and low == 0 else 1
         if high is None:
-            high = max(unbounded(opt), low)
+            high = max(unbounded(opt), low, room.get(symbol, 0))
             where = _first_place(symbol, arguments)
             notes.append(f"{where} has no upper bound; compiled for up to {high} (give it a range to change that)")
         ranges[symbol] = Range(low, min(max(opt, low), high), high)
