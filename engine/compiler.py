@@ -81,9 +81,23 @@ def compile(
 
         if runtime != "interpreter":
             RunOptions.of(options).check()
+        if options.tune is True:
+            from engine.tuning.tuner import tune
+
+            tuned = tune(model, args, kwargs, dynamic_shapes, rules, runtime, options, report)
+            if event is not None:
+                event.report = tuned.compilation.report
+            tuned.compilation.print_rule_times()
+            tuned.compilation.report.timings.fill(perf_counter() - started)
+            return tuned.module
+        choose = None
+        if options.tune:
+            from engine.tuning.replay import replayed_by
+
+            choose = replayed_by(options, runtime)
         with together(model, options.distributed_timeout) as agreement:
             compilation = Compilation.start(
-                model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report
+                model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report, choose=choose
             )
             compilation.join(agreement)
             if event is not None:

@@ -21,7 +21,9 @@ RELATIONS = {
 # Features that are not layers; see `engine.tensorrt.capabilities`.
 FEATURES = frozenset({"data_dependent", "plugin"})
 # Settings that rules may ask for, as ``setting.NAME``; such rules are left out of compilations without them.
-SETTINGS = frozenset({"use_fp32_acc", "keep_quantized_weights"})
+SETTINGS = frozenset({"use_fp32_acc", "keep_quantized_weights", "tune"})
+# Those whose rules compute the same more exactly: with `tune` they are tried where the setting does not ask for them.
+MORE_EXACT = frozenset({"use_fp32_acc"})
 
 # What GPUs have from a compute capability on, as ``target.NAME``; such rules are left out where an engine is built for
 # GPUs before it. NVIDIA documents products of float8 for Ada and Hopper, of float4 for Blackwell.

@@ -1,0 +1,118 @@
+"""What ``tune`` decided: each question with its ways and their times, and the whole module against the untuned one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+UNTUNED, TUNED, IN_PYTORCH = "untuned", "tuned", "pytorch"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to compute some nodes.
+
+    Attributes:
+        name: what differs from the untuned compilation; ``"as rules decide"`` is that itself.
+        left_out, used: pairs of a rule and a structure, see :class:`engine.matcher.choices.Site`.
+        rules: the ``convert`` rules that take the nodes this way, and ops that stay in PyTorch.
+        ms: median milliseconds of a call; None where it was not measured.
+        error: largest error against float32, relative to the largest value; None where that is not known.
+        why_not: why it was not taken although it is faster; empty otherwise.
+    """
+
+    name: str
+    left_out: tuple[tuple[str, str], ...] = ()
+    used: tuple[tuple[str, str], ...] = ()
+    rules: tuple[str, ...] = ()
+    ms: float | None = None
+    error: float | None = None
+    why_not: str = ""
+
+    def __str__(self) -> str:
+        time = "not measured" if self.ms is None else f"{self.ms:.4f} ms"
+        error = "" if self.error is None else f", error {self.error:.1e}"
+        return f"{self.name}: {time}{error}" + (f" ({self.why_not})" if self.why_not else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One question, and the way that was taken at all places of its structure.
+
+    Attributes:
+        rule, structure: what is asked: whether this rule is used at places of this structure.
+        what: the ops and what they read, in a line.
+        places: how many there are in the model.
+        ways: the first is that of the untuned compilation.
+        taken: index of the way that was taken.
+        eager_error: error of eager PyTorch in the same dtype; None where that is not known.
+        source: ``"measured"``, ``"cache"`` (measured before on this machine) or ``"file"``.
+    """
+
+    rule: str
+    structure: str
+    what: str
+    places: int
+    ways: tuple[Way, ...]
+    taken: int
+    eager_error: float | None = None
+    source: str = "measured"
+
+    @property
+    def way(self) -> Way:
+        """The way that was taken."""
+        return self.ways[self.taken]
+
+    @property
+    def gain(self) -> float:
+        """Milliseconds that the way saves over all places, by itself."""
+        first, taken = self.ways[0].ms, self.way.ms
+        return 0.0 if first is None or taken is None else (first - taken) * self.places
+
+    def __str__(self) -> str:
+        times = f" x {self.places}" if self.places > 1 else ""
+        others = "; ".join(f"{'-> ' if way is self.way else ''}{way}" for way in self.ways)
+        return f"{self.what}{times}: {others}"
+
+
+@dataclass(slots=True)
+class Tuning:
+    """What tuning decided about a model.
+
+    Attributes:
+        machine: GPU and TensorRT that the times are of.
+        decisions: in the order in which they were asked: those that may save most first.
+        kept: ``"tuned"``, ``"untuned"`` or ``"pytorch"``: what the module is; never one that is slower than the untuned.
+        ms: median milliseconds of a call of each of them, where it was measured.
+        errors: error of each against float32, and of ``"eager"``, relative to the largest value.
+        why: why ``kept`` was kept.
+        unasked: questions that the budget had no time for.
+        notes: what else there is to know, a sentence each.
+    """
+
+    machine: str
+    decisions: tuple[Decision, ...] = ()
+    kept: str = UNTUNED
+    ms: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+    unasked: int = 0
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON-able data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        changed = [decision for decision in self.decisions if decision.taken]
+        lines = [f"tuned on {self.machine}: {len(self.decisions)} questions, {len(changed)} decided for another way"]
+        if self.unasked:
+            lines[0] += f", {self.unasked} not asked for want of time"
+        times = ", ".join(f"{name} {ms:.4f} ms" for name, ms in self.ms.items())
+        lines.append(f"the {self.kept} module is kept{': ' if times else ''}{times}" + (f" ({self.why})" if self.why else ""))
+        lines += self.notes
+        lines += [f"  {decision}" for decision in self.decisions]
+        return "\n".join(lines)
+
+
+__all__ = ["IN_PYTORCH", "TUNED", "UNTUNED", "Decision", "Tuning", "Way"]

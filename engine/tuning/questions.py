@@ -1,0 +1,209 @@
+"""Questions: a rule at all places of one structure, and the ways to compute these places, measured on one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from typing import Any
+
+import sympy
+import torch
+
+from engine.capture.inputs import range_of
+from engine.errors import EngineError
+from engine.matcher.choices import Choices, Site
+from engine.observers import raised_by_observer
+from engine.pipeline.compilation import Compilation
+from engine.report.tuning import Decision, Way
+from engine.tuning.exactness import Reference
+from engine.tuning.parts import NoPart, Part, Parts
+from engine.tuning.recorder import Recorder, Use, by_site
+from engine.tuning.timing import median_ms
+from engine.tuning.ways import Compiler, form, rules_of, run
+
+AS_RULES_DECIDE = "as rules decide"
+# Ways of one question: the rule that wins, the next one, the one after that, and what PyTorch's decomposition gives.
+_MOST_WAYS = 4
+# Of what a way must save at least to be taken: less than that is noise.
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Question:
+    """A site, where it is, and the part of the model that stands for all of its places."""
+
+    site: Site
+    places: tuple[Use, ...]
+    part: Part
+    weight: int
+
+    @property
+    def what(self) -> str:
+        """The ops and what they read, for people."""
+        return self.places[0].what
+
+
+def questions(parts: Parts, uses: Sequence[Use], fixed: frozenset[str]) -> list[Question]:
+    """What there is to ask about a model; what moves most bytes first.
+
+    Args:
+        fixed: rules that a setting of the user asks for, which are not left out.
+    """
+    found: list[Question] = []
+    for places in by_site(uses):
+        use = places[0]
+        if use.site.rule in fixed:
+            continue
+        try:
+            part = parts.part(use.nodes)
+        except NoPart:
+            continue
+        found.append(Question(use.site, tuple(places), part, _bytes(part, parts) * len(places)))
+    return sorted(found, key=lambda question: -question.weight)
+
+
+def _bytes(part: Part, parts: Parts) -> int:
+    """Bytes of all tensors of a part, at the usual sizes."""
+    total = 0
+    for node in part.captured.graph.nodes:
+        fakes = node.meta.get("val")
+        for fake in fakes if isinstance(fakes, tuple | list) else (fakes,):
+            if isinstance(fake, torch.Tensor):
+                sizes = [_usual(size, parts) for size in fake.shape]
+                total += prod(sizes) * fake.dtype.itemsize
+    return total
+
+
+def _usual(size: Any, parts: Parts) -> int:
+    expression = size.node.expr if isinstance(size, torch.SymInt) else size
+    return range_of(expression, parts.captured.ranges).opt if isinstance(expression, sympy.Basic) else int(size)
+
+
+@dataclass
+class _Way:
+    name: str
+    choices: Choices
+    compilation: Compilation
+    uses: list[Use]
+
+
+def ways(question: Question, compiler: Compiler) -> list[_Way]:
+    """The ways that differ, that of the rules first; fewer than two where there is nothing to choose."""
+    site, optional = question.site, question.places[0].optional
+    base = _lowered(question, compiler, AS_RULES_DECIDE, Recorder())
+    before = {use.site for use in base.uses}
+    if site not in before:
+        return []
+    found, forms = [base], {form(base.compilation)}
+    if optional:
+        waiting = [(f"with {site.rule}", frozenset[Site](), frozenset({site}))]
+    else:
+        waiting = [(f"without {site.rule}", frozenset({site}), frozenset[Site]())]
+    while waiting and len(found) < _MOST_WAYS:
+        name, left_out, used = waiting.pop(0)
+        way = _lowered(question, compiler, name, Recorder(left_out, used))
+        if len(way.compilation.partition.reasons) > len(base.compilation.partition.reasons):
+            continue  # without the rule nodes stay in PyTorch: that is no choice between rules
+        shown = form(way.compilation)
+        if shown not in forms:
+            forms.add(shown)
+            found.append(way)
+        if not optional:
+            for use in way.uses:
+                if use.site not in before and not use.optional:
+                    before.add(use.site)
+                    waiting.append((f"{name}, {use.site.rule}", left_out | {use.site}, used))
+    return found
+
+
+def _lowered(question: Question, compiler: Compiler, name: str, recorder: Recorder) -> _Way:
+    compilation = compiler.lowered(question.part, recorder)
+    choices = Choices(recorder.left_out, recorder.used)
+    return _Way(name, choices, compilation, recorder.uses(compilation))
+
+
+def inputs_of(part: Part, values: Mapping[str, Any], captured: Any) -> list[Any]:
+    """The inputs of a part among recorded values."""
+    found = []
+    for name in part.inputs:
+        if isinstance(name, sympy.Symbol):
+            found.append(captured.ranges[name].opt)
+        else:
+            value = values[name[0]]
+            found.append(value[name[1]] if isinstance(value, list | tuple) else value)
+    return found
+
+
+def decided(
+    question: Question, compiler: Compiler, inputs: list[Any], device: torch.device, tolerance: float
+) -> Decision:
+    """Measure the ways of a question, and take the fastest that is exact enough; there may be one alone.
+
+    Args:
+        device: where modules run.
+        tolerance: see the setting ``tune_tolerance``.
+    """
+    possible = ways(question, compiler)
+    if len(possible) < 2:
+        return _settled(question)
+    reference = Reference(question.part.captured, inputs)
+    given = [value.to(device) if isinstance(value, torch.Tensor) else value for value in inputs]
+    measured: list[Way] = []
+    calls: dict[int, Any] = {}
+    for index, way in enumerate(possible):
+        choices = way.choices
+        rules = rules_of(way.compilation)
+        told = Way(way.name, _pairs(choices.left_out), _pairs(choices.used), rules)
+        try:
+            module = compiler.built(way.compilation)
+            error = reference.error(run(module, given))
+        except EngineError as failure:
+            if raised_by_observer(failure):
+                raise
+            measured.append(replace(told, why_not=str(failure).partition("\n")[0]))
+        else:
+            why_not = "" if isfinite(error) else "its results are not finite where PyTorch's are"
+            if index and way.compilation.report.refusals:
+                why_not = "TensorRT refuses it"
+            measured.append(replace(told, error=error if isfinite(error) else None, why_not=why_not))
+            calls[index] = lambda module=module: run(module, given)
+    if 0 not in calls or len(calls) < 2:
+        return _settled(question)
+    times = median_ms(list(calls.values()), on_gpu=device.type == "cuda")
+    for index, ms in zip(calls, times, strict=True):
+        measured[index] = replace(measured[index], ms=ms)
+    measured, taken = chosen(measured, reference.eager_error, tolerance)
+    site = question.site
+    return Decision(
+        site.rule, site.structure, question.what, len(question.places), tuple(measured), taken, reference.eager_error
+    )
+
+
+def _settled(question: Question) -> Decision:
+    """There is nothing to choose, which the cache remembers."""
+    site, places = question.site, len(question.places)
+    return Decision(site.rule, site.structure, question.what, places, (Way(AS_RULES_DECIDE),), 0)
+
+
+def chosen(ways: list[Way], eager_error: float, tolerance: float) -> tuple[list[Way], int]:
+    """The ways, with why faster ones are not taken, and which one is."""
+    first = ways[0]
+    assert first.ms is not None
+    allowed = max(tolerance * eager_error, first.error or 0.0)
+    taken, result = 0, [first]
+    for index, way in enumerate(ways[1:], 1):
+        if way.ms is not None and way.ms < first.ms * (1 - MARGIN) and not way.why_not:
+            if way.error is None or way.error > allowed:
+                way = replace(way, why_not=f"its error is over tune_tolerance={tolerance:g}")
+            elif taken == 0 or way.ms < (result[taken].ms or 0.0):
+                taken = index
+        result.append(way)
+    return result, taken
+
+
+def _pairs(sites: frozenset[Site]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((site.rule, site.structure) for site in sites))
+
+
+__all__ = ["MARGIN", "Question", "chosen", "decided", "inputs_of", "questions", "ways"]
