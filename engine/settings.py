@@ -220,8 +220,8 @@ class CompilationSettings:
     """Seconds to spend on measurements; what was measured before is taken from disk and costs nothing."""
 
     tune_tolerance: float = 4.0
-    """The largest error of a way that is taken, in errors of eager PyTorch in the same dtype against float32 (float64 for
-    float32); what is no further from it than the untuned module is taken too."""
+    """The largest error of a way that is taken, in errors of eager PyTorch in the same dtype, against float32 (of
+    float32, against float64); what is no further from it than the untuned module is taken too."""
 
     debug: bool = False
     """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""

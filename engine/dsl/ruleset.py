@@ -213,7 +213,7 @@ class RuleSet:
             for rule in self.rules:
                 for term in rule.needs:
                     name, lacking = needs.setting(term), needs.missing_target(term, built_for)
-                    if name == "tune" and name in on or name in also - on:
+                    if (name == "tune" and name in on) or name in also - on:
                         optional.add(rule.id)
                     elif name is not None and name not in on:
                         missing[rule.id] = f"needs {name}=True"

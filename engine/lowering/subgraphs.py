@@ -95,9 +95,7 @@ class Subgraphs:
         def inner(subgraph: Subgraph, known: tuple[fx.Node | None, ...]) -> LoweredSubgraph:
             return self._tiled(subgraph, known, mirror)
 
-        return Context(
-            mirror, rules.layers, rules.macros, rules.hosts, inner, self.faults, choices=self.choices
-        )
+        return Context(mirror, rules.layers, rules.macros, rules.hosts, inner, self.faults, choices=self.choices)
 
     def retile(self) -> None:
         """Forget all tiles: what was rejected has changed."""

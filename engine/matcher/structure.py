@@ -43,7 +43,7 @@ def described(match: Match, mirror: Mirror) -> str:
 
 
 def value_text(mirror: Mirror, value: Value, symbols: Mapping[sympy.Symbol, str] | None = None) -> str:
-    """dtype and shape of a tensor, and whether it is a constant: ``const f16[4, 8]``."""
+    """Dtype and shape of a tensor, and whether it is a constant: ``const f16[4, 8]``."""
     sizes = [str(_renamed(size, symbols or {})) for size in mirror.shape(value)]
     dtype = str(mirror.dtype(value)).removeprefix("torch.")
     return f"{'const ' if mirror.is_const(value) else ''}{dtype}[{', '.join(sizes)}]"

@@ -59,7 +59,6 @@ from engine.report.tuning import Tuning
 from engine.settings import CompilationSettings
 from engine.weights.frozen_constants import frozen_constant
 
-
 Choose: TypeAlias = "Callable[[Captured, RuleSet, CompilationSettings], tuple[CompilationSettings, Choices, Tuning]]"
 """Finds what was measured to be the fastest way for a captured graph, and what the report says of it."""
 
@@ -101,7 +100,7 @@ def captured_model(
     *,
     values: bool = False,
 ) -> Captured:
-    """The graph of a model, as :func:`engine.capture.capture` makes it; only one thread of the process does at a time."""
+    """The graph of a model, as :func:`engine.capture.capture` makes it, in one thread of the process at a time."""
     # PyTorch overrides operators for the whole process while it exports.
     with tracing_lock(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)

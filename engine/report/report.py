@@ -330,8 +330,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-able data; ``schema`` is the version of its fields."""
-        data = asdict(replace(self, decisions=None))
+        data = asdict(replace(self, decisions=None, tuning=None))
         data["decisions"] = [decision._asdict() for decision in self.decisions.listed()] if self.decisions else []
+        data["tuning"] = self.tuning.as_dict() if self.tuning is not None else None
         data["schema"] = SCHEMA
         data["timings"] = {**self.timings.phases, "own": self.timings.own, "total": self.timings.total}
         data["fallbacks"] = [fallback._asdict() for fallback in self.fallbacks]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from engine.storage.whole_file import write_whole
 
 UNTUNED, TUNED, IN_PYTORCH = "untuned", "tuned", "pytorch"
 
@@ -64,6 +67,11 @@ class Decision:
         return self.ways[self.taken]
 
     @property
+    def site(self) -> tuple[str, str]:
+        """The rule and the structure."""
+        return self.rule, self.structure
+
+    @property
     def gain(self) -> float:
         """Milliseconds that the way saves over all places, by itself."""
         first, taken = self.ways[0].ms, self.way.ms
@@ -82,12 +90,13 @@ class Tuning:
     Attributes:
         machine: GPU and TensorRT that the times are of.
         decisions: in the order in which they were asked: those that may save most first.
-        kept: ``"tuned"``, ``"untuned"`` or ``"pytorch"``: what the module is; never one that is slower than the untuned.
+        kept: ``"tuned"``, ``"untuned"`` or ``"pytorch"``: what the module is; never one that is slower than untuned.
         ms: median milliseconds of a call of each of them, where it was measured.
         errors: error of each against float32, and of ``"eager"``, relative to the largest value.
         why: why ``kept`` was kept.
         unasked: questions that the budget had no time for.
         notes: what else there is to know, a sentence each.
+        file: the text of a file of decisions, which :meth:`save` writes.
     """
 
     machine: str
@@ -98,10 +107,21 @@ class Tuning:
     why: str = ""
     unasked: int = 0
     notes: tuple[str, ...] = ()
+    file: str = field(default="", repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON-able data."""
-        return asdict(self)
+        data = asdict(self)
+        del data["file"]
+        return data
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the decisions to a file, which ``engine.compile(..., tune=path)`` replays.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        write_whole(path, self.file)
 
     def __str__(self) -> str:
         changed = [decision for decision in self.decisions if decision.taken]
@@ -109,7 +129,8 @@ class Tuning:
         if self.unasked:
             lines[0] += f", {self.unasked} not asked for want of time"
         times = ", ".join(f"{name} {ms:.4f} ms" for name, ms in self.ms.items())
-        lines.append(f"the {self.kept} module is kept{': ' if times else ''}{times}" + (f" ({self.why})" if self.why else ""))
+        why = f" ({self.why})" if self.why else ""
+        lines.append(f"the {self.kept} module is kept{': ' if times else ''}{times}{why}")
         lines += self.notes
         lines += [f"  {decision}" for decision in self.decisions]
         return "\n".join(lines)

@@ -13,7 +13,8 @@ from engine.engine_cache import default_folder
 from engine.errors import FileError
 from engine.settings import CompilationSettings
 from engine.storage.cache_folder import locked
-from engine.tuning.decisions import Decisions, read, write
+from engine.storage.whole_file import write_whole
+from engine.tuning.decisions import Decisions, read
 from engine.tuning.machine import Machine
 
 _LOG = logging.getLogger("engine.tuning")
@@ -54,7 +55,7 @@ class TuningCache:
                 together = self.load()
                 together.decisions.update(decisions.decisions)
                 together.wholes.update(decisions.wholes)
-                write(self.path, together)
+                write_whole(self.path, together.text())
         except (OSError, FileError, filelock.Timeout) as error:
             _LOG.warning("decisions are not kept: %s; set engine_cache_dir or ENGINE_CACHE_DIR", error)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from engine.errors import FileError
@@ -32,13 +29,15 @@ class Whole:
         model: digest of its captured graph.
         kept: ``"tuned"``, ``"untuned"`` or ``"pytorch"``.
         ms, errors, why: as in :class:`engine.report.tuning.Tuning`.
+        sites: the decisions that are in force in a tuned one.
     """
 
     model: str
     kept: str
-    ms: Mapping[str, float]
-    errors: Mapping[str, float]
+    ms: dict[str, float]
+    errors: dict[str, float]
     why: str
+    sites: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Decisions:
     machine: Machine
     conditions: str
     rules: str
-    decisions: dict[Site, Decision] = field(default_factory=dict)
+    decisions: dict[tuple[str, str], Decision] = field(default_factory=dict)
     wholes: dict[str, Whole] = field(default_factory=dict)
 
     def choices(self, model: str) -> Choices:
@@ -66,7 +65,7 @@ class Decisions:
             return Choices(in_pytorch=whole.kept == IN_PYTORCH)
         return choices_of(self.decisions.values())
 
-    def to_json(self) -> str:
+    def text(self) -> str:
         """The text of a file, the same for the same decisions."""
         data = {
             "format": _FORMAT,
@@ -75,7 +74,7 @@ class Decisions:
             "conditions": self.conditions,
             "rules": self.rules,
             "decisions": [_told(decision) for decision in self.decisions.values()],
-            "models": [{**asdict(whole), "ms": dict(whole.ms)} for whole in self.wholes.values()],
+            "models": [asdict(whole) for whole in self.wholes.values()],
         }
         return json.dumps(data, indent=1) + "\n"
 
@@ -126,11 +125,11 @@ def _parsed(data: Any) -> Decisions:
     found = Decisions(machine, _text(data["conditions"]), _text(data["rules"]))
     for entry in _list(data["decisions"]):
         decision = _decision(entry)
-        found.decisions[Site(decision.rule, decision.structure)] = decision
+        found.decisions[decision.site] = decision
     for entry in _list(data["models"]):
         whole = Whole(
             _text(entry["model"]), _text(entry["kept"]), _numbers(entry["ms"]), _numbers(entry["errors"]),
-            _text(entry["why"]),
+            _text(entry["why"]), _pairs(entry["sites"]),
         )  # fmt: skip
         if whole.kept not in _KEPT:
             raise ValueError(f"a model is {whole.kept!r}, and is one of {', '.join(_KEPT)}")
@@ -191,25 +190,4 @@ def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)  # type: ignore[arg-type]
 
 
-def write(path: str | os.PathLike[str], decisions: Decisions) -> None:
-    """Write a file of decisions, which appears whole.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-    target = Path(path)
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unfinished")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(decisions.to_json())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except OSError as error:
-        if name:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-        raise FileError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from None
-
-
-__all__ = ["SCHEMA", "Decisions", "Whole", "choices_of", "read", "write"]
+__all__ = ["SCHEMA", "Decisions", "Whole", "choices_of", "read"]

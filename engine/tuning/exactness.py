@@ -1,4 +1,4 @@
-"""How exact a way is: its error against PyTorch in a wider dtype, beside the error of eager PyTorch in the same dtype."""
+"""How exact a way is: its error against PyTorch in a wider dtype, beside that of eager PyTorch in the same dtype."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Machine(NamedTuple):
 
     @classmethod
     def here(cls, runtime: str) -> Machine:
-        """This machine, for modules that run with a runtime."""
+        """The machine that this is, for modules that run with a runtime."""
         trt, version = tensorrt.describe_tensorrt(), torch.__version__
         if interprets(runtime):
             return cls(INTERPRETER, "", trt, version)

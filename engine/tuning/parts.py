@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import sympy
+import torch
 from torch import fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
@@ -167,7 +168,7 @@ class _Writer:
             self.values[value] = Value(node, 0)
             shape = tuple(map(normal, fake.shape))
             arguments.append(Argument(node.name, node.name, shape, fake.dtype, fake.device.type))
-        constants: dict[str, object] = {}
+        constants: dict[str, torch.Tensor] = {}
         for node in made:
             if node.op == "get_attr":
                 constants[str(node.target)] = whole.constants[str(node.target)]
@@ -175,7 +176,7 @@ class _Writer:
                 copy.meta.update(node.meta)
                 self.values[Value(node, 0)] = Value(copy, 0)
         end = self.graph.output(())
-        mirror = Mirror(self.graph, constants, whole.fake_mode, whole.shape_env, sizes=whole.sizes())  # type: ignore[arg-type]
+        mirror = Mirror(self.graph, constants, whole.fake_mode, whole.shape_env, sizes=whole.sizes())
         for node in [*(n for n in made if n.op != "get_attr"), *self.nodes]:
             self._insert(mirror, node, end)
         results = [
@@ -227,13 +228,17 @@ class _Writer:
     def _loose_symbols(self, inputs: list[Value]) -> list[sympy.Symbol]:
         """Symbols that are needed and are no dim of an input by themselves."""
         needed: set[sympy.Basic] = set()
+
+        def see(item: object) -> None:
+            needed.update(_symbols(item))
+
         bare: set[object] = set()
         for value in inputs:
             for size in self.source.shape(value):
                 bare.add(size)
                 needed |= _symbols(size)
         for node in self.nodes:
-            map_values(self.source.arguments(node), lambda item: needed.update(_symbols(item)))
+            map_values(self.source.arguments(node), see)
             for value in self.source.outputs(node):
                 if self.source.is_tensor(value):
                     for size in self.source.shape(value):

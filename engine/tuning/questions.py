@@ -20,7 +20,7 @@ from engine.tuning.exactness import Reference
 from engine.tuning.parts import NoPart, Part, Parts
 from engine.tuning.recorder import Recorder, Use, by_site
 from engine.tuning.timing import median_ms
-from engine.tuning.ways import Compiler, form, rules_of, run
+from engine.tuning.ways import Compiler, caller, form, rules_of, run
 
 AS_RULES_DECIDE = "as rules decide"
 # Ways of one question: the rule that wins, the next one, the one after that, and what PyTorch's decomposition gives.
@@ -148,7 +148,8 @@ def decided(
     if len(possible) < 2:
         return _settled(question)
     reference = Reference(question.part.captured, inputs)
-    given = [value.to(device) if isinstance(value, torch.Tensor) else value for value in inputs]
+    given = [value.to(device).contiguous() if isinstance(value, torch.Tensor) else value for value in inputs]
+    on_gpu = device.type == "cuda"
     measured: list[Way] = []
     calls: dict[int, Any] = {}
     for index, way in enumerate(possible):
@@ -167,10 +168,10 @@ def decided(
             if index and way.compilation.report.refusals:
                 why_not = "TensorRT refuses it"
             measured.append(replace(told, error=error if isfinite(error) else None, why_not=why_not))
-            calls[index] = lambda module=module: run(module, given)
+            calls[index] = caller(module, given, on_gpu=on_gpu)
     if 0 not in calls or len(calls) < 2:
         return _settled(question)
-    times = median_ms(list(calls.values()), on_gpu=device.type == "cuda")
+    times = median_ms(list(calls.values()), on_gpu=on_gpu)
     for index, ms in zip(calls, times, strict=True):
         measured[index] = replace(measured[index], ms=ms)
     measured, taken = chosen(measured, reference.eager_error, tolerance)
@@ -191,13 +192,13 @@ def chosen(ways: list[Way], eager_error: float, tolerance: float) -> tuple[list[
     first = ways[0]
     assert first.ms is not None
     allowed = max(tolerance * eager_error, first.error or 0.0)
-    taken, result = 0, [first]
+    taken, least, result = 0, first.ms * (1 - MARGIN), [first]
     for index, way in enumerate(ways[1:], 1):
-        if way.ms is not None and way.ms < first.ms * (1 - MARGIN) and not way.why_not:
+        if way.ms is not None and way.ms < least and not way.why_not:
             if way.error is None or way.error > allowed:
                 way = replace(way, why_not=f"its error is over tune_tolerance={tolerance:g}")
-            elif taken == 0 or way.ms < (result[taken].ms or 0.0):
-                taken = index
+            else:
+                taken, least = index, way.ms
         result.append(way)
     return result, taken
 

@@ -24,7 +24,7 @@ from engine.tuning.machine import Machine
 def chosen(
     decisions: Decisions, captured: Captured, rules: RuleSet, settings: CompilationSettings
 ) -> tuple[CompilationSettings, Choices, Tuning]:
-    """What decisions that may be used here mean for a captured model: settings and choices, and what the report says."""
+    """What decisions that may be used here mean for a captured model: settings, choices, and what the report says."""
     model = traced(captured.graph).digest[:40]
     whole = decisions.wholes.get(model)
     kept = whole.kept if whole is not None else TUNED if decisions.decisions else UNTUNED
@@ -37,7 +37,7 @@ def chosen(
     if decisions.rules != rules.hash:
         notes.append("the decisions were measured with other rules: where those differ, a choice may be slower now")
     listed = tuple(replace(one, source="file") for one in decisions.decisions.values())
-    tuning = Tuning(str(decisions.machine), listed, kept, notes=tuple(notes))
+    tuning = Tuning(str(decisions.machine), listed, kept, notes=tuple(notes), file=decisions.text())
     if whole is not None:
         tuning.ms, tuning.errors, tuning.why = dict(whole.ms), dict(whole.errors), whole.why
     return settings, choices, tuning

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from math import isfinite
 from time import perf_counter
@@ -39,10 +40,12 @@ from engine.tuning.questions import Question, decided, inputs_of, questions
 from engine.tuning.recorder import Recorder
 from engine.tuning.timing import median_ms
 from engine.tuning.values import example_inputs, recorded
-from engine.tuning.ways import Compiler, run
+from engine.tuning.ways import Compiler, caller, run
 
 # Of what the whole must be faster at least.
 _MARGIN = 0.01
+# Builds of the whole, each with half of the choices of the one before.
+_MOST_TRIES = 3
 
 
 def check_can_measure(runtime: str) -> None:
@@ -71,15 +74,10 @@ class _Build:
 
 @dataclass
 class Tuned:
-    """A tuned model.
-
-    Attributes:
-        decisions: as they are written to a file.
-    """
+    """A tuned model."""
 
     compilation: Compilation
     module: CompiledModule
-    decisions: Decisions
 
 
 @dataclass
@@ -121,24 +119,27 @@ class Tuner:
         untuned = self._lowered(recorder, self.settings)
         decisions, unasked = self._decisions(untuned, recorder, known, budget, bar)
         found = Decisions(*_head(known), {Site(d.rule, d.structure): d for d in decisions})
-        choices = choices_of(decisions)
-        key = self._key(choices)
+        key = self._key(decisions)
         whole = known.wholes.get(key)
         if whole is not None:
-            build = self._again(whole, untuned, choices)
+            build = self._again(whole, untuned, decisions)
         else:
-            build, whole = self._compared(untuned, choices, key, budget, bar)
-            self.cache.keep(replace(found, decisions={}, wholes={key: whole}))
+            build, whole = self._compared(untuned, decisions, key, budget, bar)
+            self.cache.keep(Decisions(*_head(known), {}, {key: whole}))
+        listed = [one if one.taken == 0 or one.site in whole.sites else _dropped(one) for one in decisions]
         # For whoever replays the file the model goes by itself: its choices are the file's.
-        found.wholes[self.model] = replace(whole, model=self.model)
+        found = Decisions(
+            *_head(known), {one.site: one for one in listed}, {self.model: replace(whole, model=self.model)}
+        )
         build.compilation.report.tuning = Tuning(
-            str(self.machine), tuple(decisions), whole.kept, dict(whole.ms), dict(whole.errors), whole.why, unasked,
-            tuple(self.notes),
+            str(self.machine), tuple(listed), whole.kept, dict(whole.ms), dict(whole.errors), whole.why, unasked,
+            tuple(self.notes), found.text(),
         )  # fmt: skip
-        return Tuned(build.compilation, build.module, found)
+        return Tuned(build.compilation, build.module)
 
-    def _key(self, choices: Choices) -> str:
-        sites = sorted([*choices.left_out, *choices.used])
+    def _key(self, decisions: Sequence[Decision]) -> str:
+        """A digest of the model and of what was decided about its parts."""
+        sites = sorted((*one.site, one.way.left_out, one.way.used) for one in decisions if one.taken)
         return sha256(repr((self.model, sites)).encode()).hexdigest()[:40]
 
     def _lowered(self, choices: Choices, settings: CompilationSettings) -> Compilation:
@@ -154,60 +155,90 @@ class Tuner:
         settings = self.settings.replace(torch_segments="inductor")
         return self._built(IN_PYTORCH, self._lowered(Choices(in_pytorch=True), settings))
 
-    def _again(self, whole: Whole, untuned: Compilation, choices: Choices) -> _Build:
+    def _again(self, whole: Whole, untuned: Compilation, decisions: Sequence[Decision]) -> _Build:
         """The form that was found to be the fastest before."""
         if whole.kept == IN_PYTORCH:
             return self._in_pytorch()
         if whole.kept == TUNED:
-            return self._built(TUNED, self._lowered(choices, self.settings))
+            return self._tuned([one for one in decisions if one.site in whole.sites])
         return self._built(UNTUNED, untuned)
 
+    def _tuned(self, decisions: Sequence[Decision]) -> _Build:
+        return self._built(TUNED, self._lowered(choices_of(decisions), self.settings))
+
     def _compared(
-        self, untuned: Compilation, choices: Choices, key: str, budget: Budget, bar: Shown
+        self, untuned: Compilation, decisions: Sequence[Decision], key: str, budget: Budget, bar: Shown
     ) -> tuple[_Build, Whole]:
         """Every form of the whole, built and measured in turns; the fastest that is exact enough."""
-        builds = [self._built(UNTUNED, untuned)]
-        if choices.left_out or choices.used:
-            bar.begins("the tuned module")
-            self._try(builds, lambda: self._built(TUNED, self._lowered(choices, self.settings)))
+        first = self._built(UNTUNED, untuned)
+        # Those that save most first: where all of them together are slower, the best of them may not be.
+        taken = sorted((one for one in decisions if one.taken), key=lambda one: -one.gain)
+        reference: Reference | None = None
+        best: _Build | None = None
+        sites: tuple[tuple[str, str], ...] = ()
+        found: dict[str, _Build] = {UNTUNED: first}
+        for _ in range(_MOST_TRIES if taken else 0):
+            bar.begins(f"the whole with {len(taken)} choices")
+            build = self._try(partial(self._tuned, taken))
+            if build is not None:
+                reference = reference or Reference(self.captured, self.inputs)
+                self._measure([first, build], reference)
+                found[TUNED] = build
+                if self._is_better(build, first, reference):
+                    best, sites = build, tuple(one.site for one in taken)
+                    break
+            taken = taken[: len(taken) // 2]
+            if not taken or not budget.left:
+                break
         if self._may_be_in_pytorch() and budget.left:
-            bar.begins("the module in PyTorch, compiled by Inductor")
-            self._try(builds, self._in_pytorch)
-        if len(builds) == 1:
+            bar.begins("the whole in PyTorch, compiled by Inductor")
+            build = self._try(self._in_pytorch)
+            if build is not None:
+                reference = reference or Reference(self.captured, self.inputs)
+                against = best or first
+                self._measure([first, build] if best is None else [first, best, build], reference)
+                found[IN_PYTORCH] = build
+                if self._is_better(build, against, reference):
+                    best, sites = build, ()
+        kept = best or first
+        ms = {name: build.ms for name, build in found.items() if build.ms is not None}
+        errors = {name: build.error for name, build in found.items() if build.error is not None}
+        if reference is not None:
+            errors["eager"] = reference.eager_error
+        if best is not None:
+            why = f"{ms[UNTUNED] / ms[best.name]:.2f} times as fast as untuned"
+        elif ms:
+            why = "nothing else is faster and exact enough"
+        else:
             why = "no rule was found to be faster otherwise"
-            return builds[0], Whole(key, UNTUNED, {}, {}, why)
-        bar.begins("the whole, in all its forms")
-        reference = Reference(self.captured, self.inputs)
-        self._measure(builds, reference)
-        first, kept, why = builds[0], builds[0], "nothing else is faster"
-        assert first.ms is not None
-        allowed = max(self.settings.tune_tolerance * reference.eager_error, first.error or 0.0)
-        for build in sorted(builds[1:], key=lambda build: build.ms or 0.0):
-            assert build.ms is not None
-            if build.ms >= first.ms * (1 - _MARGIN):
-                continue
-            if build.error is None or build.error > allowed:
-                self.notes.append(
-                    f"the {build.name} module takes {build.ms:.4f} ms, and is not kept: its error of {build.error} is "
-                    f"over tune_tolerance={self.settings.tune_tolerance:g} times that of eager PyTorch"
-                )
-                continue
-            kept, why = build, f"{first.ms / build.ms:.2f} times as fast as untuned"
-            break
-        ms = {build.name: build.ms for build in builds if build.ms is not None}
-        errors = {build.name: build.error for build in builds if build.error is not None}
-        return kept, Whole(key, kept.name, ms, {**errors, "eager": reference.eager_error}, why)
+        return kept, Whole(key, kept.name, ms, errors, why, sites)
+
+    def _is_better(self, build: _Build, other: _Build, reference: Reference) -> bool:
+        """Whether one form is faster than another, by more than noise, and exact enough."""
+        assert build.ms is not None
+        assert other.ms is not None
+        if build.ms >= other.ms * (1 - _MARGIN):
+            return False
+        tolerance = self.settings.tune_tolerance
+        if build.error is not None and build.error <= max(tolerance * reference.eager_error, other.error or 0.0):
+            return True
+        self.notes.append(
+            f"the {build.name} module would take {build.ms:.4f} ms, and is not kept: its error is over "
+            f"tune_tolerance={tolerance:g}"
+        )
+        return False
 
     def _may_be_in_pytorch(self) -> bool:
         return self.on_gpu and not self.settings.require_full_compilation
 
-    def _try(self, builds: list[_Build], make: Any) -> None:
+    def _try(self, make: Callable[[], _Build]) -> _Build | None:
         try:
-            builds.append(make())
+            return make()
         except EngineError as error:
             if raised_by_observer(error):
                 raise
             self.notes.append(f"a form of the whole could not be built: {str(error).partition(chr(10))[0]}")
+            return None
 
     def _measure(self, builds: list[_Build], reference: Reference) -> None:
         given = [value.to(self.device) if isinstance(value, torch.Tensor) else value for value in self.inputs]
@@ -217,12 +248,11 @@ class Tuner:
                 if self.on_gpu and self.captured.ranges and any(True for _ in engines_of(build.module)):
                     options = {"dynamic_shapes_kernel_specialization_strategy": "eager"}
                     stack.enter_context(runtime_config(build.module, **options))
-                error = reference.error(run(build.module, [_own(value) for value in given]))
-                build.error = error if isfinite(error) else None
+                if build.error is None:
+                    error = reference.error(run(build.module, [_own(value) for value in given]))
+                    build.error = error if isfinite(error) else None
             # Inputs that the model writes to get tensors of their own.
-            calls = [
-                lambda module=build.module, own=[_own(value) for value in given]: run(module, own) for build in builds
-            ]
+            calls = [caller(build.module, [_own(value) for value in given], on_gpu=self.on_gpu) for build in builds]
             for build, ms in zip(builds, median_ms(calls, on_gpu=self.on_gpu), strict=True):
                 build.ms = ms
 
@@ -235,17 +265,15 @@ class Tuner:
         parts = Parts(copied(self.captured))
         asked = questions(parts, recorder.uses(untuned), self._fixed())
         compiler = Compiler.of(self.rules, self.settings, self.runtime)
-        found: dict[Site, Decision] = {}
-        new: dict[Site, Decision] = {}
+        found: dict[tuple[str, str], Decision] = {}
+        new: dict[tuple[str, str], Decision] = {}
         unasked = 0
         values: dict[str, Any] | None = None
         bar.begins("questions", len(asked))
         for question in asked:
             kept = known.decisions.get(question.site)
             if kept is not None:
-                found[question.site] = replace(
-                    kept, places=len(question.places), what=question.what, source="cache"
-                )
+                found[question.site] = replace(kept, places=len(question.places), what=question.what, source="cache")
             elif not budget.left:
                 unasked += 1
             else:
@@ -280,6 +308,17 @@ class Tuner:
         return frozenset(rule.id for rule in self.rules.rules if any(needs.setting(t) in wanted for t in rule.needs))
 
 
+def _dropped(decision: Decision) -> Decision:
+    """The same without its choice, because the whole was not faster with it."""
+    return _untaken(decision, "the whole is not faster with it")
+
+
+def _untaken(decision: Decision, why_not: str) -> Decision:
+    ways = list(decision.ways)
+    ways[decision.taken] = replace(decision.way, why_not=why_not)
+    return replace(decision, ways=tuple(ways), taken=0)
+
+
 def _head(known: Decisions) -> tuple[Machine, str, str]:
     return known.machine, known.conditions, known.rules
 
@@ -290,23 +329,21 @@ def _own(value: Any) -> Any:
 
 def _apart(decisions: list[Decision], asked: Sequence[Question]) -> list[Decision]:
     """The decisions; where two for other ways are about the same nodes, the one that saves more stands."""
-    nodes = {question.site: frozenset().union(*(use.nodes for use in question.places)) for question in asked}
+    nodes: dict[tuple[str, str], frozenset[str]] = {
+        question.site: frozenset().union(*(use.nodes for use in question.places)) for question in asked
+    }
     taken: set[str] = set()
-    dropped: set[Site] = set()
+    dropped: set[tuple[str, str]] = set()
     for decision in sorted(decisions, key=lambda decision: -decision.gain):
-        site = Site(decision.rule, decision.structure)
         if decision.taken:
-            if taken & nodes[site]:
-                dropped.add(site)
-            taken |= nodes[site]
-    result = []
-    for decision in decisions:
-        if Site(decision.rule, decision.structure) in dropped:
-            ways = list(decision.ways)
-            ways[decision.taken] = replace(decision.way, why_not="another choice about the same nodes saves more")
-            decision = replace(decision, ways=tuple(ways), taken=0)
-        result.append(decision)
-    return result
+            if taken & nodes[decision.site]:
+                dropped.add(decision.site)
+            else:
+                taken |= nodes[decision.site]
+    return [
+        _untaken(one, "another choice about the same nodes saves more") if one.site in dropped else one
+        for one in decisions
+    ]
 
 
 class _unchanged(ExitStack):

@@ -31,16 +31,16 @@ def example_inputs(
     ]
 
 
-def _given(
-    captured: Captured, model: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
-) -> list[Any]:
+def _given(captured: Captured, model: Any, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> list[Any]:
     if args is None and not kwargs and isinstance(model, ExportedProgram) and model.example_inputs is not None:
         args, kwargs = model.example_inputs
     if args is None or isinstance(args, torch.Tensor | Input) or not isinstance(args, Sequence):
         args = () if args is None else (args,)
     leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
-    return leaves if spec.num_leaves == len(captured.arguments) and spec == captured.in_spec else [None] * len(
-        captured.arguments
+    return (
+        leaves
+        if spec.num_leaves == len(captured.arguments) and spec == captured.in_spec
+        else [None] * len(captured.arguments)
     )
 
 

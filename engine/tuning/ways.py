@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.graph.mirror import Value
 from engine.matcher.choices import Choices
 from engine.pipeline.compilation import Compilation
 from engine.report import Report
+from engine.runtime.whole_graphs import graphs_of_module
 from engine.settings import CompilationSettings
 from engine.tuning.parts import Part, copied
 
@@ -110,4 +112,16 @@ def run(module: CompiledModule, inputs: list[Any]) -> list[Any]:
         return list(module.graph_module(*inputs))
 
 
-__all__ = ["Compiler", "form", "rules_of", "run"]
+def caller(module: CompiledModule, inputs: list[Any], *, on_gpu: bool) -> Callable[[], Any]:
+    """A call of a module for flat inputs, to be timed: on a GPU the replay of a CUDA graph of the whole module.
+
+    What cannot be recorded runs without one.
+    """
+    graphs = graphs_of_module(module.graph_module, list, 1) if on_gpu else None
+    if graphs is None:
+        return lambda: run(module, inputs)
+    graphs.static_outputs = True  # copies of results are not what is compared
+    return lambda: graphs(inputs)
+
+
+__all__ = ["Compiler", "caller", "form", "rules_of", "run"]
