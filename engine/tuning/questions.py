@@ -23,25 +23,36 @@ from engine.tuning.timing import median_ms
 from engine.tuning.ways import Compiler, caller, form, rules_of, run
 
 AS_RULES_DECIDE = "as rules decide"
-# Ways of one question: the rule that wins, the next one, the one after that, and what PyTorch's decomposition gives.
-_MOST_WAYS = 4
+# Ways of one question: rules that win in turn as others are left out, and those that are only used where chosen.
+_MOST_WAYS = 6
 # Of what a way must save at least to be taken: less than that is noise.
 MARGIN = 0.02
 
 
 @dataclass(frozen=True)
 class Question:
-    """A site, where it is, and the part of the model that stands for all of its places."""
+    """Rules that are about the same nodes, where these are, and the part of the model that stands for all places.
 
-    site: Site
-    places: tuple[Use, ...]
+    Attributes:
+        uses: one for each rule, those that are used first; the question goes by the first of them.
+        places: the nodes of each place.
+        weight: bytes of all tensors of all places, which is how much there may be to save.
+    """
+
+    uses: tuple[Use, ...]
+    places: tuple[frozenset[str], ...]
     part: Part
     weight: int
 
     @property
+    def site(self) -> Site:
+        """What the question goes by."""
+        return self.uses[0].site
+
+    @property
     def what(self) -> str:
         """The ops and what they read, for people."""
-        return self.places[0].what
+        return self.uses[0].what
 
 
 def questions(parts: Parts, uses: Sequence[Use], fixed: frozenset[str]) -> list[Question]:
@@ -50,16 +61,20 @@ def questions(parts: Parts, uses: Sequence[Use], fixed: frozenset[str]) -> list[
     Args:
         fixed: rules that a setting of the user asks for, which are not left out.
     """
-    found: list[Question] = []
+    groups: dict[frozenset[str], list[list[Use]]] = {}
     for places in by_site(uses):
-        use = places[0]
-        if use.site.rule in fixed:
-            continue
+        if places[0].site.rule not in fixed:
+            groups.setdefault(places[0].nodes, []).append(places)
+    found: list[Question] = []
+    for nodes, rules in groups.items():
         try:
-            part = parts.part(use.nodes)
+            part = parts.part(nodes)
         except NoPart:
             continue
-        found.append(Question(use.site, tuple(places), part, _bytes(part, parts) * len(places)))
+        rules.sort(key=lambda places: places[0].optional)
+        everywhere = tuple(dict.fromkeys(use.nodes for places in rules for use in places))
+        weight = _bytes(part, parts) * len(everywhere)
+        found.append(Question(tuple(places[0] for places in rules), everywhere, part, weight))
     return sorted(found, key=lambda question: -question.weight)
 
 
@@ -90,16 +105,15 @@ class _Way:
 
 def ways(question: Question, compiler: Compiler) -> list[_Way]:
     """The ways that differ, that of the rules first; fewer than two where there is nothing to choose."""
-    site, optional = question.site, question.places[0].optional
     base = _lowered(question, compiler, AS_RULES_DECIDE, Recorder())
     before = {use.site for use in base.uses}
-    if site not in before:
-        return []
     found, forms = [base], {form(base.compilation)}
-    if optional:
-        waiting = [(f"with {site.rule}", frozenset[Site](), frozenset({site}))]
-    else:
-        waiting = [(f"without {site.rule}", frozenset({site}), frozenset[Site]())]
+    none: frozenset[Site] = frozenset()
+    waiting: list[tuple[str, frozenset[Site], frozenset[Site]]] = []
+    for site, _, _, optional in question.uses:
+        if site in before:  # and not only in the surroundings that the whole model has
+            chosen = frozenset({site})
+            waiting.append((f"with {site.rule}", none, chosen) if optional else (f"without {site.rule}", chosen, none))
     while waiting and len(found) < _MOST_WAYS:
         name, left_out, used = waiting.pop(0)
         way = _lowered(question, compiler, name, Recorder(left_out, used))
@@ -109,11 +123,10 @@ def ways(question: Question, compiler: Compiler) -> list[_Way]:
         if shown not in forms:
             forms.add(shown)
             found.append(way)
-        if not optional:
-            for use in way.uses:
-                if use.site not in before and not use.optional:
-                    before.add(use.site)
-                    waiting.append((f"{name}, {use.site.rule}", left_out | {use.site}, used))
+        for use in way.uses if left_out else ():
+            if use.site not in before and not use.optional:
+                before.add(use.site)
+                waiting.append((f"{name}, {use.site.rule}", left_out | {use.site}, used))
     return found
 
 
@@ -194,11 +207,12 @@ def chosen(ways: list[Way], eager_error: float, tolerance: float) -> tuple[list[
     allowed = max(tolerance * eager_error, first.error or 0.0)
     taken, least, result = 0, first.ms * (1 - MARGIN), [first]
     for index, way in enumerate(ways[1:], 1):
-        if way.ms is not None and way.ms < least and not way.why_not:
+        ms = way.ms
+        if ms is not None and ms < least and not way.why_not:
             if way.error is None or way.error > allowed:
                 way = replace(way, why_not=f"its error is over tune_tolerance={tolerance:g}")
             else:
-                taken, least = index, way.ms
+                taken, least = index, ms
         result.append(way)
     return result, taken
 

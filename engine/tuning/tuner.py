@@ -330,7 +330,7 @@ def _own(value: Any) -> Any:
 def _apart(decisions: list[Decision], asked: Sequence[Question]) -> list[Decision]:
     """The decisions; where two for other ways are about the same nodes, the one that saves more stands."""
     nodes: dict[tuple[str, str], frozenset[str]] = {
-        question.site: frozenset().union(*(use.nodes for use in question.places)) for question in asked
+        question.site: frozenset().union(*question.places) for question in asked
     }
     taken: set[str] = set()
     dropped: set[tuple[str, str]] = set()
