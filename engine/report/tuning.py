@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from engine.errors import EngineError
+from engine.report import checked_json as checked
 from engine.storage.whole_file import write_whole
 
 UNTUNED, TUNED, IN_PYTORCH = "untuned", "tuned", "pytorch"
@@ -31,6 +33,15 @@ class Way:
     ms: float | None = None
     error: float | None = None
     why_not: str = ""
+
+    @classmethod
+    def of(cls, data: Any) -> Way:
+        """A way from its JSON; raises KeyError, TypeError or ValueError where that is damaged."""
+        return cls(
+            checked.text(data["name"]), checked.pairs(data["left_out"]), checked.pairs(data["used"]),
+            tuple(map(checked.text, checked.items(data["rules"]))), checked.optional(data["ms"]),
+            checked.optional(data["error"]), checked.text(data["why_not"]),
+        )  # fmt: skip
 
     def __str__(self) -> str:
         time = "not measured" if self.ms is None else f"{self.ms:.4f} ms"
@@ -60,6 +71,18 @@ class Decision:
     taken: int
     eager_error: float | None = None
     source: str = "measured"
+
+    @classmethod
+    def of(cls, data: Any) -> Decision:
+        """A decision from its JSON, with the source ``"file"``; raises as :meth:`Way.of`."""
+        ways = tuple(map(Way.of, checked.items(data["ways"])))
+        taken = checked.count(data["taken"])
+        if taken >= len(ways):
+            raise ValueError(f"way {taken} of {len(ways)} is taken")
+        return cls(
+            checked.text(data["rule"]), checked.text(data["structure"]), checked.text(data["what"]),
+            checked.count(data["places"], 1), ways, taken, checked.optional(data["eager_error"]), "file",
+        )  # fmt: skip
 
     @property
     def way(self) -> Way:
@@ -109,6 +132,18 @@ class Tuning:
     notes: tuple[str, ...] = ()
     file: str = field(default="", repr=False)
 
+    @classmethod
+    def of(cls, data: Any) -> Tuning:
+        """What :meth:`as_dict` gave; raises as :meth:`Way.of`."""
+        decisions = [
+            replace(Decision.of(each), source=checked.text(each["source"])) for each in checked.items(data["decisions"])
+        ]
+        return cls(
+            checked.text(data["machine"]), tuple(decisions), checked.text(data["kept"]), checked.numbers(data["ms"]),
+            checked.numbers(data["errors"]), checked.text(data["why"]), checked.count(data["unasked"]),
+            tuple(map(checked.text, checked.items(data["notes"]))),
+        )  # fmt: skip
+
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON-able data."""
         data = asdict(self)
@@ -120,7 +155,10 @@ class Tuning:
 
         Raises:
             FileError: it cannot be written.
+            EngineError: the module was loaded from a file, which keeps the report and not what others could replay.
         """
+        if not self.file:
+            raise EngineError("a loaded module does not keep its decisions: save those of the module that was compiled")
         write_whole(path, self.file)
 
     def __str__(self) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.errors import FileError
 from engine.matcher.choices import Choices, Site
-from engine.report.tuning import IN_PYTORCH, TUNED, UNTUNED, Decision, Way
+from engine.report import checked_json as checked
+from engine.report.tuning import IN_PYTORCH, TUNED, UNTUNED, Decision
 from engine.storage import strict_json
 from engine.storage.regular_file import read_regular
 from engine.tuning.machine import Machine
@@ -121,73 +122,20 @@ def _parsed(data: Any) -> Decisions:
         raise ValueError("it does not say that it holds decisions")
     if data["schema"] != SCHEMA:
         raise ValueError(f"it has schema {data['schema']!r}, and this version reads {SCHEMA}")
-    machine = Machine(**{name: _text(value) for name, value in data["machine"].items()})
-    found = Decisions(machine, _text(data["conditions"]), _text(data["rules"]))
-    for entry in _list(data["decisions"]):
-        decision = _decision(entry)
+    machine = Machine(**{name: checked.text(value) for name, value in data["machine"].items()})
+    found = Decisions(machine, checked.text(data["conditions"]), checked.text(data["rules"]))
+    for entry in checked.items(data["decisions"]):
+        decision = Decision.of(entry)
         found.decisions[decision.site] = decision
-    for entry in _list(data["models"]):
+    for entry in checked.items(data["models"]):
         whole = Whole(
-            _text(entry["model"]), _text(entry["kept"]), _numbers(entry["ms"]), _numbers(entry["errors"]),
-            _text(entry["why"]), _pairs(entry["sites"]),
+            checked.text(entry["model"]), checked.text(entry["kept"]), checked.numbers(entry["ms"]),
+            checked.numbers(entry["errors"]), checked.text(entry["why"]), checked.pairs(entry["sites"]),
         )  # fmt: skip
         if whole.kept not in _KEPT:
             raise ValueError(f"a model is {whole.kept!r}, and is one of {', '.join(_KEPT)}")
         found.wholes[whole.model] = whole
     return found
-
-
-def _decision(entry: Mapping[str, Any]) -> Decision:
-    ways = tuple(_way(way) for way in _list(entry["ways"]))
-    taken, places = entry["taken"], entry["places"]
-    if type(taken) is not int or not 0 <= taken < len(ways):
-        raise ValueError(f"a decision takes way {taken!r} of {len(ways)}")
-    if type(places) is not int or places < 1:
-        raise ValueError(f"a decision is about {places!r} places")
-    return Decision(
-        _text(entry["rule"]), _text(entry["structure"]), _text(entry["what"]), places, ways, taken,
-        _optional(entry["eager_error"]), "file",
-    )  # fmt: skip
-
-
-def _way(entry: Mapping[str, Any]) -> Way:
-    return Way(
-        _text(entry["name"]), _pairs(entry["left_out"]), _pairs(entry["used"]),
-        tuple(map(_text, _list(entry["rules"]))), _optional(entry["ms"]), _optional(entry["error"]),
-        _text(entry["why_not"]),
-    )  # fmt: skip
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r:.40} is no list")
-    return value
-
-
-def _optional(value: Any) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TypeError(f"{value!r:.40} is no number")
-    return None if value is None else float(value)
-
-
-def _numbers(value: Any) -> dict[str, float]:
-    found = {_text(name): _optional(number) for name, number in value.items()}
-    if None in found.values():
-        raise TypeError("a time or an error is null")
-    return found  # type: ignore[return-value]
-
-
-def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    pairs = [tuple(map(_text, _list(pair))) for pair in _list(value)]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("a rule and a structure are two")
-    return tuple(pairs)  # type: ignore[arg-type]
 
 
 __all__ = ["SCHEMA", "Decisions", "Whole", "choices_of", "read"]

@@ -180,7 +180,7 @@ def decided(
             why_not = "" if isfinite(error) else "its results are not finite where PyTorch's are"
             if index and way.compilation.report.refusals:
                 why_not = "TensorRT refuses it"
-            measured.append(replace(told, error=error if isfinite(error) else None, why_not=why_not))
+            measured.append(replace(told, error=finite(error), why_not=why_not))
             calls[index] = caller(module, given, on_gpu=on_gpu)
     if 0 not in calls or len(calls) < 2:
         return _settled(question)
@@ -190,7 +190,13 @@ def decided(
     measured, taken = chosen(measured, reference.eager_error, tolerance)
     site = question.site
     return Decision(
-        site.rule, site.structure, question.what, len(question.places), tuple(measured), taken, reference.eager_error
+        site.rule,
+        site.structure,
+        question.what,
+        len(question.places),
+        tuple(measured),
+        taken,
+        finite(reference.eager_error),
     )
 
 
@@ -198,6 +204,11 @@ def _settled(question: Question) -> Decision:
     """There is nothing to choose, which the cache remembers."""
     site, places = question.site, len(question.places)
     return Decision(site.rule, site.structure, question.what, places, (Way(AS_RULES_DECIDE),), 0)
+
+
+def finite(error: float) -> float | None:
+    """An error as it can be written to a file."""
+    return error if isfinite(error) else None
 
 
 def chosen(ways: list[Way], eager_error: float, tolerance: float) -> tuple[list[Way], int]:

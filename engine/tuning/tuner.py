@@ -36,7 +36,7 @@ from engine.tuning.decisions import Decisions, Whole, choices_of
 from engine.tuning.exactness import Reference
 from engine.tuning.machine import INTERPRETER, Machine, conditions
 from engine.tuning.parts import Parts, copied
-from engine.tuning.questions import Question, decided, inputs_of, questions
+from engine.tuning.questions import Question, decided, finite, inputs_of, questions
 from engine.tuning.recorder import Recorder
 from engine.tuning.timing import median_ms
 from engine.tuning.values import example_inputs, recorded
@@ -203,7 +203,7 @@ class Tuner:
         kept = best or first
         ms = {name: build.ms for name, build in found.items() if build.ms is not None}
         errors = {name: build.error for name, build in found.items() if build.error is not None}
-        if reference is not None:
+        if reference is not None and isfinite(reference.eager_error):
             errors["eager"] = reference.eager_error
         if best is not None:
             why = f"{ms[UNTUNED] / ms[best.name]:.2f} times as fast as untuned"
@@ -249,8 +249,7 @@ class Tuner:
                     options = {"dynamic_shapes_kernel_specialization_strategy": "eager"}
                     stack.enter_context(runtime_config(build.module, **options))
                 if build.error is None:
-                    error = reference.error(run(build.module, [_own(value) for value in given]))
-                    build.error = error if isfinite(error) else None
+                    build.error = finite(reference.error(run(build.module, [_own(value) for value in given])))
             # Inputs that the model writes to get tensors of their own.
             calls = [caller(build.module, [_own(value) for value in given], on_gpu=self.on_gpu) for build in builds]
             for build, ms in zip(builds, median_ms(calls, on_gpu=self.on_gpu), strict=True):
