@@ -50,6 +50,10 @@ def cli(modules: tuple[str, ...]) -> None:
     "-o", "--output", required=True, type=click.Path(path_type=Path),
     help="A .pt2 file for engine.load; or a folder, for plans and report.",
 )  # fmt: skip
+@click.option(
+    "--tune", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Decisions to replay, which `engine tune` wrote.",
+)  # fmt: skip
 @RULES
 @with_settings
 @AS_JSON

@@ -11,6 +11,7 @@ from engine.report import checked_json as checked
 from engine.storage.whole_file import write_whole
 
 UNTUNED, TUNED, IN_PYTORCH = "untuned", "tuned", "pytorch"
+_FORMS = (UNTUNED, TUNED, IN_PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class Tuning:
         lines = [f"tuned on {self.machine}: {len(self.decisions)} questions, {len(changed)} decided for another way"]
         if self.unasked:
             lines[0] += f", {self.unasked} not asked for want of time"
-        times = ", ".join(f"{name} {ms:.4f} ms" for name, ms in self.ms.items())
+        times = ", ".join(f"{name} {self.ms[name]:.4f} ms" for name in _FORMS if name in self.ms)
         why = f" ({self.why})" if self.why else ""
         lines.append(f"the {self.kept} module is kept{': ' if times else ''}{times}{why}")
         lines += self.notes
