@@ -64,8 +64,11 @@ class Parts:
         nodes = {node for node in nodes if node.op == "call_function" and not self.mirror.is_size(node)}
         if not nodes:
             raise NoPart("none of the nodes is in the captured graph")
-        wide = self._closed(self._with_surroundings(self._closed(nodes)))
-        return Part.of(self, wide if len(wide) <= _MOST_NODES else self._closed(nodes))
+        narrow = self._closed(nodes)
+        if len(narrow) > _MOST_NODES:
+            raise NoPart(f"they are {len(narrow)} nodes with all that is between them")
+        wide = self._closed(self._with_surroundings(narrow))
+        return Part.of(self, wide if len(wide) <= _MOST_NODES else narrow)
 
     def _computes(self, node: fx.Node) -> bool:
         return node.op == "call_function" and not self.mirror.is_size(node) and not self._is_const(node)

@@ -9,7 +9,7 @@ from engine.matcher.choices import Choices, Site
 from engine.pipeline.compilation import Compilation, captured_model
 from engine.report import Report
 from engine.settings import CompilationSettings
-from engine.tuning.parts import Parts, copied
+from engine.tuning.parts import NoPart, Parts, copied
 from engine.tuning.questions import questions, ways
 from engine.tuning.recorder import Recorder, by_site
 from engine.tuning.ways import Compiler, run
@@ -150,3 +150,14 @@ def test_a_tuned_model_is_right_whatever_is_chosen():
         site, optional = places[0].site, places[0].optional
         choices = Choices(used=[site]) if optional else Choices([site])
         assert_agrees(placed(captured, choices).build("interpreter"), model, *example_inputs)
+
+
+def test_what_spans_a_model_is_no_local_choice():
+    parts = Parts(copied(captured_of(blocks(12))))
+    computing = [node.name for node in parts.captured.graph.nodes if node.op == "call_function"]
+    with pytest.raises(NoPart, match="nodes with all that is between them"):
+        parts.part([computing[0], computing[-1]])
+    with pytest.raises(NoPart, match="none of the nodes is in the captured graph"):
+        parts.part(["nothing"])
+    one = parts.part([computing[0]])
+    assert len(one.captured.graph.nodes) < 40
