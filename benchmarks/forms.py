@@ -2,8 +2,8 @@
 
     python -m benchmarks.forms [--dtype float16] [--only attention,rotary] [--small]
 
-Every line is one module, compiled once with the fusion and once otherwise: without the rules for it, or, where the
-fusion is only used where ``tune`` measured it (``projections.rules``), with the other rules alone.  Timed are replays of
+Every line is one module, compiled once with the fusion and once otherwise: without the rules for it, or, where a
+fusion is only used where ``tune`` measured it (``projections.rules``), with other rules alone.  Timed are replays of
 CUDA graphs, because the host time of a call is more than what some forms take.  Without a GPU both are built and
 compared with eager, and not timed.
 """
