@@ -48,13 +48,15 @@ def compile(
         rules: a path of a ``.rules`` file or of a directory, several in a list, or one :class:`engine.RuleSet`.
         runtime: ``"python"`` runs engines on a GPU, ``"interpreter"`` runs their networks on the CPU, ``"auto"``
             takes the first that can run here.
-        settings: fields of :class:`engine.CompilationSettings`.
+        settings: fields of :class:`engine.CompilationSettings`.  With ``tune=True`` several forms of the model are
+            built and measured, and the fastest is returned.
 
     Returns:
         A module that takes and returns what the model does, with ``.report`` and ``.graph``.
 
     Raises:
         CaptureError: ``torch.export`` could not take the model.
+        FileError: the file of decisions that ``tune`` names is not there, or damaged.
         InputError: an input has the wrong count, dtype, device or shape.
         RuleError: a rules file is wrong.
         CoverageError: ``require_full_compilation`` was asked for and a node has no rule.
@@ -81,9 +83,23 @@ def compile(
 
         if runtime != "interpreter":
             RunOptions.of(options).check()
+        if options.tune is True:
+            from engine.tuning.tuner import tune
+
+            tuned = tune(model, args, kwargs, dynamic_shapes, rules, runtime, options, report)
+            if event is not None:
+                event.report = tuned.compilation.report
+            tuned.compilation.print_rule_times()
+            tuned.compilation.report.timings.fill(perf_counter() - started)
+            return tuned.module
+        choose = None
+        if options.tune:
+            from engine.tuning.replay import replayed_by
+
+            choose = replayed_by(options, runtime)
         with together(model, options.distributed_timeout) as agreement:
             compilation = Compilation.start(
-                model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report
+                model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report, choose=choose
             )
             compilation.join(agreement)
             if event is not None:
@@ -122,14 +138,21 @@ def coverage(
         report = _begun(model)
         from engine.pipeline.compilation import Compilation
 
+        choose = None
+        if isinstance(options.tune, str):
+            from engine.tuning.replay import replayed_by
+
+            choose = replayed_by(options, "auto")
         compilation = Compilation.start(
-            model, args, kwargs, dynamic_shapes, rules, options, strict_hosts=True, report=report
+            model, args, kwargs, dynamic_shapes, rules, options, strict_hosts=True, report=report, choose=choose
         )
         if event is not None:
             event.report = compilation.report
         with apart():
             compilation.place()
             compilation.write_networks() if networks else compilation.leave_networks("networks=False")
+        if options.tune is True:
+            report.notes += ("nothing was measured, so nothing is tuned: engine.compile measures",)
         compilation.print_rule_times()
         compilation.report.timings.fill(perf_counter() - started)
         return compilation.report

@@ -147,6 +147,10 @@ class RefusalWarning(UserWarning):
     """Less of a model is in engines than its rules promised: TensorRT refused the rest."""
 
 
+class TuningWarning(UserWarning):
+    """Decisions of another GPU or TensorRT are not used."""
+
+
 class NewReleaseWarning(UserWarning):
     """PyTorch or TensorRT is newer than every release that this package was run with."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -84,6 +85,9 @@ class Settings(TypedDict, total=False):
     engine_cache_dir: str | os.PathLike[str]
     engine_cache_size: int
     distributed_timeout: int
+    tune: bool | str | os.PathLike[str]
+    tune_budget: float
+    tune_tolerance: float
     debug: bool
 
 
@@ -208,6 +212,17 @@ class CompilationSettings:
     distributed_timeout: int = 600
     """Seconds that a rank of ``torch.distributed`` which has compiled its part of a module waits for the others."""
 
+    tune: bool | str = False
+    """``True``: where several rules, or a rule and PyTorch, can take the same nodes, measure which is faster on this
+    GPU.  A path: replay the decisions of such a run, which ``engine tune`` wrote; nothing is measured."""
+
+    tune_budget: float = 300.0
+    """Seconds to spend on measurements; what was measured before is taken from disk and costs nothing."""
+
+    tune_tolerance: float = 4.0
+    """The largest error of a way that is taken, in errors of eager PyTorch in the same dtype, against float32 (of
+    float32, against float64); what is no further from it than the untuned module is taken too."""
+
     debug: bool = False
     """Let TensorRT log verbosely, and check every rewrite against the shapes it should have."""
 
@@ -306,6 +321,20 @@ def _folder(name: str, value: Any) -> str:
     return str(path)
 
 
+def _tune(name: str, value: Any) -> bool | str:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise SettingsError(f"{name} is True, False or the path of a file with decisions, not {value!r}")
+    return str(os.fspath(value))
+
+
+def _number(name: str, value: Any, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise SettingsError(f"{name} is a number, {least:g} or more, not {value!r}")
+    return float(value)
+
+
 def _level(name: str, value: Any) -> int | None:
     return None if value is None else _count(name, value, 0, 5)
 
@@ -397,5 +426,8 @@ _CHECKS = {
     "engine_cache_dir": _folder,
     "engine_cache_size": lambda name, value: _count(name, value, 1),
     "distributed_timeout": lambda name, value: _count(name, value, 1),
+    "tune": _tune,
+    "tune_budget": lambda name, value: _number(name, value, 0.0),
+    "tune_tolerance": lambda name, value: _number(name, value, 0.0),
     "debug": _flag,
 }

@@ -16,8 +16,8 @@ ORDER = (
     "errors", "storage", "sizes", "dtypes", "observers", "tensorrt", "settings", "process",
     "distributed", "graph", "report", "weights", "dsl", "matcher", "evaluator", "rewriter", "partitioner", "capture",
     "conversion", "interpreter", "runtime", "builder", "engine_cache", "inductor", "compiled", "lowering", "refitting",
-    "files", "pipeline", "compiler", "generation", "torch_compile", "backend", "verify", "linter", "reference",
-    "language_server", "highlighting", "commands", "cli", "__main__", "rules", "testing",
+    "files", "pipeline", "tuning", "compiler", "generation", "torch_compile", "backend", "verify", "linter",
+    "reference", "language_server", "highlighting", "commands", "cli", "__main__", "rules", "testing",
 )  # fmt: skip
 # Names of types of a later package are no imports at run time, but here they would turn the order around.
 LOW = {"errors", "sizes", "dtypes", "settings", "graph", "report", "evaluator"}

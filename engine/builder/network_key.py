@@ -27,7 +27,7 @@ _ELSEWHERE = frozenset({
     "min_block_size", "torch_executed_ops", "require_full_compilation", "truncate_double", "widen_int16",
     "use_fp32_acc", "keep_quantized_weights",
     "trial_load", "debug", "immutable_weights", "cache_built_engines", "reuse_cached_engines", "engine_cache_dir",
-    "engine_cache_size", "distributed_timeout",
+    "engine_cache_size", "distributed_timeout", "tune", "tune_budget", "tune_tolerance",
     "use_cuda_graphs", "cuda_graph_scope", "cuda_graph_cache_size", "cuda_graph_strategy",
     "dynamic_shapes_kernel_specialization_strategy", "runtime_cache_path", "use_pre_allocated_outputs",
     "share_device_memory", "weight_streaming_budget",

@@ -1,4 +1,4 @@
-"""The command line: ``engine compile``, ``coverage``, ``why``, ``trace``, ``inspect``, ``rules``.
+"""The command line: ``engine compile``, ``coverage``, ``why``, ``trace``, ``tune``, ``inspect``, ``rules``.
 
 Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 """
@@ -22,6 +22,7 @@ from engine.commands.rules.fmt import fmt
 from engine.commands.rules.lint import lint
 from engine.commands.rules.lsp import lsp
 from engine.commands.rules.searches import mutate, verify
+from engine.commands.tuning import tune
 
 _MODEL = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -48,6 +49,10 @@ def cli(modules: tuple[str, ...]) -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path),
     help="A .pt2 file for engine.load; or a folder, for plans and report.",
+)  # fmt: skip
+@click.option(
+    "--tune", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Decisions to replay, which `engine tune` wrote.",
 )  # fmt: skip
 @RULES
 @with_settings
@@ -112,7 +117,7 @@ def list_command(files: tuple[Path, ...], op: str | None, kind: str | None, stat
         render_rules(ruleset, sys.stdout, op=op, kind=kind)
 
 
-for _question in (coverage, why, trace):
+for _question in (coverage, why, trace, tune):
     cli.add_command(_question)
 for _command in (check, doc, fmt, lint, lsp, mutate, verify):
     rules.add_command(_command)

@@ -37,6 +37,7 @@ class RuleSet:
         patterns: named patterns by name; rules hold them written out.
         hosts: the Python functions of ``externs``.
         overridden: pairs of a user rule's id and the id of the built-in rule that it comes before.
+        optional: ids of rules that are used only where that was measured to be faster (``needs setting.tune``).
         hash: of all texts and of what decides which rules are active.
         sources: paths of the files, in the order they were read.
         origins: where the file of a path comes from: ``built in``, or name and version of a package; users' files are
@@ -54,6 +55,7 @@ class RuleSet:
     hash: str
     sources: tuple[str, ...]
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
+    optional: frozenset[str] = frozenset()
     _by_kind: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False)
     _by_setting: dict[Any, RuleSet] = field(default_factory=dict, repr=False)
 
@@ -201,20 +203,25 @@ class RuleSet:
         Args:
             settings: an :class:`engine.CompilationSettings`.
         """
-        on = frozenset(name for name in needs.SETTINGS if getattr(settings, name))
+        on = frozenset(name for name in needs.SETTINGS if getattr(settings, name) not in (False, None))
+        also = needs.MORE_EXACT if "tune" in on else frozenset()
         built_for = settings.compute_capabilities
         key = (on, built_for)
         if key not in self._by_setting:
             missing: dict[str, str] = {}
+            optional: set[str] = set()
             for rule in self.rules:
                 for term in rule.needs:
                     name, lacking = needs.setting(term), needs.missing_target(term, built_for)
-                    if name is not None and name not in on:
+                    if (name == "tune" and name in on) or name in also - on:
+                        optional.add(rule.id)
+                    elif name is not None and name not in on:
                         missing[rule.id] = f"needs {name}=True"
                     elif lacking is not None:
                         missing[rule.id] = lacking
             # The same objects again, so that what is compiled from them serves the next model too.
-            self._by_setting[key] = self._reduced(missing) if missing else self
+            reduced = self._reduced(missing) if missing else self
+            self._by_setting[key] = replace(reduced, optional=frozenset(optional)) if optional else reduced
         return self._by_setting[key]
 
     def _reduced(self, missing: Mapping[str, str]) -> RuleSet:

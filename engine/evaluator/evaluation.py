@@ -31,6 +31,7 @@ from engine.evaluator.undecided import found, undecided
 from engine.graph.arguments import symint as number
 from engine.graph.mirror import Mirror, Value
 from engine.graph.subgraph import Subgraph
+from engine.matcher.choices import Choices
 from engine.matcher.match import Match
 from engine.sizes import Sizes
 
@@ -45,6 +46,7 @@ class Context:
             constant that it always is, or None; absent where nothing can be run.
         faults: what rules do wrong is told here.
         steps: how many expressions may still be evaluated for the rule that is tried.
+        choices: between right ways, where those were measured.
     """
 
     mirror: Mirror
@@ -54,6 +56,7 @@ class Context:
     inner: Callable[[Subgraph, tuple[fx.Node | None, ...]], TiledSubgraph] | None = None
     faults: Faults = field(default_factory=Faults)
     steps: int = MOST_STEPS
+    choices: Choices | None = None
 
     @property
     def sizes(self) -> Sizes:

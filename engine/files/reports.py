@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.errors import FileError
 from engine.report import Fallback, Precision, Products, Report, SegmentReport, Weights
+from engine.report.tuning import Tuning
 
 
 def read_report(data: Any) -> Report:
@@ -32,6 +33,7 @@ def read_report(data: Any) -> Report:
             weights=_weights(data.get("weights", {})),
             products=tuple(map(_products, data.get("products", ()))),
             unbuilt=str(data.get("unbuilt", "")),
+            tuning=Tuning.of(data["tuning"]) if data.get("tuning") is not None else None,
         )
         for phase, seconds in data["timings"]["phases"]:
             report.timings.phases[str(phase)] = float(seconds)

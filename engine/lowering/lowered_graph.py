@@ -5,7 +5,7 @@ The graph of a model and the graphs inside its ops (``cond``, ``while_loop``, ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import fx
 
@@ -37,7 +37,7 @@ class LoweredGraph:
         self.tiling = Tiling()
         self._ruleset = ruleset
         self._settings = settings
-        matchers = {kind: Matcher(ruleset.phase(kind), mirror) for kind in KINDS}
+        matchers = {kind: Matcher(ruleset.phase(kind), mirror, context.choices) for kind in KINDS}
         self._matcher = matchers["convert"]
         self._rewritten: dict[str, Count] = {}
         self.attempts = Attempts(context, matchers, ruleset.inactive)
@@ -76,10 +76,17 @@ class LoweredGraph:
         """Choose a tile for each node that is needed, without what was rejected."""
         self.tiling = tile(
             self.attempts,
-            excluded=self._settings.exclusion(self.mirror),
+            excluded=self._excluded(),
             rejections=rejections,
             dtype_advice=ADVICE,
         )
+
+    def _excluded(self) -> Callable[[fx.Node], str | None]:
+        """Why a node must run in PyTorch though a rule may take it."""
+        choices = self.context.choices
+        if choices is not None and choices.in_pytorch:
+            return lambda node: "the whole model was measured to be faster in PyTorch (tune)"
+        return self._settings.exclusion(self.mirror)
 
     @property
     def tiles(self) -> tuple[Tile, ...]:

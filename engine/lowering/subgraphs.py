@@ -22,6 +22,7 @@ from engine.graph.mirror import Mirror
 from engine.graph.names import unique
 from engine.graph.subgraph import Subgraph
 from engine.lowering.lowered_graph import LoweredGraph
+from engine.matcher.choices import Choices
 from engine.partitioner import Rejections
 from engine.rewriter import Trace
 from engine.settings import CompilationSettings
@@ -71,6 +72,7 @@ class Subgraphs:
         settings: of the compilation.
         rejections: pairs of node and rule that TensorRT rejected, inside as outside.
         faults: what rules do wrong is told here, inside as outside.
+        choices: between right ways, inside as outside.
     """
 
     ruleset: RuleSet
@@ -78,6 +80,7 @@ class Subgraphs:
     rejections: Rejections = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
     faults: Faults = field(default_factory=Faults)
+    choices: Choices | None = None
     _made: dict[Any, LoweredSubgraph] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
@@ -92,7 +95,7 @@ class Subgraphs:
         def inner(subgraph: Subgraph, known: tuple[fx.Node | None, ...]) -> LoweredSubgraph:
             return self._tiled(subgraph, known, mirror)
 
-        return Context(mirror, rules.layers, rules.macros, rules.hosts, inner, self.faults)
+        return Context(mirror, rules.layers, rules.macros, rules.hosts, inner, self.faults, choices=self.choices)
 
     def retile(self) -> None:
         """Forget all tiles: what was rejected has changed."""

@@ -11,6 +11,7 @@ from torch import fx
 from engine.dsl.rule import Rule
 from engine.graph.mirror import Mirror, Value
 from engine.matcher.automaton import Trie, automaton
+from engine.matcher.choices import Choices
 from engine.matcher.compiled_pattern import Check, Program, Search
 from engine.matcher.conditions import IsOp
 from engine.matcher.match import Match, NearMiss
@@ -28,6 +29,9 @@ class Count:
 class Matcher:
     """Finds structural matches of rules; guards are the caller's.
 
+    Args:
+        choices: which matches are passed over, where ways were measured.
+
     Attributes:
         depth: the number of ops on the longest path into any pattern.
 
@@ -35,8 +39,9 @@ class Matcher:
         RuleError: when a node is first looked at whose rules are beyond the limits of expansion.
     """
 
-    def __init__(self, rules: Sequence[Rule], mirror: Mirror) -> None:
+    def __init__(self, rules: Sequence[Rule], mirror: Mirror, choices: Choices | None = None) -> None:
         self.mirror = mirror
+        self._choices = choices
         self._automaton = automaton(rules)
         self.depth = self._automaton.depth
         self._visits: dict[str, int] = {}
@@ -76,8 +81,11 @@ class Matcher:
         frame.registers[0] = Value(node, 0)
         for program in trie.run(frame):
             for complete in self._complete(program, frame):
-                self._matches[program.expansion.rule.id] = self._matches.get(program.expansion.rule.id, 0) + 1
-                yield self._match(program, complete)
+                match = self._match(program, complete)
+                if self._choices is not None and self._choices.passes_over(match, self.mirror):
+                    continue
+                self._matches[match.rule.id] = self._matches.get(match.rule.id, 0) + 1
+                yield match
 
     def _complete(self, program: Program, frame: Frame) -> Iterator[Frame]:
         """Frames with all roots found for which the whole match is right."""

@@ -102,6 +102,8 @@ class Attempts:
         trials = Trials(self.mirror, context, check=False)
 
         def objection(match: Match) -> str | None:
+            if context.choices is not None and context.choices.passes_over(match, self.mirror):
+                return "another way was measured to be faster (tune), or this one was not measured to be"
             found = apply(rule, match, context) if rule.kind == "convert" else trials.replacement(match)
             return str(found) if isinstance(found, Failure) else None
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import fx
@@ -48,14 +48,19 @@ from engine.lowering.segment_engine import SegmentEngine, interprets, write_netw
 from engine.lowering.snapshot import ModelMemory
 from engine.lowering.subgraphs import Subgraphs
 from engine.lowering.summary import kept_notes, not_covered, summarize, warn_of_refusals
+from engine.matcher.choices import Choices
 from engine.observers import PartitionEvent, observed, raised_by_observer
 from engine.partitioner import Partition, Segment, partition
 from engine.process.collector import collector_held_back
 from engine.process.pytorch_modes import apart
 from engine.refitting.weight_map import weight_plan
 from engine.report import Report, model_name
+from engine.report.tuning import Tuning
 from engine.settings import CompilationSettings
 from engine.weights.frozen_constants import frozen_constant
+
+Choose: TypeAlias = "Callable[[Captured, RuleSet, CompilationSettings], tuple[CompilationSettings, Choices, Tuning]]"
+"""Finds what was measured to be the fastest way for a captured graph, and what the report says of it."""
 
 
 def load_rules(rules: Any) -> RuleSet:
@@ -85,6 +90,33 @@ def load_rules(rules: Any) -> RuleSet:
     return RuleSet.load(*given)
 
 
+def captured_model(
+    model: Any,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    settings: CompilationSettings,
+    report: Report,
+    *,
+    values: bool = False,
+) -> Captured:
+    """The graph of a model, as :func:`engine.capture.capture` makes it, in one thread of the process at a time."""
+    # PyTorch overrides operators for the whole process while it exports.
+    with tracing_lock(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+        # What forward assigns is taken back.
+        warnings.filterwarnings("ignore", message=r"The tensor attribute", category=UserWarning)
+        return capture(
+            model,
+            args,
+            kwargs,
+            dynamic_shapes=dynamic_shapes,
+            settings=settings,
+            timings=report.timings,
+            values=values,
+        )
+
+
 class Compilation:
     """One compilation in progress: the graph, what was decided about it, and what TensorRT rejected so far.
 
@@ -94,10 +126,17 @@ class Compilation:
         memory: that of the model's tensors.
         traced: what was captured, where other ranks are asked whether they have the same.
         partition: where each node runs, after :meth:`place`.
+        choices: between right ways, where those were measured.
     """
 
     def __init__(
-        self, captured: Captured, ruleset: RuleSet, settings: CompilationSettings, report: Report, faults: Faults
+        self,
+        captured: Captured,
+        ruleset: RuleSet,
+        settings: CompilationSettings,
+        report: Report,
+        faults: Faults,
+        choices: Choices | None = None,
     ) -> None:
         self.captured = captured
         self.settings = settings
@@ -115,7 +154,10 @@ class Compilation:
         )
         self.mirror.hoist_sizes()
         self.mirror.written = written_places(self.mirror, captured.written)
-        self.subgraphs = Subgraphs(ruleset, settings, faults=faults)
+        self.choices = choices
+        if ruleset.optional or choices is not None:
+            self.choices = (choices or Choices()).with_optional(ruleset.optional)
+        self.subgraphs = Subgraphs(ruleset, settings, faults=faults, choices=self.choices)
         self.graph = LoweredGraph(self.mirror, self.subgraphs.context(self.mirror), ruleset, settings)
         self.rejections = self.subgraphs.rejections = Rejections(self.graph, self.subgraphs)
         self.partition = Partition((), {})
@@ -133,6 +175,7 @@ class Compilation:
         values: bool = False,
         strict_hosts: bool = False,
         report: Report | None = None,
+        choose: Choose | None = None,
     ) -> Self:
         """Capture the model and bring its graph down to what the ``convert`` rules understand.
 
@@ -140,21 +183,14 @@ class Compilation:
             strict_hosts: see :class:`engine.evaluator.Faults`.
             report: to write to, from its beginning.
             values: insist that the model's tensors have values, which an engine needs and a report does not.
+            choose: see :meth:`lowered`.
         """
         report = Report(model=model_name(model)) if report is None else report
-        timings = report.timings
-        with timings.phase("rules"):
+        with report.timings.phase("rules"):
             ruleset = load_rules(rules)
-        # PyTorch overrides operators for the whole process while it exports.
-        with tracing_lock(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-            # What forward assigns is taken back.
-            warnings.filterwarnings("ignore", message=r"The tensor attribute", category=UserWarning)
-            captured = capture(
-                model, args, kwargs, dynamic_shapes=dynamic_shapes, settings=settings, timings=timings, values=values
-            )
+        captured = captured_model(model, args, kwargs, dynamic_shapes, settings, report, values=values)
         with apart():
-            return cls.lowered(captured, ruleset, settings, report, strict_hosts=strict_hosts)
+            return cls.lowered(captured, ruleset, settings, report, strict_hosts=strict_hosts, choose=choose)
 
     @classmethod
     def lowered(
@@ -165,14 +201,24 @@ class Compilation:
         report: Report,
         *,
         strict_hosts: bool = False,
+        choices: Choices | None = None,
+        choose: Choose | None = None,
     ) -> Self:
-        """Bring a captured graph, which is used up, down to what the ``convert`` rules understand."""
+        """Bring a captured graph, which is used up, down to what the ``convert`` rules understand.
+
+        Args:
+            choices: between right ways, where those were measured.
+            choose: finds them, and settings that belong to them, for the captured graph.
+        """
         timings = report.timings
+        if choose is not None:
+            settings, choices, report.tuning = choose(captured, ruleset, settings)
         with timings.phase("mirror"), collector_held_back():
             faults = Faults(settings.debug or None, strict_hosts)
-            self = cls(captured, ruleset.with_settings(settings), settings, report, faults)
-        with timings.phase("rewrite"), collector_held_back():
-            self.graph.rewrite(self.subgraphs.trace)
+            self = cls(captured, ruleset.with_settings(settings), settings, report, faults, choices)
+        if self.choices is None or not self.choices.in_pytorch:
+            with timings.phase("rewrite"), collector_held_back():
+                self.graph.rewrite(self.subgraphs.trace)
         with timings.phase("fold"), collector_held_back():
             self.graph.fold()
         return self

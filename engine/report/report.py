@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from engine.errors import EngineError, InputError
 from engine.observers import PhaseEvent, observed
+from engine.report.tuning import Tuning
 
 if TYPE_CHECKING:
     import networkx
@@ -167,8 +168,8 @@ class Timings:
     _inside: float = field(default=0.0, repr=False, compare=False)
 
     # What torch.export, TensorRT and Inductor take, loading the engine onto a GPU, and a run of the model in PyTorch,
-    # is not ours to shorten.
-    FOREIGN = frozenset({"export", "trial", "build", "load", "inductor"})
+    # is not ours to shorten; nor are measurements, which somebody asked for.
+    FOREIGN = frozenset({"export", "trial", "build", "load", "inductor", "tune"})
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -226,6 +227,7 @@ class Report:
         products: how many layers multiply in which dtypes, and why in floats where an operand has fewer bits.
         unbuilt: what is not known because nothing was built; empty after a compile.
         decisions: what was decided about each node; None for a module that was loaded from a file.
+        tuning: what was measured and decided; None without ``tune``.
     """
 
     model: str
@@ -245,6 +247,7 @@ class Report:
     products: tuple[Products, ...] = ()
     unbuilt: str = ""
     decisions: Decisions | None = field(default=None, repr=False, compare=False)
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         self.timings.model = self.model
@@ -327,8 +330,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-able data; ``schema`` is the version of its fields."""
-        data = asdict(replace(self, decisions=None))
+        data = asdict(replace(self, decisions=None, tuning=None))
         data["decisions"] = [decision._asdict() for decision in self.decisions.listed()] if self.decisions else []
+        data["tuning"] = self.tuning.as_dict() if self.tuning is not None else None
         data["schema"] = SCHEMA
         data["timings"] = {**self.timings.phases, "own": self.timings.own, "total": self.timings.total}
         data["fallbacks"] = [fallback._asdict() for fallback in self.fallbacks]

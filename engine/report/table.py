@@ -39,6 +39,7 @@ _PHASES = {
     "assemble": "put the module together",
     "inductor": "Inductor compiles PyTorch segments",
     "agree": "compare with the other ranks",
+    "tune": "measure other ways",
     "other": "between the phases",
 }
 
@@ -100,6 +101,9 @@ def render_report(
         console.print()
         console.print(Text("rules used, and how often", style="bold"))
         console.print(", ".join(f"{rule} {count}" for rule, count in report.rules_used.items()))
+    if report.tuning is not None:
+        console.print()
+        console.print(str(report.tuning), soft_wrap=True)
     if report.timings.phases and times:
         console.print()
         console.print(_timings(report))

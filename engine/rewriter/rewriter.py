@@ -72,10 +72,10 @@ class RewriteStats:
 class _Phase:
     """The rules of one kind and the nodes they have yet to look at."""
 
-    def __init__(self, kind: str, rules: Sequence[Rule], mirror: Mirror) -> None:
+    def __init__(self, kind: str, rules: Sequence[Rule], context: Context) -> None:
         self.kind = kind
         self.rules = tuple(rule for rule in rules if rule.kind == kind)
-        self.matcher = Matcher(self.rules, mirror)
+        self.matcher = Matcher(self.rules, context.mirror, context.choices)
         self.reach = reach(self.rules)
         self.worklist = Worklist()
 
@@ -125,8 +125,8 @@ class Rewriter:
         self.check = checking() if check is None else check
         self.stats = RewriteStats()
         self.trials = Trials(mirror, context, check=self.check)
-        self._simplify = _Phase("simplify", rules, mirror)
-        self._lower = _Phase("lower", rules, mirror)
+        self._simplify = _Phase("simplify", rules, context)
+        self._lower = _Phase("lower", rules, context)
         self._phases = (self._simplify, self._lower)
         self._of_constants = _rules_of_constants(self._lower.rules)
         self._fuel = Fuel(op_order(self._lower.rules, context.macros))

@@ -30,11 +30,12 @@ from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, RuleError, RuntimeUnavailable, SettingsError, TensorRTNotFound, user_frame
 from engine.lowering.rank_decisions import in_pytorch
 from engine.observers import raised_by_observer
-from engine.pipeline.compilation import load_rules
+from engine.pipeline.compilation import Choose, load_rules
 from engine.settings import CompilationSettings
 from engine.torch_compile.compiled_graph import CompiledGraph
 from engine.torch_compile.functional_graph import functional_graph, source_of
 from engine.torch_compile.growing_sizes import trace_with_symbols
+from engine.tuning.replay import replayed_by
 
 _LOG = logging.getLogger("engine.torch_compile.backend")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
@@ -58,12 +59,14 @@ class Options:
     Attributes:
         rules, runtime: as :func:`engine.compile` takes them.
         pass_through_build_failures: raise where a graph cannot be compiled, instead of running it in PyTorch.
+        choose: finds what was measured to be the fastest way, where `tune` names a file of decisions.
     """
 
     settings: CompilationSettings
     rules: RuleSet
     runtime: str = "auto"
     pass_through_build_failures: bool = False
+    choose: Choose | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> Options:
@@ -71,6 +74,7 @@ class Options:
 
         Raises:
             SettingsError: an unknown option, or a value that cannot be.
+            FileError: there is no such file of decisions, or it is damaged.
             RuleError: the rules are wrong.
         """
         given = dict(options or {})
@@ -81,7 +85,13 @@ class Options:
         if not isinstance(raising, bool):
             raise SettingsError(f"pass_through_build_failures is True or False, not {raising!r}")
         settings = CompilationSettings.from_kwargs(**given)
-        return cls(settings, load_rules(rules), runtime, raising or settings.require_full_compilation)
+        if settings.tune is True:
+            raise SettingsError(
+                'torch.compile(backend="engine") measures nothing: tune the model with engine.compile(..., tune=True) '
+                'or `engine tune`, and pass the file of its decisions as options={"tune": "decisions.json"}'
+            )
+        choose = replayed_by(settings, runtime) if settings.tune else None
+        return cls(settings, load_rules(rules), runtime, raising or settings.require_full_compilation, choose)
 
 
 def engine(module: fx.GraphModule, inputs: Sequence[Any], **given: Any) -> Callable[..., Any]:
@@ -157,6 +167,7 @@ def _compiled_together(
         runtime=options.runtime,
         fallback=_fall_back,
         agreement=agreement,
+        choose=options.choose,
     )
     report = compiled.report
     engines = sum(segment.backend == "tensorrt" for segment in report.segments)

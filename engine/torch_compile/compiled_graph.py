@@ -23,7 +23,7 @@ from engine.distributed.agreement import Agreement, told_if_failed
 from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, RefitError
 from engine.observers import CompileEvent, observed, raised_by_observer
-from engine.pipeline.compilation import Compilation
+from engine.pipeline.compilation import Choose, Compilation
 from engine.process.pytorch_modes import apart
 from engine.refitting.refit import refit
 from engine.report import Report
@@ -98,6 +98,7 @@ class CompiledGraph:
         name: for messages.
         fallback: told the name and a reason when a later build fails; those calls then run in PyTorch.
         agreement: with the ranks that run the graph together with this one.
+        choose: finds what was measured to be the fastest way, see :meth:`Compilation.lowered`.
 
     Raises:
         EngineError: the graph cannot be compiled.
@@ -113,8 +114,10 @@ class CompiledGraph:
         runtime: str,
         fallback: Callable[[str, str], None],
         agreement: Agreement,
+        choose: Choose | None = None,
     ) -> None:
         self._graph = graph
+        self._choose = choose
         self._name = name
         self._settings = settings
         self._rules = rules
@@ -286,7 +289,7 @@ class CompiledGraph:
                 room=room_to_grow(self._graph.module),
             )
             captured.ranges.update(ranges)
-            compilation = Compilation.lowered(captured, self._rules, self._settings, report)
+            compilation = Compilation.lowered(captured, self._rules, self._settings, report, choose=self._choose)
             compilation.join(agreement)
             self._groups = agreement.groups
             compilation.place()

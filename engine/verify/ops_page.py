@@ -56,7 +56,8 @@ def table(rules: RuleSet, verified: Mapping[str, Verified], others: Iterable[str
     """
     by_op: dict[str, list[Rule]] = defaultdict(list)
     for rule in (*rules.rules, *(rule for rule, _ in rules.inactive)):
-        for op in dict.fromkeys(root.op for root in rule.roots):
+        # Other forms are used only where others take the op as well.
+        for op in () if needs.is_optional(rule.needs) else dict.fromkeys(root.op for root in rule.roots):
             by_op[op].append(rule)
     since = Since(rules)
     rows = [_row(op, by_op, rules, verified.get(op), since) for op in sorted({*by_op, *others})]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from engine.dsl.checks import needs
 from engine.dsl.checks.facts import emitted_ops
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
@@ -21,7 +22,7 @@ class Since:
         self._rules = rules
         self._by_op: dict[str, list[Rule]] = {}
         for rule in (*rules.rules, *(rule for rule, _ in rules.inactive)):
-            for op in dict.fromkeys(root.op for root in rule.roots):
+            for op in () if needs.is_optional(rule.needs) else dict.fromkeys(root.op for root in rule.roots):
                 self._by_op.setdefault(op, []).append(rule)
         self._known: dict[str, _Version] = {}
 

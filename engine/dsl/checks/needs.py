@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from engine.dsl import tree
 from engine.dsl.diagnostics import Problems
@@ -21,7 +21,9 @@ RELATIONS = {
 # Features that are not layers; see `engine.tensorrt.capabilities`.
 FEATURES = frozenset({"data_dependent", "plugin"})
 # Settings that rules may ask for, as ``setting.NAME``; such rules are left out of compilations without them.
-SETTINGS = frozenset({"use_fp32_acc", "keep_quantized_weights"})
+SETTINGS = frozenset({"use_fp32_acc", "keep_quantized_weights", "tune"})
+# Those whose rules compute the same more exactly: with `tune` they are tried where the setting does not ask for them.
+MORE_EXACT = frozenset({"use_fp32_acc"})
 
 # What GPUs have from a compute capability on, as ``target.NAME``; such rules are left out where an engine is built for
 # GPUs before it. NVIDIA documents products of float8 for Ada and Hopper, of float4 for Blackwell.
@@ -64,6 +66,11 @@ def setting(term: tree.Expr) -> str | None:
     """The setting that a term asks for, None if it asks for something else."""
     prefix, _, name = term.name.partition(".") if isinstance(term, tree.Qualified) else ("", "", "")
     return name if prefix == "setting" else None
+
+
+def is_optional(terms: Iterable[tree.Expr]) -> bool:
+    """Whether a rule with these terms is another form, used only where that was measured to be faster."""
+    return any(setting(term) == "tune" for term in terms)
 
 
 def target(term: tree.Expr) -> str | None:

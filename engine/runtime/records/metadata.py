@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.settings import CompilationSettings
 
 # Folders of the machine that compiled; a file must not say where this one writes.
-_OF_THE_MACHINE = frozenset({"engine_cache_dir", "runtime_cache_path"})
+_OF_THE_MACHINE = frozenset({"engine_cache_dir", "runtime_cache_path", "tune"})
 
 
 def record_of(module: TorchTensorRTModule, *, tensorrt: str = "", compute_capabilities: Any = ()) -> EngineRecord:
