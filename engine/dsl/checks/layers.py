@@ -36,7 +36,7 @@ class LayerTable:
         """Check declarations.
 
         Args:
-            base: built-in rules that were checked before, with their layers; not checked again where there are no others.
+            base: built-in rules that were checked before; their layers are checked again only beside others.
         """
         self.bindings = bindings
         self.problems = problems
