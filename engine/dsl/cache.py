@@ -319,12 +319,16 @@ def _decode_on(content: Mapping[str, Any]) -> Checked | None:
     order = content["order"]
     if sorted(order) != list(range(-len(own), len(base.rules))):
         raise ValueError("it orders other rules than there are")
-    items = {part: Joined(getattr(base, part), encoding.CachedItems(content[part], decoder)) for part in _ITEMS}
+    macros, externs, patterns = (
+        Joined(getattr(base, part), encoding.CachedItems(content[part], decoder)) for part in _ITEMS
+    )
     return Checked(
         rules=tuple(base.rules[n].ranked(rank) if n >= 0 else own[-n - 1] for rank, n in enumerate(order)),
         inactive=(*base.inactive, *((decoder.rule(rule, bodies), reason) for rule, reason in content["inactive"])),
         layers=base.layers,
+        macros=macros,
+        externs=externs,
         overridden=tuple((winner, loser) for winner, loser in content["overridden"]),
         foreign=content["foreign"],
-        **items,
+        patterns=patterns,
     )

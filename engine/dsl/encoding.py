@@ -77,10 +77,11 @@ class CachedRule(Rule):
         return copy
 
     def __getattr__(self, name: str) -> Any:
+        fields: tuple[str, ...] = _BODY if name in _BODY else _HEAD
         if name in _BODY:
-            fields, text = _BODY, self._body
+            text = self._body
         elif name in _HEAD:
-            fields, text = _HEAD, self._raw[1]
+            text = self._raw[1]
         else:
             raise AttributeError(name)
         for field, value in zip(fields, self._decoder.decode(json.loads(text)), strict=True):

@@ -7,6 +7,7 @@ else.  Most lines are settled by comparing what rule and mutant emit; only where
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -194,7 +195,8 @@ class Judge:
         """Instances like those of the rule's lines; made once, where a mutant needs them."""
         if rule.id not in self._drawn:
             found: dict[str, _Case] = {}
-            lines = [case.line for case in self._cases(rule) if not case.line.rejects]
+            # Variations of what a rule rejects are what it may take without one of its guards.
+            lines = [dataclasses.replace(case.line, rejects=False) for case in self._cases(rule)]
             optional = sorted(name for root in rule.roots for name in optional_names(root))
 
             def attempt(variation: Variation) -> None:

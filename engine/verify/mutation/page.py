@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _HEAD = """# Changes of rules that no line notices
 
 `engine rules mutate` changes numbers, flags, enum members and comparisons of rules and leaves out guards, one at a
-time. A `test` or `reject` line notices a change where the changed rule does not apply, fires though the line rejects, or
-computes something else than PyTorch. This page is written by `engine rules mutate --page`.
+time. A `test` or `reject` line notices a change where the changed rule does not apply, fires though the line rejects,
+or computes something else than PyTorch. This page is written by `engine rules mutate --page`.
 """
 
 
@@ -40,8 +40,8 @@ def page(found: Sequence[Judged], rules: RuleSet, examples: int) -> str:
         *_listed(survived),
         "## Perhaps the same\n",
         f"None of up to {examples} drawn instances of each rule tells these from the rule. Many cannot be told apart "
-        "at all: what they change is decided before, by the pattern, by another guard or by what PyTorch accepts. That is "
-        "not proven, one by one.\n",
+        "at all: what they change is decided before, by the pattern, by another guard or by what PyTorch accepts. "
+        "That is not proven, one by one.\n",
         *_listed(same),
     ]
     return "\n".join(parts)

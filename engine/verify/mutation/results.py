@@ -1,4 +1,4 @@
-"""What became of mutants, as a file: a search that is stopped goes on from it, and rules that changed are tried again."""
+"""What became of mutants, as a file: a search that was stopped goes on from it."""
 
 from __future__ import annotations
 
