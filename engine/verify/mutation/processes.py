@@ -135,7 +135,14 @@ def _judged(rules: RuleSet, members: Sequence[Rule], examples: int, seed: int, o
 def _work(kind: str, name: str, only: int | None, examples: int, seed: int) -> list[Judged] | None:
     rules = workers.loaded()
     members = [rule for rule in rules.rules if rule.kind == kind and base(rule) == name]
-    return _judged(rules, members, examples, seed, only) if members else None
+    if not members or only is None:
+        return _judged(rules, members, examples, seed) if members else None
+    # Mutants that come one by one share what was made for the one before.
+    judge = _judges.setdefault((kind, name, examples, seed), Judge(rules, members, examples, seed))
+    return [judge.judge(list(mutants(members, rules.layers))[only])]
+
+
+_judges: dict[tuple[str, str, int, int], Judge] = {}
 
 
 __all__ = ["judge_rules"]
