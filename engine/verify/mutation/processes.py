@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -48,16 +49,23 @@ def judge_rules(
         return
     initial = workers.initial_arguments(rules, files)
     left = list(families)
+    suspects: list[Sequence[Rule]] = []
     while left:
         yield from _together(rules, left, initial, examples, seed, jobs)
-        if left:
-            # One of the rules at work ended its process, and with it the others: those go on alone.
-            suspects = left[:jobs]
-            with ThreadPoolExecutor(jobs) as threads:
-                alone = [threads.submit(_one_by_one, rules, members, initial, examples, seed) for members in suspects]
-                for members, future in zip(suspects, alone, strict=True):
-                    yield members, future.result()
-            del left[:jobs]
+        # One of the rules at work ended its process, and with it the others: those come last, each alone.
+        suspects += left[:jobs]
+        del left[:jobs]
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs) as threads:
+        alone = {
+            threads.submit(_one_by_one, rules, members, initial, examples, seed, stop): members for members in suspects
+        }
+        try:
+            for future in as_completed(alone):
+                yield alone[future], future.result()
+        finally:
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _together(
@@ -104,15 +112,26 @@ def _stop(processes: ProcessPoolExecutor) -> None:
 
 
 def _one_by_one(
-    rules: RuleSet, members: Sequence[Rule], initial: Sequence[object], examples: int, seed: int
+    rules: RuleSet,
+    members: Sequence[Rule],
+    initial: Sequence[object],
+    examples: int,
+    seed: int,
+    stop: threading.Event,
 ) -> list[Judged]:
-    """The mutants of a rule of which one may end the process: those that do are noticed."""
+    """The mutants of a rule of which one may end the process: those that do are noticed.
+
+    Raises:
+        CancelledError: nobody waits for them any more.
+    """
     every = list(mutants(members, rules.layers))
     found: list[Judged] = []
     while len(found) < len(every):
         with workers.processes(1, initial) as process:
             try:
                 while len(found) < len(every):
+                    if stop.is_set():
+                        raise CancelledError
                     future = process.submit(_work, members[0].kind, base(members[0]), len(found), examples, seed)
                     answer = future.result()
                     found += _judged(rules, members, examples, seed, len(found)) if answer is None else answer
