@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from engine.dsl.rule import Rule
 
 _LOG = logging.getLogger("engine.rules")
-# Rule sets differ by user files and versions; old ones are not missed.
+# Rule sets differ by user files and versions; old ones are not missed.  Some more than that go at once.
 _ENTRIES = 32
+_MORE = 16
 # Seconds after which a file that is not finished has no writer any more.
 _ABANDONED = 600.0
 _warned = False
@@ -155,7 +156,9 @@ def store(entry: str, checked: Checked, base: tuple[str, Checked] | None = None)
 def _tidy(folder: Path) -> None:
     """Remove what is old, or was left behind; one process at a time, and only where there is something to do."""
     names = [path.name for path in folder.iterdir()]
-    if sum(name.endswith(".json") for name in names) <= _ENTRIES and not any(".json." in name for name in names):
+    if sum(name.endswith(".json") for name in names) <= _ENTRIES + _MORE and not any(
+        ".json." in name for name in names
+    ):
         return
     import filelock
 

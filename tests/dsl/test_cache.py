@@ -141,6 +141,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, caplog):
 
 def test_old_entries_go(folder, monkeypatch):
     monkeypatch.setattr(cache, "_ENTRIES", 2)
+    monkeypatch.setattr(cache, "_MORE", 0)
     for number in range(4):
         RuleSet.from_text(TEXT + "#" * number)
     assert len(list(folder.glob("*.json"))) == 2
@@ -151,6 +152,7 @@ def test_what_is_used_is_not_old(folder, tmp_path, monkeypatch):
     RuleSet.load()
     (built_in,) = folder.glob("*.json")
     monkeypatch.setattr(cache, "_ENTRIES", 3)
+    monkeypatch.setattr(cache, "_MORE", 0)
     path = tmp_path / "my.rules"
     for number in range(5):
         os.utime(built_in, (0, 0))

@@ -33,8 +33,7 @@ def check(context: click.Context, files: tuple[Path, ...], output: str) -> None:
 
     try:
         # Modules of users and packages with rules may register ops of their own.
-        alone = not context.obj and not package_sources()
-        ruleset, found = without_pytorch(lambda: _checked(files), alone=alone)
+        ruleset, found = without_pytorch(lambda: _checked(files), lambda: not context.obj and not package_sources())
     except RuleError as error:
         if output == "text":
             raise

@@ -22,12 +22,12 @@ _PARTLY = OWN - {"aten", "prims"}
 Made = TypeVar("Made")
 
 
-def without_pytorch(check: Callable[[], Made], *, alone: bool) -> Made:
+def without_pytorch(check: Callable[[], Made], alone: Callable[[], bool]) -> Made:
     """The outcome of a check of rules, made without importing PyTorch where the cache has what it needs.
 
     Args:
         check: may be called a second time, with PyTorch.
-        alone: nothing but PyTorch and this package can have registered an op by then, so that records may be kept.
+        alone: whether nothing but PyTorch and this package can have registered an op, so that records may be kept.
     """
     if "torch" not in sys.modules and (kept := load()) is not None:
         try:
@@ -36,7 +36,7 @@ def without_pytorch(check: Callable[[], Made], *, alone: bool) -> Made:
         except PyTorchNeeded:
             pass
     made = check()
-    if alone:
+    if alone():
         keep()
     return made
 
