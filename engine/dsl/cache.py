@@ -120,8 +120,8 @@ def parse(entry: str, data: bytes, *, whole: bool = False) -> Checked | None:
         FileError: it is damaged, or of another version.
     """
     try:
-        digest, _, payload = data.decode("utf-8").partition("\n")
-        if digest != _digest(entry, payload):
+        digest, _, payload = data.partition(b"\n")
+        if digest.decode() != _digest(entry, payload):
             raise ValueError("its digest is wrong")
         content = json.loads(payload)
         if "base" not in content:
@@ -147,7 +147,7 @@ def store(entry: str, checked: Checked, base: tuple[str, Checked] | None = None)
         folder = directory()
         folder.mkdir(parents=True, exist_ok=True)
         # Entries are whole files that take their place at once, so only clearing out takes turns.
-        _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+        _write(folder / f"{entry}.json", entry, payload)
         _tidy(folder)
     except (OSError, ValueError) as error:
         _warn(error)
@@ -170,10 +170,10 @@ def _tidy(folder: Path) -> None:
 def load_tables(name: str) -> str | None:
     """A text of :func:`store_tables`; None if there is none, or none that can be trusted."""
     try:
-        digest, _, text = read_regular(directory() / "tables" / f"{name}.json").decode("utf-8").partition("\n")
+        digest, _, data = read_regular(directory() / "tables" / f"{name}.json").partition(b"\n")
+        return data.decode("utf-8") if digest.decode() == _digest(name, data) else None
     except (OSError, ValueError, FileError):
         return None
-    return text if digest == _digest(name, text) else None
 
 
 def store_tables(name: str, text: str) -> None:
@@ -181,22 +181,25 @@ def store_tables(name: str, text: str) -> None:
     try:
         folder = directory() / "tables"
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / f"{name}.json", f"{_digest(name, text)}\n{text}")
+        _write(folder / f"{name}.json", name, text)
         _clear(folder)
     except OSError as error:
         _warn(error)
 
 
-def _digest(entry: str, payload: str) -> str:
-    return hashlib.blake2b(f"{entry}\n{payload}".encode(), digest_size=20).hexdigest()
+def _digest(entry: str, payload: bytes) -> str:
+    digest = hashlib.blake2b(f"{entry}\n".encode(), digest_size=20)
+    digest.update(payload)
+    return digest.hexdigest()
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, entry: str, text: str) -> None:
     """Write a file so that readers see all of it or the file before."""
+    data = text.encode("utf-8")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(f"{_digest(entry, data)}\n".encode() + data)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -175,7 +175,7 @@ def test_an_entry_that_builds_on_another_one_goes_with_it(folder, tmp_path):
     # An entry cannot build on one that builds on another.
     other = cache._encode_on(cache_of(path), own.stem, cache_of())
     text = json.dumps(other)
-    (folder / ("1" * 40 + ".json")).write_text(f"{cache._digest('1' * 40, text)}\n{text}")
+    (folder / ("1" * 40 + ".json")).write_text(f"{cache._digest('1' * 40, text.encode())}\n{text}")
     assert cache.load("1" * 40) is None
 
 
