@@ -147,6 +147,10 @@ def test_what_was_kept_is_not_tried_again(tmp_path, monkeypatch):
         if item["rule"] == "mine.clamped":
             assert int(places[item["what"]]) == int(item["where"].rpartition(":")[2]) + 1
     assert "mine.first" in (tmp_path / "page.md").read_text()
+    # A call for fewer rules leaves the others in the file.
+    fewer = CliRunner().invoke(cli, [*command[:3], "--rule", "mine.first", "--json", str(data)])
+    assert fewer.exit_code == 0, fewer.output
+    assert {item["rule"] for item in json.loads(data.read_text())["mutants"]} == {"mine.first", "mine.clamped"}
 
 
 def test_a_file_that_holds_something_else_is_left(tmp_path):

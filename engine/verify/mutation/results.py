@@ -75,6 +75,12 @@ class Results:
             FileError: it is no file of results.
         """
         kept = self._read()
+        # What it holds of other rules stays in it.
+        names = {_name(members) for members in families}
+        for members in self._families(kept):
+            if _name(members) not in names:
+                self._found[_name(members)] = kept[_name(members)]
+                self._digests[_name(members)] = self._digest_of(members)
         left = []
         for members in families:
             name = _name(members)
