@@ -199,8 +199,10 @@ def render_summary(summary: Summary, file: TextIO) -> None:
     )
 
 
-def render_mutants(found: Sequence[Judged], file: TextIO) -> float:
-    """Print which changes of rules no line notices, and count; the share of those noticed that mean something else."""
+def render_mutants(found: Sequence[Judged], file: TextIO) -> None:
+    """Print which changes of rules no line notices, and count."""
+    from engine.verify.mutation.results import share
+
     console = new_console(file)
     for item in found:
         if item.outcome != "noticed":
@@ -209,17 +211,15 @@ def render_mutants(found: Sequence[Judged], file: TextIO) -> float:
             if item.line:
                 console.print(f"  {item.line}", soft_wrap=True)
     noticed, survived = (sum(item.outcome == what for item in found) for what in ("noticed", "survived"))
-    share = noticed / (noticed + survived) if noticed + survived else 1.0
     same = len(found) - noticed - survived
     if not found:
         console.print("there is nothing to change: no numbers, flags, enum members or guards", soft_wrap=True)
-        return share
+        return
     console.print(
         f"{len(found)} changes of {len({item.rule for item in found})} rules: {noticed} noticed, {survived} not, "
-        f"{same} perhaps the same; {share:.1%} noticed of those that mean something else",
+        f"{same} perhaps the same; {share(found):.1%} noticed of those that mean something else",
         soft_wrap=True,
     )
-    return share
 
 
 _STAGE_WORDS: dict[str, str] = {

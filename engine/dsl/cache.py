@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.dsl import encoding
-from engine.dsl.source import Source
+from engine.dsl.source import BUILT_IN, Source
 from engine.errors import FileError
+from engine.storage import installed_pytorch
 from engine.storage.regular_file import read_regular
 from engine.tensorrt import Capabilities
 
 if TYPE_CHECKING:
     from engine.dsl.checked import Checked
+    from engine.dsl.rule import Rule
 
 _LOG = logging.getLogger("engine.rules")
-# Rule sets differ by user files and versions; old ones are not missed.
+# Rule sets differ by user files and versions; old ones are not missed.  Some more than that go at once.
 _ENTRIES = 32
+_MORE = 16
 # Seconds after which a file that is not finished has no writer any more.
 _ABANDONED = 600.0
 _warned = False
@@ -58,15 +61,13 @@ def key(
     Args:
         texts: digest of the rules' texts and of the target.
     """
-    import torch
-
     import engine
 
     conditions = [
         encoding.FORMAT,
         engine.__version__,
         platform.python_version(),
-        torch.__version__,
+        installed_pytorch.version(),
         texts,
         [(source.path, source.stem, source.level) for source in sources],
         _tensorrt(target),
@@ -93,10 +94,18 @@ def _code() -> list[tuple[str, int, int]]:
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def load(entry: str) -> Checked | None:
-    """A cached outcome; None if there is none, or none that can be trusted."""
+def load(entry: str, *, whole: bool = False) -> Checked | None:
+    """A cached outcome; None if there is none, or none that can be trusted.
+
+    Args:
+        whole: only one that does not build on another one.
+    """
+    path = directory() / f"{entry}.json"
     try:
-        return parse(entry, read_regular(directory() / f"{entry}.json"))
+        found = parse(entry, read_regular(path), whole=whole)
+        with contextlib.suppress(OSError):
+            os.utime(path)  # what is used is not old
+        return found
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever a file can hold that we did not write
@@ -104,29 +113,41 @@ def load(entry: str) -> Checked | None:
         return None
 
 
-def parse(entry: str, data: bytes) -> Checked | None:
+def parse(entry: str, data: bytes, *, whole: bool = False) -> Checked | None:
     """The outcome in an entry's file; None where packages that it depends on are not as they were.
 
     Raises:
         FileError: it is damaged, or of another version.
     """
     try:
-        digest, _, payload = data.decode("utf-8").partition("\n")
-        if digest != _digest(entry, payload):
+        digest, _, payload = data.partition(b"\n")
+        if digest.decode() != _digest(entry, payload):
             raise ValueError("its digest is wrong")
-        return _decode(json.loads(payload))
+        content = json.loads(payload)
+        if "base" not in content:
+            return _decode(content)
+        if whole:
+            raise ValueError("it builds on one that builds on another one")
+        return _decode_on(content)
     except Exception as error:  # whatever somebody wrote there with a right digest
         raise FileError(f"{directory() / entry}.json is damaged: {type(error).__name__}: {error}") from None
 
 
-def store(entry: str, checked: Checked) -> None:
-    """Keep an outcome; failing to is not an error."""
+def store(entry: str, checked: Checked, base: tuple[str, Checked] | None = None) -> None:
+    """Keep an outcome; failing to is not an error.
+
+    Args:
+        base: entry and outcome of the built-in rules, which need not be written again.
+    """
     try:
-        payload = json.dumps(_encode(checked), separators=(",", ":"))
+        # Another layer of the same name may take a built-in one's place.
+        on_base = base is not None and checked.layers is base[1].layers
+        content = _encode_on(checked, *base) if base is not None and on_base else _encode(checked)
+        payload = json.dumps(content, separators=(",", ":"))
         folder = directory()
         folder.mkdir(parents=True, exist_ok=True)
         # Entries are whole files that take their place at once, so only clearing out takes turns.
-        _write(folder / f"{entry}.json", f"{_digest(entry, payload)}\n{payload}")
+        _write(folder / f"{entry}.json", entry, payload)
         _tidy(folder)
     except (OSError, ValueError) as error:
         _warn(error)
@@ -135,7 +156,9 @@ def store(entry: str, checked: Checked) -> None:
 def _tidy(folder: Path) -> None:
     """Remove what is old, or was left behind; one process at a time, and only where there is something to do."""
     names = [path.name for path in folder.iterdir()]
-    if sum(name.endswith(".json") for name in names) <= _ENTRIES and not any(".json." in name for name in names):
+    if sum(name.endswith(".json") for name in names) <= _ENTRIES + _MORE and not any(
+        ".json." in name for name in names
+    ):
         return
     import filelock
 
@@ -147,10 +170,10 @@ def _tidy(folder: Path) -> None:
 def load_tables(name: str) -> str | None:
     """A text of :func:`store_tables`; None if there is none, or none that can be trusted."""
     try:
-        digest, _, text = read_regular(directory() / "tables" / f"{name}.json").decode("utf-8").partition("\n")
+        digest, _, data = read_regular(directory() / "tables" / f"{name}.json").partition(b"\n")
+        return data.decode("utf-8") if digest.decode() == _digest(name, data) else None
     except (OSError, ValueError, FileError):
         return None
-    return text if digest == _digest(name, text) else None
 
 
 def store_tables(name: str, text: str) -> None:
@@ -158,22 +181,25 @@ def store_tables(name: str, text: str) -> None:
     try:
         folder = directory() / "tables"
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / f"{name}.json", f"{_digest(name, text)}\n{text}")
+        _write(folder / f"{name}.json", name, text)
         _clear(folder)
     except OSError as error:
         _warn(error)
 
 
-def _digest(entry: str, payload: str) -> str:
-    return hashlib.blake2b(f"{entry}\n{payload}".encode(), digest_size=20).hexdigest()
+def _digest(entry: str, payload: bytes) -> str:
+    digest = hashlib.blake2b(f"{entry}\n".encode(), digest_size=20)
+    digest.update(payload)
+    return digest.hexdigest()
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, entry: str, text: str) -> None:
     """Write a file so that readers see all of it or the file before."""
+    data = text.encode("utf-8")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(f"{_digest(entry, data)}\n".encode() + data)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -219,8 +245,9 @@ def _encode(checked: Checked) -> dict[str, Any]:
         "overridden": checked.overridden,
         "foreign": dict(checked.foreign),
         "emitted": {name: encoder.encode(dict(ops)) for name, ops in checked.emitted.items()},
+        "absent": {name: [reason, encoder.encode(layer)] for name, (reason, layer) in checked.absent.items()},
         "before": checked.before,
-        "definitions": json.dumps(encoder.encode(checked.definitions)),
+        "declared": json.dumps(encoder.encode(checked.declared)),
     }
     return {"bodies": list(bodies), "files": encoder.files, **content}
 
@@ -243,6 +270,71 @@ def _decode(content: Mapping[str, Any]) -> Checked | None:
         foreign=content["foreign"],
         patterns=encoding.CachedItems(content["patterns"], decoder),
         emitted={name: decoder.decode(ops) for name, ops in content["emitted"].items()},
+        absent={name: (reason, decoder.decode(layer)) for name, (reason, layer) in content["absent"].items()},
         before=tuple(map(tuple, content["before"])),
-        definitions=encoding.CachedTuple(content["definitions"], decoder),  # type: ignore[arg-type]
+        declared=encoding.CachedTuple(content["declared"], decoder),
+    )
+
+
+# ------------------------------------------------------------------------------------------ rules on top of others
+
+_ITEMS = ("macros", "externs", "patterns")
+
+
+def _encode_on(checked: Checked, name: str, base: Checked) -> dict[str, Any]:
+    """What there is besides the built-in rules, and the order of both."""
+    encoder = encoding.Encoder(None, checked.macros)
+    bodies: dict[str, int] = {}
+    places = {(rule.kind, rule.id): number for number, rule in enumerate(base.rules)}
+    order: list[int] = []
+    own: list[Rule] = []
+    for rule in checked.rules:
+        if rule.level == BUILT_IN:
+            order.append(places[rule.kind, rule.id])
+        else:
+            own.append(rule)
+            order.append(-len(own))
+    inactive = [[encoder.rule(rule, bodies), reason] for rule, reason in checked.inactive if rule.level > BUILT_IN]
+    items = {}
+    for part in _ITEMS:
+        every, given = getattr(checked, part), getattr(base, part)
+        items[part] = encoder.items({name: every[name] for name in every if name not in given})
+    content = {
+        "base": name,
+        "rules": [encoder.rule(rule, bodies) for rule in own],
+        "order": order,
+        "inactive": inactive,
+        **items,
+        "overridden": checked.overridden,
+        "foreign": dict(checked.foreign),
+    }
+    return {"bodies": list(bodies), "files": encoder.files, **content}
+
+
+def _decode_on(content: Mapping[str, Any]) -> Checked | None:
+    from engine.dsl import operators
+    from engine.dsl.checked import Checked, Joined
+
+    name = str(content["base"])
+    base = load(name, whole=True) if name.isalnum() else None
+    if base is None or operators.schemas(content["foreign"]) != content["foreign"]:
+        return None
+    decoder = encoding.Decoder(content["files"])
+    bodies = content["bodies"]
+    own = [decoder.rule(rule, bodies) for rule in content["rules"]]
+    order = content["order"]
+    if sorted(order) != list(range(-len(own), len(base.rules))):
+        raise ValueError("it orders other rules than there are")
+    macros, externs, patterns = (
+        Joined(getattr(base, part), encoding.CachedItems(content[part], decoder)) for part in _ITEMS
+    )
+    return Checked(
+        rules=tuple(base.rules[n].ranked(rank) if n >= 0 else own[-n - 1] for rank, n in enumerate(order)),
+        inactive=(*base.inactive, *((decoder.rule(rule, bodies), reason) for rule, reason in content["inactive"])),
+        layers=base.layers,
+        macros=macros,
+        externs=externs,
+        overridden=tuple((winner, loser) for winner, loser in content["overridden"]),
+        foreign=content["foreign"],
+        patterns=patterns,
     )

@@ -1,7 +1,7 @@
 """Checked rules as JSON, for the cache, and back.
 
-JSON and not pickle: reading a file must never run code.  What a rule does, as opposed to what it matches, is a
-text of its own that is decoded when it is first read, because few of the rules apply to one model.
+JSON and not pickle: reading a file must never run code.  What a rule does and what it matches are texts of their
+own that are decoded when they are first read, because few of the rules apply to one model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from engine.dsl import rule as rules
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken, Facts, Layer, OpName, Rule
-from engine.dtypes import DTYPE_NAMES, DTYPES
+from engine.dsl.vocabulary import dtype_names, dtypes
 from engine.errors import Span
 
 # Part of the cache's key: change it with the format.
-FORMAT = 7
+FORMAT = 8
 
 _TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
 _CLASSES: tuple[type, ...] = (
@@ -41,17 +41,25 @@ _CLASSES: tuple[type, ...] = (
 _NUMBERS = {cls: number for number, cls in enumerate(_CLASSES)}
 _FIELDS: dict[type, tuple[str, ...]] = {cls: tuple(f.name for f in dataclasses.fields(cls)) for cls in _CLASSES}
 _SPAN_AT = tuple(_FIELDS[cls].index("span") + 1 for cls in _CLASSES)
-# Fields of a rule that are decoded on demand; they are the same for all members of a family.
+# Fields of a rule that are decoded on demand: those of its body are the same for all members of a family.
 _BODY = ("steps", "emit", "decreases", "tests")
-_HEAD = tuple(f.name for f in dataclasses.fields(Rule) if f.name not in _BODY)
-# Where the head begins in the list that a rule is, after the number of its body and what its text says of it.
-_FIRST = 4
+_HEAD = ("doc", "roots", "over", "relax", "family", "text")
+# Those that are there at once, in the order that they have in the list that a rule is.
+_PLAIN = ("id", "kind", "level", "rank")
+_AT_ONCE = (*_PLAIN, "span", "needs")
+# Where they begin, after the number of its body, its head, the ops of its roots and what its text says of it.
+_FIRST = 6
 
 
 class CachedRule(Rule):
-    """A rule whose body is decoded when it is first read."""
+    """A rule that is decoded when it is first read, but for what every compilation asks of every rule."""
 
-    __slots__ = ("_body", "_decoder", "_facts", "_head")
+    __slots__ = ("_body", "_decoder", "_facts", "_raw")
+
+    @property
+    def root_ops(self) -> tuple[str, ...]:
+        """The ops of its roots, each once."""
+        return tuple(self._raw[2])
 
     @property
     def facts(self) -> Facts | None:
@@ -63,22 +71,27 @@ class CachedRule(Rule):
         if self.rank == rank:
             return self
         copy = object.__new__(CachedRule)
-        for name in (*_HEAD, "_body", "_decoder", "_facts", "_head"):
+        for name in (*_AT_ONCE, "_body", "_decoder", "_facts", "_raw"):
             object.__setattr__(copy, name, getattr(self, name))
         object.__setattr__(copy, "rank", rank)
         return copy
 
     def __getattr__(self, name: str) -> Any:
-        if name not in _BODY:
+        fields: tuple[str, ...] = _BODY if name in _BODY else _HEAD
+        if name in _BODY:
+            text = self._body
+        elif name in _HEAD:
+            text = self._raw[1]
+        else:
             raise AttributeError(name)
-        for field, value in zip(_BODY, self._decoder.decode(json.loads(self._body)), strict=True):
+        for field, value in zip(fields, self._decoder.decode(json.loads(text)), strict=True):
             object.__setattr__(self, field, value)
         return getattr(self, name)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rule):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in (*_HEAD, *_BODY))
+        return all(getattr(self, name) == getattr(other, name) for name in (*_AT_ONCE, *_HEAD, *_BODY))
 
     __hash__ = Rule.__hash__
 
@@ -156,20 +169,22 @@ class Encoder:
             return [_OP, value.name]
         if isinstance(value, dict):
             return [_MAP, *(part for key, item in value.items() for part in (key, self.encode(item)))]
-        if value in DTYPE_NAMES:
-            return [_DTYPE, DTYPE_NAMES[value]]
+        if value in dtype_names():
+            return [_DTYPE, dtype_names()[value]]
         raise TypeError(f"cannot encode {value!r}")
 
     def items(self, items: Mapping[str, Any]) -> dict[str, str]:
         """Layers or macros by name, each a text of its own."""
+        if isinstance(items, CachedItems) and items._decoder is self._like:
+            return dict(items._texts)
         return {name: json.dumps(self.encode(item)) for name, item in items.items()}
 
     def rule(self, rule: Rule, bodies: dict[str, int]) -> list[Any]:
         """A rule as its head and the number of its body."""
         if isinstance(rule, CachedRule) and rule._decoder is self._like:
-            head = list(rule._head)
-            head[_FIRST + _HEAD.index("rank")] = rule.rank
-            return [bodies.setdefault(rule._body, len(bodies)), *head[1:]]
+            raw = list(rule._raw)
+            raw[_FIRST + _PLAIN.index("rank")] = rule.rank
+            return [bodies.setdefault(rule._body, len(bodies)), *raw[1:]]
         body = json.dumps(self.encode(tuple(getattr(rule, name) for name in _BODY)))
         from engine.dsl.checks.facts import facts_of
 
@@ -177,10 +192,12 @@ class Encoder:
         facts = facts_of(rule, self._macros)
         return [
             number,
+            json.dumps(self.encode(tuple(getattr(rule, name) for name in _HEAD))),
+            list(rule.root_ops),
             facts.looks,
             list(facts.emits),
             facts.decreases,
-            *(self.encode(getattr(rule, name)) for name in _HEAD),
+            *(self.encode(getattr(rule, name)) for name in _AT_ONCE),
         ]
 
     def _span(self, span: Span) -> str:
@@ -209,19 +226,22 @@ class Decoder:
         if number == _MAP:
             return {key: self.decode(item) for key, item in zip(value[1::2], value[2::2], strict=True)}
         if number == _DTYPE:
-            return DTYPES[value[1]]
+            return dtypes()[value[1]]
         return EnumToken(value[1]) if number == _ENUM else OpName(value[1])
 
     def rule(self, value: list[Any], bodies: list[str]) -> Rule:
-        """A rule from its head and body."""
+        """A rule from the list that it is, and its body."""
         rule = object.__new__(CachedRule)
         assign = object.__setattr__
-        for name, item in zip(_HEAD, value[_FIRST:], strict=True):
-            assign(rule, name, self._span(item) if name == "span" else self.decode(item))
+        for name, item in zip(_PLAIN, value[_FIRST:], strict=False):
+            assign(rule, name, item)
+        span, needs = value[_FIRST + len(_PLAIN) :]
+        assign(rule, "span", self._span(span))
+        assign(rule, "needs", self.decode(needs))
         assign(rule, "_body", bodies[value[0]])
         assign(rule, "_decoder", self)
-        assign(rule, "_facts", Facts(int(value[1]), tuple(map(str, value[2])), bool(value[3])))
-        assign(rule, "_head", value)
+        assign(rule, "_facts", Facts(int(value[3]), tuple(map(str, value[4])), bool(value[5])))
+        assign(rule, "_raw", value)
         return rule
 
     def _node(self, number: int, value: list[Any]) -> Any:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine.dsl.forms import beyond_limits, ops_in, orders, overload, stand_in, tensor_slots, within, without_spans
+from engine.dsl.forms import beyond_limits, ops_in, orders, stand_in, tensor_slots, within, without_spans
 from engine.dsl.memo import Recent
 from engine.dsl.rule import ArgumentPattern, ListMatch, OneOf, OpMatch, Rule
 from engine.errors import RuleError
@@ -98,4 +98,4 @@ def _forms(pattern: ArgumentPattern) -> list[_Form]:
     return forms
 
 
-__all__ = ["Expansion", "depth", "expand", "ops_in", "overload", "tensor_slots", "without_spans"]
+__all__ = ["Expansion", "depth", "expand", "ops_in", "tensor_slots", "without_spans"]

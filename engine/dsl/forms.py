@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
 
-import torch
-from torch._ops import OpOverload
-
-from engine.dsl import tree
+from engine.dsl import operators, tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OneOf, OpMatch
 from engine.errors import Diagnostic, Span
 
@@ -187,28 +183,10 @@ def stand_in(pattern: OpMatch) -> ArgumentPattern:
     return Anything(pattern.span)
 
 
-def overload(name: str) -> OpOverload | None:
-    """The overload with a full name such as ``aten.add.Tensor``, None if PyTorch does not know it."""
-    namespace, _, rest = name.partition(".")
-    packet, _, kind = rest.partition(".")
-    try:
-        found = getattr(getattr(getattr(torch.ops, namespace), packet), kind or "default")
-    except (AttributeError, RuntimeError):
-        return None
-    return found if isinstance(found, OpOverload) else None
-
-
-@cache
 def tensor_slots(name: str) -> tuple[int, ...]:
     """Schema positions of an op's tensor arguments (not lists of tensors); empty for an unknown op."""
-    found = overload(name)
-    if found is None:
-        return ()
-    return tuple(
-        position
-        for position, argument in enumerate(found._schema.arguments)
-        if str(argument.type) in ("Tensor", "Optional[Tensor]")
-    )
+    operator = operators.find(name)
+    return () if operator is None else operator.tensor_slots
 
 
 def without_spans(pattern: ArgumentPattern) -> ArgumentPattern:

@@ -7,12 +7,14 @@ import functools
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+from engine.dsl.recorded.standing_in import PyTorchNeeded, records
+
+if TYPE_CHECKING:
+    from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 # Op libraries of PyTorch itself that exist only after an import.
 _LIBRARIES = {
@@ -60,12 +62,24 @@ class Operator:
     schema: str
     positions: Mapping[str, int]
 
+    @property
+    def tensor_slots(self) -> tuple[int, ...]:
+        """Positions of the arguments that are tensors, not lists of them."""
+        return tuple(position for position, argument in enumerate(self.arguments) if argument.kind == "Tensor")
+
 
 _found: dict[str, Operator | None] = {}
 
 
 def find(name: str) -> Operator | None:
-    """The overload that ``aten.linear`` or ``aten.add.Tensor`` names, None if there is none."""
+    """The overload that ``aten.linear`` or ``aten.add.Tensor`` names, None if there is none.
+
+    Raises:
+        PyTorchNeeded: records stand in for PyTorch, and do not say.
+    """
+    recorded = records()
+    if recorded is not None:
+        return recorded.find(name)
     if name not in _found:
         operator = _find(name)
         if operator is None and name.partition(".")[0] not in OWN:
@@ -80,10 +94,26 @@ def schemas(names: Iterable[str]) -> dict[str, str | None]:
     return {name: None if operator is None else operator.schema for name, operator in found.items()}
 
 
+def asked() -> Iterator[Operator]:
+    """The ops that were found in this process so far."""
+    return (operator for operator in _found.values() if operator is not None)
+
+
+def registered() -> Iterator[Operator]:
+    """Every op that PyTorch's dispatcher has now and that graphs can hold."""
+    import torch
+
+    for name in torch._C._dispatch_get_all_op_names():
+        namespace, _, rest = name.partition("::")
+        operator = find(f"{namespace}.{rest}")
+        if operator is not None:
+            yield operator
+
+
 def imported(texts: Iterable[str]) -> list[str]:
     """The imported packages whose ops rules may name, in order."""
     found = set().union(*map(_namespaces, texts))
-    return sorted(name for name in found - OWN if name in sys.modules)
+    return sorted(name for name in found - OWN - {"torch"} if name in sys.modules)
 
 
 @functools.lru_cache(maxsize=64)
@@ -92,6 +122,8 @@ def _namespaces(text: str) -> frozenset[str]:
 
 
 def _find(name: str) -> Operator | None:
+    from torch._ops import OpOverload
+
     namespace, _, rest = name.partition(".")
     if is_higher_order(name):
         graphs = higher_order(name)
@@ -110,6 +142,9 @@ def is_higher_order(name: str) -> bool:
 @functools.cache
 def higher_order(name: str) -> HigherOrderOperator | None:
     """The op that takes graphs that ``higher_order.cond`` names, None if there is none."""
+    import torch
+    from torch._ops import HigherOrderOperator
+
     importlib.import_module("torch._higher_order_ops")
     op = getattr(torch.ops.higher_order, name.partition(".")[2], None)
     return op if isinstance(op, HigherOrderOperator) else None
@@ -129,6 +164,8 @@ def _describe_higher_order(name: str, op: HigherOrderOperator) -> Operator:
 
 def _dispatched(op: OpOverload) -> bool:
     """Whether graphs can hold an op; `aten.add.default`, of two Python numbers, is of TorchScript only."""
+    import torch
+
     try:
         torch._C._dispatch_find_schema_or_throw(op._schema.name, op._schema.overload_name)
     except RuntimeError:
@@ -148,6 +185,9 @@ def register(namespace: str) -> bool:
 
 
 def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
+    import torch
+    from torch._ops import OpOverloadPacket
+
     if not name or not register(namespace):
         return None
     packet = getattr(getattr(torch.ops, namespace), name, None)
@@ -185,9 +225,22 @@ def _argument(argument: Any) -> Argument:
 
 
 def _names(namespace: str) -> tuple[str, ...]:
+    if records() is not None:
+        raise PyTorchNeeded(namespace)
+    import torch
+
     prefix = f"{namespace}::"
     names = (name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())
     return tuple(sorted({name.removeprefix(prefix) for name in names if name.startswith(prefix)}))
+
+
+def namespaces() -> list[str]:
+    """The namespaces of which something is loaded, in order."""
+    if records() is not None:
+        raise PyTorchNeeded("namespaces")
+    import torch
+
+    return sorted({name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()})
 
 
 def loaded(namespace: str) -> bool:
@@ -197,6 +250,10 @@ def loaded(namespace: str) -> bool:
 
 def suggestion(name: str) -> str | None:
     """Advice for a name that is no op: the overloads that there are, or names like it."""
+    if records() is not None:
+        raise PyTorchNeeded(name)
+    import torch
+
     namespace, _, rest = name.partition(".")
     if is_higher_order(name):
         known = sorted(torch._ops._higher_order_ops)

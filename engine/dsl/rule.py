@@ -168,6 +168,11 @@ class Rule:
         return self if self.rank == rank else replace(self, rank=rank)
 
     @property
+    def root_ops(self) -> tuple[str, ...]:
+        """The ops of its roots, each once."""
+        return tuple(dict.fromkeys(root.op for root in self.roots))
+
+    @property
     def facts(self) -> Facts | None:
         """What its text says of it, where that is known without reading it."""
         return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.dsl import host, tree
 from engine.dsl.checks import needs
+from engine.dsl.recorded.standing_in import records
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import BUILT_IN, USER, Source, builtin_sources, package_sources, read_sources
 from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
@@ -141,6 +142,8 @@ class RuleSet:
         with collector_held_back():
             checked = _cached(sources, target, hosts, key)
         made = cls._made(checked, sources, digest, hosts)
+        if records() is not None:
+            return made  # what stands in for PyTorch goes again
         _recent[key, frozenset(hosts.items())] = made, dict(checked.foreign)
         while len(_recent) > _MOST_RECENT:
             del _recent[next(iter(_recent))]
@@ -323,9 +326,10 @@ def _cached(
         built_in = [source for source in sources if source.level == BUILT_IN]
         base = None
         if built_in and len(built_in) < len(sources):
-            base = _cached(built_in, target, hosts, _key(built_in, target, hosts, _hash(built_in, target)))
-        checked = _check(sources, target, hosts, base)
-        cache.store(key, checked)
+            name = _key(built_in, target, hosts, _hash(built_in, target))
+            base = name, _cached(built_in, target, hosts, name)
+        checked = _check(sources, target, hosts, None if base is None else base[1])
+        cache.store(key, checked, base)
     return checked
 
 
@@ -342,21 +346,21 @@ def _check(
 
     groups: dict[tuple[int, str], list[tree.File]] = {}
     errors: list[Diagnostic] = []
-    known = iter(base.definitions if base is not None else ())
     for source in sources:
         group = groups.setdefault((source.level, _owner(source)), [])
         if base is not None and source.level == BUILT_IN:
-            group.append(tree.File(source.stem, source.path, source.text, (), *next(known)))
+            group.append(tree.File(source.stem, source.path, source.text, (), (), (), (), ()))
             continue
         file, found = parse_with_errors(source.text, source.path, source.stem)
         group.append(file)
         errors += found
     files: list[tuple[tree.File, int]] = []
+    taken: tuple[list[str], list[str]] = ([], []) if base is None else ([*base.macros], [*base.patterns])
     for level, owner in groups:
         own = groups[level, owner]
         if level > BUILT_IN:
-            macros = [macro.name for file, _ in files for macro in file.macros]
-            patterns = [pattern.name for file, _ in files for pattern in file.patterns]
+            macros = [*taken[0], *(macro.name for file, _ in files for macro in file.macros)]
+            patterns = [*taken[1], *(pattern.name for file, _ in files for pattern in file.patterns)]
             own = apart(own, macros, patterns)
         files += [(file, level) for file in own]
     return check(files, target, hosts, errors, base)

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.dsl.recorded.standing_in import Records, records
+
 if TYPE_CHECKING:
     import torch
 
@@ -84,35 +86,40 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
 }
 
 
-@functools.cache
 def dtypes() -> Mapping[str, torch.dtype]:
     """Dtypes by their names in rules."""
-    from engine.dtypes import DTYPES
-
-    return DTYPES
+    return _words(records())[0]
 
 
-@functools.cache
 def dtype_names() -> Mapping[torch.dtype, str]:
     """Names in rules by dtype."""
-    return {dtype: name for name, dtype in dtypes().items()}
+    return _words(records())[1]
 
 
-@functools.cache
 def dtype_classes() -> Mapping[str, frozenset[str]]:
     """Dtype classes (``floating``, ``tensor``, ...) with the names of their dtypes."""
-    from engine.dtypes import CLASSES
-
-    names = dtype_names()
-    return {name: frozenset(names[dtype] for dtype in members) for name, members in CLASSES.items()}
+    return _words(records())[2]
 
 
-@functools.cache
 def constants() -> Mapping[str, Any]:
     """Names that every expression may use, with their values: dtypes, dtype classes, ``pi`` and the like."""
-    from engine.dtypes import CLASSES, DTYPES
+    return _words(records())[3]
 
-    return {"pi": math.pi, "inf": math.inf, "nan": math.nan, **DTYPES, **CLASSES}
+
+@functools.lru_cache(maxsize=2)
+def _words(
+    recorded: Records | None,
+) -> tuple[Mapping[str, Any], Mapping[Any, str], Mapping[str, Any], Mapping[str, Any]]:
+    """What the four functions above give, of PyTorch itself or of what stands in for it."""
+    if recorded is not None:
+        members, classes = recorded.dtypes, recorded.classes
+    else:
+        from engine.dtypes import CLASSES, DTYPES
+
+        members, classes = DTYPES, CLASSES
+    names = {dtype: name for name, dtype in members.items()}
+    by_class = {name: frozenset(names[dtype] for dtype in those) for name, those in classes.items()}
+    return members, names, by_class, {"pi": math.pi, "inf": math.inf, "nan": math.nan, **members, **classes}
 
 
 def expand_dtypes(names: Iterable[str]) -> frozenset[str]:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from engine.dsl import operators, tree
 from engine.dsl.forms import ops_in
 from engine.dsl.rule import Rule
@@ -91,10 +89,9 @@ def unregistered_hint(missing: str) -> str:
     if name.startswith("torch.ops."):
         return f"rules write `{name.removeprefix('torch.ops.')}`"
     namespace, _, rest = name.partition(".")
-    known = {op.partition("::")[0] for op in torch._C._dispatch_get_all_op_names()}
     near = [
         f"{other}.{rest}"
-        for other in difflib.get_close_matches(namespace, sorted(known), n=3, cutoff=0.6)
+        for other in difflib.get_close_matches(namespace, operators.namespaces(), n=3, cutoff=0.6)
         if operators.find(f"{other}.{rest}") is not None
     ]
     meant = f"did you mean `{near[0]}`? Or " if near else ""

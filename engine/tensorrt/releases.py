@@ -7,9 +7,8 @@ import re
 import warnings
 from types import ModuleType
 
-import torch
-
 from engine.errors import NewReleaseWarning, user_frame
+from engine.storage import installed_pytorch
 
 NEWEST = {"torch": (2, 14), "tensorrt_rtx": (1, 7)}
 """Package -> the newest minor version of ``docs/releases.md``, without those of NVIDIA's full TensorRT."""
@@ -22,7 +21,7 @@ def warn_of_new_releases(trt: ModuleType) -> None:
     Args:
         trt: the TensorRT module that is used.
     """
-    found = newer(torch.__version__, trt.__name__, trt.__version__)
+    found = newer(installed_pytorch.version(), trt.__name__, trt.__version__)
     if found:
         warnings.warn(found, NewReleaseWarning, stacklevel=user_frame())
 

@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -139,9 +141,47 @@ def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, caplog):
 
 def test_old_entries_go(folder, monkeypatch):
     monkeypatch.setattr(cache, "_ENTRIES", 2)
+    monkeypatch.setattr(cache, "_MORE", 0)
     for number in range(4):
         RuleSet.from_text(TEXT + "#" * number)
     assert len(list(folder.glob("*.json"))) == 2
+
+
+def test_what_is_used_is_not_old(folder, tmp_path, monkeypatch):
+    """The built-in rules outlive any number of edits of a user's file."""
+    RuleSet.load()
+    (built_in,) = folder.glob("*.json")
+    monkeypatch.setattr(cache, "_ENTRIES", 3)
+    monkeypatch.setattr(cache, "_MORE", 0)
+    path = tmp_path / "my.rules"
+    for number in range(5):
+        os.utime(built_in, (0, 0))
+        path.write_text(f"# {number}\n{MINE}")
+        RuleSet.load(path)
+    assert built_in.exists()
+    assert len(list(folder.glob("*.json"))) == 3
+
+
+def test_an_entry_that_builds_on_another_one_goes_with_it(folder, tmp_path):
+    path = tmp_path / "my.rules"
+    path.write_text(MINE)
+    RuleSet.load(path)
+    sizes = {entry: entry.stat().st_size for entry in folder.glob("*.json")}
+    own, built_in = sorted(sizes, key=sizes.__getitem__)
+    assert sizes[own] < sizes[built_in] / 10
+    assert cache.load(own.stem).rules == RuleSet.load(path).rules
+    built_in.unlink()
+    assert cache.load(own.stem) is None
+    # An entry cannot build on one that builds on another.
+    other = cache._encode_on(cache_of(path), own.stem, cache_of())
+    text = json.dumps(other)
+    (folder / ("1" * 40 + ".json")).write_text(f"{cache._digest('1' * 40, text.encode())}\n{text}")
+    assert cache.load("1" * 40) is None
+
+
+def cache_of(*paths):
+    sources = [*builtin_sources(), *read_sources(paths, 2)]
+    return ruleset._check(sources, ruleset._installed(), host.registered(), None)
 
 
 def test_no_scraps_are_left(folder):

@@ -190,7 +190,7 @@ def entry(tmp_path, monkeypatch):
 
 
 def _signed(path, payload):
-    path.write_text(f"{cache._digest(path.stem, payload)}\n{payload}")
+    path.write_text(f"{cache._digest(path.stem, payload.encode())}\n{payload}")
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def _of_cache(cache: EngineCache) -> Any:
 
 
 def _digested(text: str) -> bytes:
-    return f"{rule_cache._digest(_KEY, text)}\n{text}".encode()
+    return f"{rule_cache._digest(_KEY, text.encode())}\n{text}".encode()
 
 
 # ----------------------------------------------------------------------------------------------------- JSON

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from engine.dsl import tree
-from engine.dsl.expansion import overload
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.errors import Span
+from engine.evaluator.right_side import resolve
 
 SPAN = Span("test.rules", 1, 1, 1, 2)
 ANY = Anything(SPAN)
@@ -71,8 +71,7 @@ def op(name: str, *arguments: Any, **options: Any) -> OpMatch:
     }
     partial = options.pop("partial", False)
     settings.update({key: options.pop(key) for key in list(options) if key in settings})
-    found = overload(name)
-    assert found is not None, name
+    found = resolve(name)[1]
     placed = {position: pattern(argument) for position, argument in enumerate(arguments)}
     for position, argument in enumerate(found._schema.arguments):
         if argument.name in options:

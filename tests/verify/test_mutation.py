@@ -118,16 +118,56 @@ def test_the_command(tmp_path):
     noticed = sum(item["outcome"] == "noticed" for item in kept["mutants"])
     assert kept["noticed"] == noticed / (noticed + sum(item["outcome"] == "survived" for item in kept["mutants"]))
     assert f"{kept['noticed']:.1%} noticed" in result.output
+    assert kept["complete"] is True
     assert CliRunner().invoke(cli, [*arguments, "--fail-under", "99"]).exit_code == 1
     nothing = CliRunner().invoke(cli, ["rules", "mutate", str(path), "--rule", "other."])
     assert "there is no such rule" in str(nothing.exception)
+
+
+def test_what_was_kept_is_not_tried_again(tmp_path, monkeypatch):
+    path, data = tmp_path / "mine.rules", tmp_path / "found.json"
+    path.write_text(BADLY)
+    tried = []
+    judge = Judge.judge
+    monkeypatch.setattr(Judge, "judge", lambda self, mutant: tried.append(mutant.what) or judge(self, mutant))
+    command = ["rules", "mutate", str(path), "--rule", "mine.clamped", "--rule", "mine.first", "--json", str(data)]
+    first = CliRunner().invoke(cli, command)
+    count = len(tried)
+    assert count > 2
+    kept = json.loads(data.read_text())["mutants"]
+    # A line above, and another rule's line: places move, and only that rule is tried again.
+    path.write_text(
+        "# a comment\n" + BADLY.replace("  test  x: f32[4, 3]\n", "  test  x: f32[4, 3]\n  test  x: f32[1, 3]\n")
+    )
+    again = CliRunner().invoke(cli, [*command, "--page", str(tmp_path / "page.md")])
+    assert first.exit_code == again.exit_code == 0, again.output
+    assert tried[count:] == [item["what"] for item in kept if item["rule"] == "mine.first"]
+    places = {item["what"]: item["where"].rpartition(":")[2] for item in json.loads(data.read_text())["mutants"]}
+    for item in kept:
+        if item["rule"] == "mine.clamped":
+            assert int(places[item["what"]]) == int(item["where"].rpartition(":")[2]) + 1
+    assert "mine.first" in (tmp_path / "page.md").read_text()
+    # A call for fewer rules leaves the others in the file.
+    fewer = CliRunner().invoke(cli, [*command[:3], "--rule", "mine.first", "--json", str(data)])
+    assert fewer.exit_code == 0, fewer.output
+    assert {item["rule"] for item in json.loads(data.read_text())["mutants"]} == {"mine.first", "mine.clamped"}
+
+
+def test_a_file_that_holds_something_else_is_left(tmp_path):
+    path, data = tmp_path / "mine.rules", tmp_path / "found.json"
+    path.write_text(BADLY)
+    data.write_text('{"mine": 1}')
+    result = CliRunner().invoke(cli, ["rules", "mutate", str(path), "--rule", "mine.first", "--json", str(data)])
+    assert "holds no results of `engine rules mutate`" in str(result.exception)
+    assert data.read_text() == '{"mine": 1}'
 
 
 @pytest.mark.slow
 def test_a_mutant_that_ends_the_process_is_noticed():
     importlib.import_module("tests.verify.wrong.ending")
     rules = RuleSet.load(ENDING)
-    chosen = [found(rules, name) for name in ("ends_itself", "goes_on")]
-    itself, other = judge_rules(rules, chosen, [str(ENDING)], examples=6, seed=0, jobs=2)
+    families = [[found(rules, name)] for name in ("ends_itself", "goes_on")]
+    tried = judge_rules(rules, families, [str(ENDING)], examples=6, seed=0, jobs=2)
+    itself, other = (items for _, items in sorted(tried, key=lambda one: families.index(one[0])))
     assert {item.outcome for item in itself} <= {"noticed"}
     assert [item.rule for item in other] == ["ending.goes_on"] * len(other)

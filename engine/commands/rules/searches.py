@@ -18,7 +18,6 @@ from engine.commands.rules.selection import in_files
 if TYPE_CHECKING:
     from engine.dsl.rule import Rule
     from engine.dsl.ruleset import RuleSet
-    from engine.verify.mutation.judging import Judged
 
 # Seconds between two lines of a log that say how far a search is.
 _BETWEEN = 15.0
@@ -95,7 +94,17 @@ def verify(
 @_SEED
 @_JOBS
 @click.option("--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 1 below this share.")
-@_JSON
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file for everything found, as JSON, written while the search goes on; what it holds of rules that have not "
+    "changed is not tried again.",
+)
+@click.option(
+    "--page", "page_file", type=click.Path(dir_okay=False, path_type=Path),
+    help="A Markdown file for the changes that no line notices, with the reasons.",
+)  # fmt: skip
 def mutate(
     files: tuple[Path, ...],
     names: tuple[str, ...],
@@ -104,6 +113,7 @@ def mutate(
     jobs: int,
     fail_under: float | None,
     json_file: Path | None,
+    page_file: Path | None,
 ) -> None:
     """Change rules in small ways, and say which change no test line notices: of FILES, or the built-in ones.
 
@@ -114,25 +124,42 @@ def mutate(
 
     with _hypothesis():
         from engine.verify.mutation.processes import judge_rules
+    from engine.verify.branches import base
+    from engine.verify.mutation.mutants import by_family
+    from engine.verify.mutation.page import page
+    from engine.verify.mutation.results import Results, share
+
     ruleset = engine.RuleSet.load(*files)
-    chosen = _chosen(ruleset, files, names)
+    chosen = {(rule.kind, base(rule)) for rule in _chosen(ruleset, files, names)}
     if not chosen:
         raise engine.EngineError("there is no such rule; `engine rules list` shows them")
-    found: list[Judged] = []
-    with counting("changing rules") as count:
-        paths = [str(path) for path in files]
-        for judged in judge_rules(ruleset, chosen, paths, examples=examples, seed=seed, jobs=jobs):
-            found += judged
-            survived = sum(item.outcome == "survived" for item in found)
-            last = f", {judged[-1].rule}" if judged else ""
-            count(f"{len(found)} changes, {survived} of them not noticed{last}")
-    share = render_mutants(found, sys.stdout)
-    if json_file is not None:
-        drawn = {"examples": examples, "seed": seed, "rules_hash": ruleset.hash}
-        data = {**drawn, "noticed": share, "mutants": [item.as_dict() for item in found]}
-        json_file.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    if fail_under is not None and 100 * share < fail_under:
-        click.echo(f"{share:.1%} of the changes are noticed, which is under --fail-under {fail_under:g}", err=True)
+    # All members of a family, where one is among them.
+    every = [rule for rule in _in_order(ruleset) if (rule.kind, base(rule)) in chosen]
+    families = by_family(every, base)
+    results = Results(ruleset, examples, seed, json_file)
+    left = results.take_over(families)
+    if len(left) < len(families):
+        click.echo(f"{len(families) - len(left)} of {len(families)} rules are in {json_file} already", err=True)
+    done = len(families) - len(left)
+    try:
+        with counting("changing rules") as count:
+            paths = [str(path) for path in files]
+            for members, judged in judge_rules(ruleset, left, paths, examples=examples, seed=seed, jobs=jobs):
+                results.add(members, judged)
+                done += 1
+                found = results.found
+                survived = sum(item.outcome == "survived" for item in found)
+                last = f"{len(found)} changes, {survived} of them not noticed, {base(members[0])}"
+                count(f"{done} of {len(families)} rules, {last}")
+    finally:
+        results.write(complete=done == len(families))
+    judged = results.in_order(families)
+    render_mutants(judged, sys.stdout)
+    if page_file is not None:
+        page_file.write_text(page(judged, ruleset, examples), encoding="utf-8")
+    reached = share(judged)
+    if fail_under is not None and 100 * reached < fail_under:
+        click.echo(f"{reached:.1%} of the changes are noticed, which is under --fail-under {fail_under:g}", err=True)
         sys.exit(1)
 
 
@@ -141,9 +168,14 @@ def _chosen(ruleset: RuleSet, files: tuple[Path, ...], names: Sequence[str]) -> 
     own = in_files(files)
     return [
         rule
-        for rule in sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
+        for rule in _in_order(ruleset)
         if (not files or own(rule)) and (not names or rule.id.startswith(tuple(names)))
     ]
+
+
+def _in_order(ruleset: RuleSet) -> list[Rule]:
+    """Active rules in the order of the text."""
+    return sorted(ruleset.rules, key=lambda rule: (rule.span.file, rule.span.line, rule.rank))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def check(
         capabilities: of the TensorRT to convert for; None: of none in particular, so nothing is inactive.
         hosts: registered host functions by full name.
         syntax_errors: mistakes that the parser found in these files.
-        base: built-in rules that were checked before; of their files only the definitions are given.
+        base: built-in rules that were checked before; of their files only the texts are given.
 
     Raises:
         RuleError: with every mistake.
@@ -80,14 +80,15 @@ class _Checker:
         self.capabilities = capabilities
         self.problems = problems
         self.budget = Budget(problems)
-        self.definitions = define([file for file, _ in files], capabilities, hosts, self.problems)
+        self.definitions = define([file for file, _ in files], capabilities, hosts, self.problems, base)
         self.emitted: dict[tuple[str, str], Mapping[str, Span]] = {}  # by kind and id
         self.reasons: dict[tuple[str, str], str] = {}
         self.foreign: dict[str, str | None] = dict(self.base.foreign)
         self.emitted.update((("lower", name), ops) for name, ops in self.base.emitted.items())
         macros = self.definitions.macros
-        self.extents = Extents(macros, {name: [*e.macros] for name, e in self.definitions.effects.items()})
-        for name, extent in self.extents.of_macros.items():
+        calls = {name: [*e.macros] for name, e in self.definitions.effects.items() if name not in self.base.macros}
+        self.extents = Extents(macros, calls, self.base.macros)
+        for name, extent in [*self.extents.of_macros.items()]:
             self._check_extent(f"macro `{name}`", extent, macros[name].span)
 
     def run(self) -> Checked:
@@ -119,8 +120,9 @@ class _Checker:
             self.foreign,
             self.definitions.patterns.items,
             {name: ops for (kind, name), ops in self.emitted.items() if kind == "lower"} if whole else {},
+            self.definitions.layers.absent(),
             tuple(before) if whole else (),
-            tuple((file.macros, file.externs, file.layers, file.patterns) for file, _ in self.files) if whole else (),
+            tuple(self.definitions.layers.declared) if whole else (),
         )
 
     # ------------------------------------------------------------------------------------ rules

@@ -8,8 +8,9 @@ from typing import Any
 
 from engine.dsl import tree
 from engine.dsl.bindings import bindings_for
+from engine.dsl.checked import Checked, Joined
 from engine.dsl.checks import sorts
-from engine.dsl.checks.definitions import Definitions
+from engine.dsl.checks.definitions import Definitions, Effects
 from engine.dsl.checks.expression_checker import ExpressionChecker
 from engine.dsl.checks.layers import LayerTable
 from engine.dsl.checks.patterns.named_patterns import NamedPatterns
@@ -23,13 +24,15 @@ def define(
     capabilities: Capabilities | None,
     hosts: Mapping[str, Callable[..., Any]],
     problems: Problems,
+    base: Checked | None = None,
 ) -> Definitions:
     """Collect and check everything that rules of these files may call.
 
     Args:
         hosts: registered host functions by full name.
+        base: built-in rules that were checked before, whose macros, patterns and layers there are as well.
     """
-    return _Declarations(files, capabilities, hosts, problems).definitions
+    return _Declarations(files, capabilities, hosts, problems, base).definitions
 
 
 class _Declarations:
@@ -39,25 +42,40 @@ class _Declarations:
         capabilities: Capabilities | None,
         hosts: Mapping[str, Callable[..., Any]],
         problems: Problems,
+        base: Checked | None,
     ) -> None:
         self.hosts = hosts
         self.problems = problems
-        macros = self._unique("macro", ((m.name, m) for file in files for m in file.macros))
-        externs = self._unique("host function", ((e.name, e) for file in files for e in file.externs))
+        given = base or Checked((), (), {}, {}, {}, ())
+        macros = self._unique("macro", ((m.name, m) for file in files for m in file.macros), given.macros)
+        externs = self._unique("host function", ((e.name, e) for file in files for e in file.externs), given.externs)
         declared = [layer for file in files for layer in file.layers]
-        layers = LayerTable(declared, capabilities, bindings_for(capabilities), problems)
-        patterns = self._unique("pattern", ((p.name, p) for file in files for p in file.patterns))
-        self.definitions = Definitions(macros, externs, layers, NamedPatterns(patterns, problems))
+        layers = LayerTable(declared, capabilities, bindings_for(capabilities), problems, base)
+        patterns = self._unique("pattern", ((p.name, p) for file in files for p in file.patterns), given.patterns)
+        self.definitions = Definitions(
+            Joined(given.macros, macros),
+            Joined(given.externs, externs),
+            layers,
+            NamedPatterns(patterns, problems, given.patterns),
+            self._effects_of,
+        )
         for extern in externs.values():
             self._check_extern(extern)
-        self._check_macros()
-        self._check_layers()
+        self._check_macros(macros)
+        if declared:
+            self._check_layers()
 
-    def _unique(self, what: str, items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    def _effects_of(self, macro: tree.Macro) -> Effects:
+        """What a macro calls."""
+        checker = ExpressionChecker(self.definitions, self.problems)
+        checker.sort(macro.body, {parameter.name: None for parameter in macro.parameters})
+        return checker.effects
+
+    def _unique(self, what: str, items: Iterator[tuple[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, item in items:
-            if name in found:
-                first = found[name]
+            if name in found or name in given:
+                first = found[name] if name in found else given[name]
                 self.problems.report(
                     f"{what} `{name}` is defined twice", item.span, "rename one", (first.span, "the other definition")
                 )
@@ -111,8 +129,8 @@ class _Declarations:
             if name not in known:
                 self.problems.report(f"unknown type `{name}`", kind.span, suggestion(name, known))
 
-    def _check_macros(self) -> None:
-        for macro in self.definitions.macros.values():
+    def _check_macros(self, macros: Mapping[str, tree.Macro]) -> None:
+        for macro in macros.values():
             if macro.name in SIGNATURES:
                 self.problems.report(f"`{macro.name}` is a builtin function", macro.span, "give the macro another name")
             checker = ExpressionChecker(self.definitions, self.problems)
@@ -127,12 +145,12 @@ class _Declarations:
                 scope[parameter.name] = None
             checker.sort(macro.body, scope)
             self.definitions.effects[macro.name] = checker.effects
-        self._check_macro_cycles()
+        self._check_macro_cycles(macros)
 
-    def _check_macro_cycles(self) -> None:
+    def _check_macro_cycles(self, macros: Mapping[str, tree.Macro]) -> None:
         done: set[str] = set()
         effects = self.definitions.effects
-        for start in self.definitions.macros:
+        for start in macros:
             path: dict[str, Iterator[str]] = {}  # macros on the way here, each with those it has yet to follow
             following: str | None = start
             while following is not None or path:

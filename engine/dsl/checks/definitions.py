@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from engine.dsl import tree
@@ -29,13 +29,26 @@ class Effects:
 
 @dataclass(slots=True)
 class Definitions:
-    """Everything that can be called by name, besides ops and builtins."""
+    """Everything that can be called by name, besides ops and builtins.
+
+    Attributes:
+        effects: of macros, without those of the macros that they call; of those that were checked before, once they are
+            asked for.
+        derive: finds the effects of such a macro.
+    """
 
     macros: Mapping[str, tree.Macro]
     externs: Mapping[str, tree.Extern]
     layers: LayerTable
     patterns: NamedPatterns
-    effects: dict[str, Effects] = field(default_factory=dict)  # of macros, without those they call
+    derive: Callable[[tree.Macro], Effects]
+    effects: dict[str, Effects] = field(default_factory=dict)
+
+    def effects_of(self, macro: str) -> Effects | None:
+        """The effects of a macro, None if there is none of the name."""
+        if macro not in self.effects and macro in self.macros:
+            self.effects[macro] = self.derive(self.macros[macro])
+        return self.effects.get(macro)
 
     def reached(self, effects: Effects) -> Iterator[tuple[str, Effects, Span]]:
         """The macros that an expression calls, directly or not, with the place of the direct call."""
@@ -44,11 +57,12 @@ class Definitions:
             waiting = [name]
             while waiting:
                 current = waiting.pop()
-                if current in seen or current not in self.effects:
+                found = None if current in seen else self.effects_of(current)
+                if found is None:
                     continue
                 seen.add(current)
-                yield current, self.effects[current], span
-                waiting.extend(self.effects[current].macros)
+                yield current, found, span
+                waiting.extend(found.macros)
 
     def closure(self, effects: Effects) -> Effects:
         """Effects with those of all macros called."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.dsl import tree
 from engine.dsl.bindings import Bindings, Method
+from engine.dsl.checked import Checked, Joined
 from engine.dsl.checks import needs, sorts
 from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import Layer
@@ -21,6 +22,7 @@ class LayerTable:
         active: layers that the installed TensorRT has, by name.
         inactive: why each other declared layer cannot be used, by name.
         items: every name with the declaration that rules are checked against.
+        declared: the declarations as they were parsed.
     """
 
     def __init__(
@@ -29,13 +31,36 @@ class LayerTable:
         capabilities: Capabilities | None,
         bindings: Bindings | None,
         problems: Problems,
+        base: Checked | None = None,
     ) -> None:
+        """Check declarations.
+
+        Args:
+            base: built-in rules that were checked before; their layers are checked again only beside others.
+        """
         self.bindings = bindings
         self.problems = problems
-        self.active: dict[str, Layer] = {}
-        self.inactive: dict[str, str] = {}
-        self.items: dict[str, Layer] = {}
-        self._known_enums = bindings.enums() if bindings else frozenset()
+        self.active: Mapping[str, Layer]
+        self.inactive: Mapping[str, str]
+        self.items: Mapping[str, Layer]
+        self.declared = items if base is None else [*base.declared, *items] if items else base.declared
+        if base is not None and not items:
+            absent = {name: layer for name, (_, layer) in base.absent.items()}
+            self.active, self.items = base.layers, Joined(base.layers, absent)
+            self.inactive = {name: reason for name, (reason, _) in base.absent.items()}
+        else:
+            self._declare(self.declared, capabilities)
+
+    def absent(self) -> dict[str, tuple[str, Layer]]:
+        """Declared layers that the installed TensorRT lacks, with the reason, by name."""
+        return {name: (reason, self.items[name]) for name, reason in self.inactive.items()}
+
+    def _declare(self, items: Sequence[tree.LayerItem], capabilities: Capabilities | None) -> None:
+        bindings = self.bindings
+        active: dict[str, Layer] = {}
+        inactive: dict[str, str] = {}
+        every: dict[str, Layer] = {}
+        self.active, self.inactive, self.items = active, inactive, every
         by_name: dict[str, list[tree.LayerItem]] = defaultdict(list)
         for item in items:
             by_name[item.name].append(item)
@@ -46,15 +71,15 @@ class LayerTable:
                 reason = None if capabilities is None else _missing(layer, capabilities)
                 # An enum may be as absent as the layer that takes it.
                 self._check(item, bindings if reason is None else None)
-                self.items.setdefault(name, layer)
-                if reason is None and name not in self.active:
-                    self.active[name] = self.items[name] = layer
+                every.setdefault(name, layer)
+                if reason is None and name not in active:
+                    active[name] = every[name] = layer
                     if bindings is not None:
                         self._check_bindings(item, bindings)
                 elif reason is not None:
-                    self.inactive[name] = reason
-        for name in self.active:
-            self.inactive.pop(name, None)
+                    inactive[name] = reason
+        for name in active:
+            inactive.pop(name, None)
 
     def features(self) -> frozenset[str]:
         """The names that may follow ``cap.``, as far as declarations tell."""
@@ -123,7 +148,7 @@ class LayerTable:
         for name in element.names:
             if name[0].isupper():
                 if bindings is not None and bindings.members(name) is None:
-                    hint = suggestion(name, self._known_enums)
+                    hint = suggestion(name, bindings.enums())
                     self.problems.report(f"TensorRT has no enum `{name}`", element.span, hint)
             elif name not in known:
                 hint = suggestion(name, known, f"types are {', '.join(sorted(known))} and TensorRT's enums")

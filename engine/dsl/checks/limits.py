@@ -5,7 +5,7 @@ The limits are far above what rules need: they are for files that are generated,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.dsl import tree
@@ -79,22 +79,31 @@ class Extent:
 class Extents:
     """Extents of rules with their macros written out."""
 
-    def __init__(self, macros: Mapping[str, tree.Macro], calls: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, macros: Mapping[str, tree.Macro], calls: Mapping[str, Sequence[str]], known: Container[str] = ()
+    ) -> None:
         """Work the macros out.
 
         Args:
-            calls: macros that each macro calls.
+            calls: macros that each macro calls, but for the known ones.
+            known: macros that are within the limits; they are worked out where something calls them.
         """
         self._macros = macros
+        self._known = known
         self.of_macros: dict[str, Extent] = {}
         for name in _callees_first(calls):
-            macro = macros.get(name)
-            if macro is not None:
-                defaults = [self._of(p.default, {}) for p in macro.parameters if p.default is not None]
-                body = self._of(macro.body, {})
-                self.of_macros[name] = Extent(
-                    body.size + sum(d.size for d in defaults), max(body.depth, *(d.depth for d in defaults), 0)
-                )
+            if name in macros and name not in known:
+                self.of_macros[name] = self._of_definition(macros[name])
+
+    def _of_macro(self, name: str) -> Extent | None:
+        if name not in self.of_macros and name in self._known:
+            self.of_macros[name] = self._of_definition(self._macros[name])
+        return self.of_macros.get(name)
+
+    def _of_definition(self, macro: tree.Macro) -> Extent:
+        defaults = [self._of(p.default, {}) for p in macro.parameters if p.default is not None]
+        body = self._of(macro.body, {})
+        return Extent(body.size + sum(d.size for d in defaults), max(body.depth, *(d.depth for d in defaults), 0))
 
     def of_rule(self, item: tree.RuleItem) -> Extent:
         """The extent of the guards, names and right side of a rule."""
@@ -121,7 +130,7 @@ class Extents:
         # `loop` calls the macro that it is given.
         called = (item.function, *item.arguments[:1]) if isinstance(item, tree.Call) else ()
         for function in called:
-            body = self.of_macros.get(function.name) if isinstance(function, tree.Name) else None
+            body = self._of_macro(function.name) if isinstance(function, tree.Name) else None
             if body is not None:
                 size, deepest = size + body.size, max(deepest, body.depth)
         return Extent(size, 1 + deepest)

@@ -66,7 +66,7 @@ class _Order:
         explicit = [set(later) for later in self.before]
         by_root: dict[tuple[str, str], list[int]] = defaultdict(list)
         for number, rule in enumerate(self.rules):
-            for op in dict.fromkeys(root.op for root in rule.roots):
+            for op in rule.root_ops:
                 by_root[rule.kind, op].append(number)
         undecided: list[tuple[int, int, bool]] = []
         seen: set[tuple[int, int]] = set()

@@ -39,7 +39,7 @@ def check(
         for rule in some:
             if rule.kind != "lower":
                 continue
-            for root in dict.fromkeys(root.op for root in rule.roots):
+            for root in rule.root_ops:
                 for op in emitted[rule.kind, rule.id]:
                     by_edge[root, op].append(rule)
                     after[root].add(op)

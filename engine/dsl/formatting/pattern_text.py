@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.dsl import tree
 from engine.dsl.checks import sorts
-from engine.dtypes import DTYPE_NAMES
+from engine.dsl.vocabulary import dtype_names
 
 
 def written_pattern(pattern: Any) -> str:
@@ -56,7 +56,7 @@ def _literal(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
-    return str(value) if isinstance(value, int | float) else DTYPE_NAMES[value]  # type: ignore[index]
+    return str(value) if isinstance(value, int | float) else dtype_names()[value]  # type: ignore[index]
 
 
 def ops_of(item: tree.PatternItem, items: Mapping[str, tree.PatternItem]) -> list[str]:

@@ -16,9 +16,9 @@ from lark.lexer import TerminalDef
 from engine.dsl import cache
 
 # Part of the name of what is kept: change it with the form.
-_FORMAT = 1
-# JSON has no objects whose keys are numbers.
-_NUMBERED = "numbered"
+_FORMAT = 2
+# JSON has no objects whose keys are numbers; this is before those.
+_NUMBER = "#"
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def parser() -> Lark:
     kept = cache.load_tables(name)
     if kept is not None:
         try:
-            data, memo = map(_decoded, json.loads(kept))
+            data, memo = json.loads(kept, object_hook=_decoded)
             return Lark._load_from_dict(data, memo)
         except Exception:  # whatever somebody wrote there: it is made again
             pass
@@ -42,18 +42,14 @@ def parser() -> Lark:
 
 def _encoded(value: Any) -> Any:
     if isinstance(value, dict):
-        if all(isinstance(key, str) for key in value):
-            return {key: _encoded(item) for key, item in value.items()}
-        return {_NUMBERED: [[key, _encoded(item)] for key, item in value.items()]}
+        return {f"{_NUMBER}{key}" if isinstance(key, int) else key: _encoded(item) for key, item in value.items()}
     return [_encoded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _decoded(value: Any) -> Any:
-    if isinstance(value, dict):
-        if _NUMBERED in value:
-            return {key: _decoded(item) for key, item in value[_NUMBERED]}
-        return {key: _decoded(item) for key, item in value.items()}
-    return [_decoded(item) for item in value] if isinstance(value, list) else value
+def _decoded(found: dict[str, Any]) -> dict[Any, Any]:
+    if next(iter(found), "").startswith(_NUMBER):
+        return {int(key.removeprefix(_NUMBER)): item for key, item in found.items()}
+    return found
 
 
 __all__ = ["parser"]

@@ -7,6 +7,7 @@ else.  Most lines are settled by comparing what rule and mutant emit; only where
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ from engine.verify.variations import Variation, variations
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
 
-# Seconds after which a mutant counts as noticed: a loop may have lost its end.
+# Seconds of computing after which a mutant counts as noticed: a loop may have lost its end.
 _LONGEST = 60.0
 
 Outcome = Literal["noticed", "survived", "equivalent"]
@@ -54,6 +55,7 @@ class Judged:
         outcome: ``equivalent`` of a mutant that no line notices, and that no drawn instance tells from the rule.
         reason: how it was noticed, or why not.
         line: a line that would notice it, if one was drawn.
+        kind: of the rule.
     """
 
     rule: str
@@ -62,6 +64,7 @@ class Judged:
     outcome: Outcome
     reason: str
     line: str = ""
+    kind: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """The same as JSON."""
@@ -100,23 +103,23 @@ class Judge:
 
     def judge(self, mutant: Mutant) -> Judged:
         """Try a mutant."""
-        name = self.members[0].id.partition("[")[0]
         where = f"{mutant.span.file}:{mutant.span.line}"
+        name, kind = self.members[0].id.partition("[")[0], self.members[0].kind
         noticed = self._noticed(mutant)
         if noticed:
-            return Judged(name, where, mutant.what, "noticed", noticed)
+            return Judged(name, where, mutant.what, "noticed", noticed, kind=kind)
         line = self._telling(mutant)
         if line is None:
             drawn = sum(len(self._drawings(rule)) for rule, _ in mutant.rules)
             reason = f"it may mean the same: none of {drawn} drawn instances tells them apart"
-            return Judged(name, where, mutant.what, "equivalent", reason)
+            return Judged(name, where, mutant.what, "equivalent", reason, kind=kind)
         if mutant.guard and not any(test.rejects for test in self.members[0].tests):
             reason = "there is no `reject` line"
         elif line.startswith("reject"):
             reason = "no `reject` line is about it"
         else:
             reason = "no `test` line depends on it"
-        return Judged(name, where, mutant.what, "survived", reason, line)
+        return Judged(name, where, mutant.what, "survived", reason, line, kind)
 
     def _noticed(self, mutant: Mutant) -> str:
         """How a line notices a mutant; empty if none does."""
@@ -192,7 +195,8 @@ class Judge:
         """Instances like those of the rule's lines; made once, where a mutant needs them."""
         if rule.id not in self._drawn:
             found: dict[str, _Case] = {}
-            lines = [case.line for case in self._cases(rule) if not case.line.rejects]
+            # Variations of what a rule rejects are what it may take without one of its guards.
+            lines = [dataclasses.replace(case.line, rejects=False) for case in self._cases(rule)]
             optional = sorted(name for root in rule.roots for name in optional_names(root))
 
             def attempt(variation: Variation) -> None:
@@ -235,13 +239,14 @@ def _limited() -> Iterator[None]:
     def late(*_: Any) -> None:
         raise TimeoutError("it takes too long")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, _LONGEST)
+    # Time of this process and not of the day, so that it is the same on a machine that has much else to do.
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, _LONGEST)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
 __all__ = ["Judge", "Judged", "Outcome"]

@@ -13,6 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.dsl import tree
+from engine.dsl.checked import Joined
 from engine.dsl.diagnostics import Problems
 from engine.dsl.forms import shown
 from engine.dsl.vocabulary import constants, nearest
@@ -61,14 +62,24 @@ class NamedPatterns:
         items: by name.
     """
 
-    def __init__(self, items: Mapping[str, tree.PatternItem], problems: Problems) -> None:
-        self.items = items
+    def __init__(
+        self,
+        items: Mapping[str, tree.PatternItem],
+        problems: Problems,
+        known: Mapping[str, tree.PatternItem] | None = None,
+    ) -> None:
+        """Check definitions.
+
+        Args:
+            known: those that were checked before.
+        """
+        self.items: Mapping[str, tree.PatternItem] = Joined(known or {}, items)
         self.problems = problems
         self._wrong: set[str] = set()
         self._extents: dict[str, _Extent] = {}
         for item in items.values():
             self._check(item)
-        self._measure()
+        self._measure(items)
 
     def written_out(self, pattern: tree.Pattern, rule: str) -> tree.Pattern | None:
         """A pattern without named ones; None if that cannot be, which is reported.
@@ -154,11 +165,11 @@ class NamedPatterns:
             return False
         return use.name not in self._wrong
 
-    def _measure(self) -> None:
+    def _measure(self, items: Mapping[str, tree.PatternItem]) -> None:
         """Find patterns that use themselves, and how much the others stand for; nothing is written out."""
         uses = {
-            name: [n.name for n in tree.walk(item.body) if isinstance(n, tree.Named) and n.name in self.items]
-            for name, item in self.items.items()
+            name: [n.name for n in tree.walk(item.body) if isinstance(n, tree.Named) and n.name in items]
+            for name, item in items.items()
         }
         try:
             order = list(TopologicalSorter(uses).static_order())
@@ -197,7 +208,7 @@ class NamedPatterns:
         """How much a pattern stands for; the patterns that it uses have been measured."""
         match pattern:
             case tree.Named():
-                own = self._extents[pattern.name]
+                own = self._extent_of(pattern.name)
                 inner, depth = own.inner, own.depth
                 uses: dict[str, tuple[int, int]] = {}
                 parameters = self.items[pattern.name].parameters
@@ -221,6 +232,12 @@ class NamedPatterns:
             case tree.Capture() | tree.Upper():
                 return _Extent(0, 0, {pattern.name: (1, 0)})
         return _Extent(0, 0, {})
+
+    def _extent_of(self, name: str) -> _Extent:
+        """The extent of a named pattern; of one that was checked before, once it is used."""
+        if name not in self._extents:
+            self._extents[name] = self._extent(self.items[name].body)
+        return self._extents[name]
 
     def _extents_of(self, patterns: tuple[Any, ...]) -> _Extent:
         inner, depth = 0, 0
