@@ -14,7 +14,6 @@ from engine.runtime.failures import quoted
 from engine.tensorrt import load
 from engine.tensorrt.logger import capturing_logger
 
-_LOG = logging.getLogger("engine.refit")
 _MOST_NAMES = 10
 
 
@@ -59,8 +58,6 @@ def refit_engine(serialized: bytes | memoryview, weights: Mapping[str, torch.Ten
             )
         if not refitter.refit_cuda_engine():
             raise RefitError(f"engine {name!r}: TensorRT could not refit it{_says(messages)}")
-        if hasattr(refitter, "release_refit_resources") and not refitter.release_refit_resources():
-            _LOG.warning("engine %r: TensorRT keeps what it needed for the refit%s", name, _says(messages))
         plan = engine.serialize_with_config(_serialization(trt, engine))
     if plan is None:
         raise RefitError(f"engine {name!r}: TensorRT could not serialize it after the refit{_says(messages)}")
