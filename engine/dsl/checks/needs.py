@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable
-<<<<<<< HEAD
-=======
 
 import torch
->>>>>>> b46b2dd (torch.switch of PyTorch 2.14 in engines; rules say which PyTorch they need; conditional takes several conditions)
 
 from engine.dsl import tree
 from engine.dsl.diagnostics import Problems
