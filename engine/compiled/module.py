@@ -23,7 +23,7 @@ from engine.inductor.segment import TorchSegment
 from engine.process.pytorch_modes import autocast_is_on, without_autocast
 from engine.report import Report
 from engine.runtime.call_path import has_hooks, is_plain
-from engine.runtime.whole_graphs import copied_inputs, follow_settings, graphs_of_module
+from engine.runtime.whole_graphs import copied_inputs, engines_of, follow_settings, graphs_of_module
 
 if TYPE_CHECKING:
     from engine.capture.signature import Signature
@@ -43,6 +43,8 @@ class CompiledModule(nn.Module):
     """
 
     weight_plan: WeightPlan | None = None
+    # The tensors that `offload` moved to host memory, with their devices.
+    _moved: Mapping[str, torch.device] | None = None
     _graphs: GraphCache | None = None
     # Whether the arguments of a call are the inputs of the graph, one by one.
     _direct: bool = False
@@ -104,6 +106,7 @@ class CompiledModule(nn.Module):
         self._take_inputs_on(device, tensors=True)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModule:
+        self.bring_constants_back()
         super()._apply(fn, recurse)
         # Which device `to` means shows on a tensor of our own; other functions leave it on the CPU, where no engine is.
         device = fn(torch.empty(0)).device
@@ -130,6 +133,7 @@ class CompiledModule(nn.Module):
         clone._runs_ops = self._runs_ops
         clone.weight_plan = self.weight_plan
         clone.training = self.training
+        clone._moved = self._moved
         clone._keep(States(clone.graph_module, self.states.buffers, self.states.specs))
         if self._graphs is not None:
             clone.set_cuda_graphs(True, self._graphs.size)
@@ -144,6 +148,8 @@ class CompiledModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model: same arguments, same structure of results, same dtypes, under autocast too."""
+        if self._moved:
+            self.onload()
         if self._runs_ops and not torch.compiler.is_compiling() and autocast_is_on():
             with without_autocast():
                 return self.forward(*args, **kwargs)
@@ -188,6 +194,63 @@ class CompiledModule(nn.Module):
         """The kind of device that the inputs are on, where it is one."""
         kinds = {argument.device for argument in self._signature.arguments if argument.device is not None}
         return kinds.pop() if len(kinds) == 1 else None
+
+    def offload(self) -> None:
+        """Give back the device memory of weights, workspaces, kernels and CUDA graphs, so that another model has it.
+
+        What the model keeps from call to call (`states`, caches) stays where it is, with its values.  The next call
+        brings everything back, and so does `onload`; engines are loaded again from their plans, which stay in host
+        memory, and compile their kernels again where they have no ``runtime_cache_path``.  Constants that ops between
+        engines read are moved to host memory meanwhile; those inside code that Inductor compiled stay.
+        Waits for the GPU; no other thread may be in a call.  Does nothing where engines are interpreted.
+
+        Raises:
+            RuntimeUnavailable: a CUDA graph that the caller captured holds an engine.
+        """
+        if self._graphs is not None:
+            self.set_cuda_graphs(True, self._graphs.size)
+        for part in engines_of(self.graph_module):
+            part.offload()
+        states = set(self.states.buffers.values())
+        held = {
+            name: tensor
+            for name, tensor in self.graph_module.named_buffers(recurse=False, remove_duplicate=False)
+            if tensor.is_cuda and name not in states
+        }
+        if held:
+            self._moved = {**(self._moved or {}), **{name: tensor.device for name, tensor in held.items()}}
+            self._hold({name: torch.device("cpu") for name in held})
+            del held
+            torch.cuda.empty_cache()
+
+    def onload(self) -> None:
+        """Bring back what `offload` gave back, now instead of at the next call.
+
+        Raises:
+            EngineLoadError: TensorRT does not load an engine, for want of memory for example.
+            RuntimeUnavailable: there is no GPU.
+        """
+        for part in engines_of(self.graph_module):
+            part.onload()
+        self.bring_constants_back()
+
+    def bring_constants_back(self) -> None:
+        """Put constants that `offload` moved to host memory where they were; engines stay as they are."""
+        moved = self._moved
+        if moved:
+            self._hold(moved)
+            self._moved = None
+
+    def _hold(self, places: Mapping[str, torch.device]) -> None:
+        """Move tensors of the graph module; two names of one tensor stay one tensor."""
+        moved: dict[int, torch.Tensor] = {}
+        buffers = self.graph_module._buffers
+        for name, device in places.items():
+            before = buffers[name]
+            assert before is not None
+            if id(before) not in moved:
+                moved[id(before)] = before.to(device)
+            buffers[name] = moved[id(before)]
 
     @property
     def cuda_graphs(self) -> GraphCache | None:
@@ -270,6 +333,16 @@ class DeferredModule(nn.Module):
         if self.compiled is None:
             raise RuntimeError(f"{what} is there after the first call, which decides the shapes to compile for")
         return self.compiled
+
+    def offload(self) -> None:
+        """`CompiledModule.offload`; does nothing before the first call."""
+        if self.compiled is not None:
+            self.compiled.offload()
+
+    def onload(self) -> None:
+        """`CompiledModule.onload`; does nothing before the first call."""
+        if self.compiled is not None:
+            self.compiled.onload()
 
     @property
     def report(self) -> Report:

@@ -20,7 +20,7 @@ RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "overflow", "unini
 SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes", "graph"})
 
 # Functions that run graphs of the model; a plan says where in the rule, so `engine.evaluator.graphs` evaluates them.
-OF_GRAPHS: Mapping[str, tuple[int, int | None]] = {"run": (2, 2), "conditional": (4, 4)}
+OF_GRAPHS: Mapping[str, tuple[int, int | None]] = {"run": (2, 2), "conditional": (3, 3)}
 
 
 # Functions with the least and the largest number of arguments; `engine.evaluator.builtins` has what they do.

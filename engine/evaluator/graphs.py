@@ -1,4 +1,4 @@
-"""Graphs of the model on the right side of a rule: running one, and running one of two by a condition.
+"""Graphs of the model on the right side of a rule: running one, and running one of several by conditions.
 
 A graph that an op takes is run by replaying its tiles.  Operands that are constants of the model stay constants
 inside, so that the rules that want constant weights find them.
@@ -6,6 +6,7 @@ inside, so that the rules that want constant weights find them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -131,33 +132,64 @@ def _output(call: GraphCall, index: int, item: Any, known: dict[sympy.Symbol, In
     return CallOutput(None if hidden else outside, mirror.dtype(item), call, index)
 
 
-def conditional(context: Context, condition: Any, then: Any, otherwise: Any, operands: Any, span: Span) -> Any:
-    """Run one graph if a condition holds, and another one if it does not, on the same operands.
+def conditional(context: Context, conditions: Any, graphs: Any, operands: Any, span: Span) -> list[CallOutput]:
+    """Run the first graph whose condition holds, and the last one if none does, all on the same operands.
 
-    A condition on sizes that is settled when compiling picks its graph, and there is no if-conditional.
+    Of several conditions each is asked on the other side of the one before.  A condition on sizes that is settled when
+    compiling has no if-conditional: it picks its graph, or leaves it out.
 
     Args:
-        condition: a bool tensor without dims, a truth, or a relation of sizes.
+        conditions: one for each graph but the last: bool tensors without dims, truths, or relations of sizes.
 
     Raises:
-        Failed: the condition is none, a graph cannot be run, or the graphs give different kinds of tensors.
+        Failed: a condition is none, a graph cannot be run, or the graphs give different kinds of tensors.
     """
+    for name, given in (("conditions", conditions), ("graphs", graphs), ("operands", operands)):
+        if not isinstance(given, list | tuple):
+            raise Failed(f"`conditional` takes a list of {name}, got {describe(given)}", span)
+    if len(graphs) != len(conditions) + 1:
+        raise Failed(f"{len(conditions)} conditions choose among {len(conditions) + 1} graphs, not {len(graphs)}", span)
+    asked: list[AbstractTensor] = []
+    left = []
+    for condition, graph in zip(conditions, graphs, strict=False):
+        known = _condition(context, condition, span)
+        if known is not False:
+            left.append(graph)
+        if known is True:
+            break
+        if isinstance(known, AbstractTensor):
+            asked.append(known)
+    else:
+        left.append(graphs[-1])
+    return _chosen(context, asked, left, operands, span)
+
+
+def _condition(context: Context, condition: Any, span: Span) -> AbstractTensor | bool:
+    """A condition as a tensor, or what it is where that is settled."""
     if isinstance(condition, sympy.Basic):
         settled = context.sizes.decide(condition)
         condition = ConstantTensor((), torch.bool, number=condition) if settled is None else settled  # type: ignore[arg-type]
     if isinstance(condition, bool):
-        return run(context, then if condition else otherwise, operands, span)
+        return condition
     if not isinstance(condition, AbstractTensor) or condition.dtype != torch.bool or condition.shape != ():
         raise Failed(f"a condition is a bool tensor without dims, got {describe(condition)}", span)
-    if not isinstance(operands, list | tuple):
-        raise Failed(f"`conditional` takes a list of operands, got {describe(operands)}", span)
-    entering = [o for o in operands if isinstance(o, AbstractTensor) and _constant(context, o) is None]
-    start = ConditionalStart({"condition": condition, "operands": tuple(entering)}, span)
+    return condition
+
+
+def _chosen(
+    context: Context, conditions: Sequence[AbstractTensor], graphs: Sequence[Any], operands: Sequence[Any], span: Span
+) -> list[CallOutput]:
+    if not conditions:
+        return run(context, graphs[0], operands, span)
+    first, *others = conditions
+    entering = [o for o in (*operands, *others) if isinstance(o, AbstractTensor) and _constant(context, o) is None]
+    start = ConditionalStart({"condition": first, "operands": tuple(entering)}, span)
     start.outputs = tuple(CallOutput(o.shape, o.dtype, start, index) for index, o in enumerate(entering))
     inside = dict(zip(map(id, entering), start.outputs, strict=True))
     given = [inside.get(id(operand), operand) for operand in operands]
-    sides = [tuple(run(context, graph, given, span)) for graph in (then, otherwise)]
-    return _joined(context, start, *sides)
+    then = run(context, graphs[0], given, span)
+    otherwise = _chosen(context, [inside.get(id(each), each) for each in others], graphs[1:], given, span)
+    return _joined(context, start, tuple(then), tuple(otherwise))
 
 
 def _joined(

@@ -312,7 +312,9 @@ def _check_call(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if isinstance(target, HigherOrderOperator):
         places = known_ops.HIGHER_ORDER[target.name()]
         for place in places:
-            if place >= len(args) or not isinstance(args[place], fx.Node) or args[place] not in graphs:
+            given = args[place] if place < len(args) else None
+            listed = list(given) if isinstance(given, list | tuple) else [given]
+            if not listed or not all(isinstance(one, fx.Node) and one in graphs for one in listed):
                 raise FileError(f"the graph calls {target.name()} without a graph to run")
         rest = ([value for place, value in enumerate(args) if place not in places], kwargs)
     found: list[fx.Node] = []

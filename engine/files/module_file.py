@@ -51,6 +51,7 @@ def write_module(module: CompiledModule, path: str | os.PathLike[str], *, progra
         OSError: the file cannot be written.
     """
     graphs = GraphWriter()
+    module.bring_constants_back()
     graph = graphs.write(module.graph_module)
     if graphs.unlisted:
         _LOG.warning("%s: it takes engine.load(path, allow_ops=%s) to load this file", path, list(graphs.unlisted))

@@ -58,7 +58,7 @@ def _proposals(head: str, typed: str, buffer: Buffer, line: int, project: Projec
         methods = (re.search(r"`add_(\w+)", entry.notes[-1]) for entry in project.layers(buffer.path).values())
         known = {*needs.FEATURES, *(found.group(1) for found in methods if found)}
         features = [*(f"cap.{name}" for name in sorted(known)), *(f"setting.{name}" for name in needs.SETTINGS)]
-        yield from (Proposal(word, "name") for word in ("trt", "rtx", "not", *features))
+        yield from (Proposal(word, "name") for word in ("trt", "torch", "rtx", "not", *features))
         return
     if "." in typed:
         yield from _qualified(typed, buffer, project)

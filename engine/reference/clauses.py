@@ -11,7 +11,7 @@ _CLAUSES: Mapping[str, tuple[str, str]] = {
     "when": ("when guard, name := value", "What must hold as well; `:=` binds, and fails if the value is `none`."),
     "let": ("let name = value", "A name for a value, which is evaluated when it is first used."),
     "emit": ("emit value", "The right side: one tensor, or a tuple for several outputs or roots."),
-    "needs": ("needs trt >= 10.14, cap.attention, not rtx", "The rule is inactive where one of these does not hold."),
+    "needs": ("needs trt >= 10.14, torch >= 2.14, not rtx", "The rule is inactive where one of these does not hold."),
     "over": ("over other, file.other", "This rule is tried before those."),
     "decreases": ("decreases measure", "Of a `lower` rule in a cycle: a number >= 0 that its output makes smaller."),
     "relax": (

@@ -102,9 +102,10 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "The outputs of a graph, which the pattern bound by `g: graph`. `convert` rules only.",
     ),
     "conditional": (
-        "conditional(p, then, otherwise, [x, ..]) -> [tensor]",
-        "One of two graphs on the same operands, as an if-conditional of TensorRT; the one that is picked where p is "
-        "settled when compiling. `convert` rules only.",
+        "conditional([p, ..], [g, .., otherwise], [x, ..]) -> [tensor]",
+        "The first graph whose condition holds, or else the last one, on the same operands: if-conditionals of "
+        "TensorRT, each on the other side of the one before. Conditions that are settled when compiling have none. "
+        "`convert` rules only.",
     ),
     "loop": (
         "loop(macro, trips, states, elements, given=[], axis=0, reverse=false) -> ([tensor], [tensor])",

@@ -132,6 +132,39 @@ class EngineControls(nn.Module):
         self._engines.require_output_allocator(required)
         self.set_cuda_graphs(self._graphs is not None, self._graphs.size if self._graphs is not None else None)
 
+    def offload(self) -> None:
+        """Give back the device memory of the engine: weights, workspaces, kernels and CUDA graphs.
+
+        The next call loads it again from its plan, which stays in host memory, and so does `onload`; options and the
+        runtime cache (`RunOptions.runtime_cache_path`) stay.  What the engine reads and writes belongs to its callers.
+        Waits for the GPU; no other thread may be in a call.  Does nothing where the engine is interpreted.
+
+        Raises:
+            RuntimeUnavailable: a CUDA graph that the caller captured holds the engine.
+        """
+        if self._interpreted is not None:
+            return
+        graphs = self._graphs
+        self.set_cuda_graphs(False)
+        # Paths of calls hold the engines.
+        self._path = CallPath(self._call_engine)
+        try:
+            self._engines.offload()
+        finally:
+            self.set_cuda_graphs(graphs is not None, graphs.size if graphs is not None else None)
+
+    def onload(self) -> None:
+        """Load the engine again on the devices that `offload` took it from; one that was on none, where it would run.
+
+        Raises:
+            EngineLoadError: TensorRT does not load it, for want of memory for example.
+            RuntimeUnavailable: the engine cannot run on this machine.
+        """
+        if self._interpreted is not None:
+            return
+        for device in self._engines.offloaded or (-1,):
+            self._load(device)
+
     def trt_engine(self, device: int) -> Any:
         """The ``trt.ICudaEngine`` on a device, to be asked about; with the C++ runtime it is loaded once more."""
         engine = self._load(device)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from engine.errors import RuntimeUnavailable
 from engine.runtime.engines.contexts import CAPTURE_SAFE_LOCK
@@ -43,6 +46,8 @@ class LoadedEngines(dict[int, Any]):
         self._names = list(inputs), list(outputs)
         self._name = name
         self._lock = threading.RLock()
+        # The devices of what was offloaded last.
+        self.offloaded: tuple[int, ...] = ()
 
     def load(self, device: int) -> Any:
         """The engine on a device, loaded if it is not.
@@ -77,6 +82,32 @@ class LoadedEngines(dict[int, Any]):
                 self.requires_output_allocator = required
                 for device in list(self):
                     self[device] = self.made(device, self.options, self.selection.runtime)
+
+    def offload(self) -> None:
+        """Destroy what is loaded, when the GPU is done with it; `load` loads it again from the plan.
+
+        Raises:
+            RuntimeUnavailable: a CUDA graph that was captured of calls would replay with memory that is gone.
+        """
+        with self._alone():
+            if not self:
+                return
+            for device in self:
+                torch.cuda.synchronize(device)
+            if any(engine.captured for engine in self.values()):
+                gc.collect()  # graphs that nobody has any more
+            if any(engine.captured for engine in self.values()):
+                raise RuntimeUnavailable(
+                    f"engine {self._name!r} is in use by a CUDA graph that was captured of its calls: delete it first"
+                )
+            for engine in self.values():
+                engine.save_kernels()
+            self.offloaded = tuple(self)
+            del engine
+            self.clear()
+            # Engines, pools and contexts know each other; until Python looks for that, their memory is theirs.
+            gc.collect()
+            torch.cuda.empty_cache()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

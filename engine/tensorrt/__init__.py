@@ -66,8 +66,9 @@ class Capabilities:
     def refit_keeps_biases(self) -> bool:
         """Whether an engine that TensorRT can refit computes what one that it cannot does.
 
-        TensorRT 11.3's release notes: one that is built with ``REFIT`` may drop the bias of a product, even if it is
-        never refitted.  ``REFIT_IDENTICAL`` does not, and takes no weights but those it was built with.
+        TensorRT 11.3's guide: one that is built with ``REFIT`` may drop the bias of a product, even if it is never
+        refitted.  ``REFIT_IDENTICAL`` does not, and takes no weights but those it was built with.  The guide of 11.4
+        lost the warning without a word that this was repaired, so later versions are taken for no better.
         """
         return self.version < (11, 3)
 

@@ -273,7 +273,7 @@ class _Synthesis:
             return self.bound[value.name]
         if isinstance(value, tree.Name) and value.name in self.macros:
             return function(self.macros[value.name], self.macros, self.mode, self.shape_env)
-        if isinstance(value, tree.ListOf) and self._has_size(value):
+        if isinstance(value, tree.ListOf) and (self._has_size(value) or self._has_macro(value)):
             return [self._binding(name, item) for item in value.items]
         if self._has_size(value):
             return self._number(value)
@@ -286,6 +286,9 @@ class _Synthesis:
 
     def _has_size(self, value: Any) -> bool:
         return any(isinstance(item, tree.Name | tree.Upper) and item.name in self.sizes for item in tree.walk(value))
+
+    def _has_macro(self, value: tree.ListOf) -> bool:
+        return any(isinstance(item, tree.Name) and item.name in self.macros for item in value.items)
 
     def _number(self, value: Any) -> Any:
         """A number that is computed from sizes, node by node, as models compute it."""

@@ -181,9 +181,11 @@ HIGHER_ORDER = {
     "cond": (1, 2),
     "map_impl": (0,),
     "scan": (0,),
+    "switch": (1,),
     "while_loop": (0, 1),
 }
-"""Ops that take graphs -> which of their arguments are graphs.  All others are tensors and plain values."""
+"""Ops that take graphs -> which of their arguments are graphs, or lists of graphs.  All others are tensors and plain
+values."""
 
 
 def find(name: str, allowed: frozenset[str] = frozenset()) -> OpOverload | HigherOrderOperator:

@@ -65,6 +65,9 @@ def test_importing_it_is_cheap():
         ("cap.plugin and trt < 11, not rtx", [False, True]),
         ("rtx or cap.attention", [True, True]),
         ("not (rtx or cap.attention)", [False, False]),
+        ("torch >= 2.11", [True, True]),
+        ("torch < 2.11", [False, False]),
+        ("torch == 2, rtx", [True, False]),
     ],
 )
 def test_needs(needs, wanted):
@@ -79,6 +82,40 @@ def test_an_inactive_rule_says_what_it_needs():
     ((rule, reason),) = rules(text, capabilities=RTX).inactive
     assert rule.id == "my.r"
     assert reason == "needs not rtx, but TensorRT-RTX with the API of 11.1 is installed"
+
+
+def test_a_rule_for_another_torch_may_name_ops_that_this_one_does_not_have():
+    text = (
+        "convert r for OP in aten.relu, aten.is_not_there match OP(x) needs torch >= 99.5, rtx\n"
+        "  emit trt.activation(x, type=RELU)\n"
+        "lower s match aten.gelu(x, approximate=a) needs torch < 2.0 emit aten.is_not_there_either(x)\n"
+        "convert t match higher_order.is_not_there(x, g: [graph]) needs torch > 98 emit run(g[0], [x])\n"
+        "  test x: f32[2], g = [sine]\n"
+        "def sine(x) = [aten.sin(x)]\n"
+    )
+    for given in (RTX, TENSORRT):
+        loaded = rules(text, capabilities=given)
+        assert not loaded.rules
+        reasons = {rule.id: reason for rule, reason in loaded.inactive}
+        assert reasons["my.r[1]"] == f"needs torch >= 99.5, but torch {torch.__version__} is installed"
+        assert reasons["my.s"] == f"needs torch < 2.0, but torch {torch.__version__} is installed"
+        assert reasons["my.t"] == f"needs torch > 98, but torch {torch.__version__} is installed"
+    with pytest.raises(RuleError, match=r"there is no op `aten\.is_not_there_either`"):
+        rules(text.replace("torch < 2.0", "torch >= 2.0"))
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ("torch", "`torch` alone says nothing"),
+        ("torch >= 2.14 and rtx", "a version of PyTorch stands alone in `needs`"),
+        ("not torch >= 2.14", "a version of PyTorch stands alone in `needs`"),
+        ("python >= 3.11", "only `trt` and `torch` have a version"),
+    ],
+)
+def test_what_needs_cannot_say_of_torch(needs, said):
+    with pytest.raises(RuleError, match=re.escape(said)):
+        rules(f"convert r match aten.relu(x) needs {needs} emit trt.activation(x, type=RELU)")
 
 
 def test_a_macro_brings_the_needs_of_its_layers():

@@ -32,6 +32,8 @@ from engine.graph.provenance import describe
 # Ops that run graphs, and have the same graphs when a program is traced once more.
 _RUNNING = frozenset(
     {torch.ops.higher_order.cond, torch.ops.higher_order.while_loop, torch.ops.higher_order.scan, map_impl}
+    # From PyTorch 2.14 on.
+    | {getattr(torch.ops.higher_order, "switch", map_impl)}
 )
 _KINDS = {
     InputKind.PARAMETER: OutputKind.PARAMETER_MUTATION,

@@ -36,7 +36,7 @@ _FIRST: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sum", "prod", "prefix_sums", "broadcast", "present"), ("list", "tuple", "tensors")),
     **dict.fromkeys(("epsilon", "smallest", "largest"), ("dtype",)),
     "run": ("graph",),
-    "conditional": ("tensor", "bool"),
+    "conditional": ("list", "tuple", "tensors"),
 }
 # ... and their second argument, where it is certain.
 _SECOND: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ _SECOND: dict[str, tuple[str, ...]] = {
     "tensor": ("dtype",),
     "full": ("tensor",),
     "run": ("list", "tuple", "tensors"),
-    "conditional": ("graph",),
+    "conditional": ("list", "tuple"),
 }
 
 
@@ -103,14 +103,17 @@ class CallChecker:
     def named_op(self, name: str, span: Span) -> Operator | None:
         """The op that a name or a family variable stands for; of a family, its first."""
         if "." in name:
-            return find_operator(name, span, self.problems, set(), self.effects.unloaded)
+            return self._found(name, span)
         self.expressions.used.add(name)
         for family in self.expressions.families:
             value = family.get(name)
             if isinstance(value, OpName):
-                return find_operator(value.name, span, self.problems, set(), self.effects.unloaded)
+                return self._found(value.name, span)
         self.problems.report(f"`{name}` is not an op", span, f"bind it: `for {name} in aten.add.Tensor, ..`")
         return None
+
+    def _found(self, name: str, span: Span) -> Operator | None:
+        return find_operator(name, span, self.problems, set(), self.effects.unloaded, self.expressions.other_torch)
 
     # ------------------------------------------------------------------------------------ arguments
 
@@ -176,7 +179,7 @@ class CallChecker:
             return None
         result = None
         for value in found:
-            operator = find_operator(value.name, function.span, self.problems, set(), self.effects.unloaded)
+            operator = self._found(value.name, function.span)
             if operator is not None:
                 self._emits(operator.name, function.span)
                 result = self._op(operator, call, scope)

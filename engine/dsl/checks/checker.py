@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from engine.dsl import operators, tree
@@ -131,7 +132,8 @@ class _Checker:
         if item.family is not None and len(item.family.members) > MOST_MEMBERS:
             self.problems.report(f"a family has at most {MOST_MEMBERS} members", item.family.span)
             return
-        families = self._families(item)
+        other_torch = needs.missing_torch(item.needs) is not None
+        families = self._families(item, other_torch)
         for term in item.needs:
             features = self.definitions.layers.features() | (self.capabilities.features if self.capabilities else set())
             needs.check(term, features, self.problems)
@@ -150,7 +152,7 @@ class _Checker:
         item = replace(item, match=match)
         patterns = []
         for family in families:
-            resolver = PatternResolver(family, self.problems)
+            resolver = PatternResolver(family, self.problems, other_torch)
             roots = resolver.roots(match)
             if beyond := beyond_limits(identifier, roots):
                 for diagnostic in beyond:
@@ -158,7 +160,7 @@ class _Checker:
                 return
             patterns.append((resolver, roots))
             used |= resolver.used
-        checker = ExpressionChecker(self.definitions, self.problems, item.kind, families)
+        checker = ExpressionChecker(self.definitions, self.problems, item.kind, families, other_torch)
         self._check_body(item, checker, patterns[0][0])
         used |= checker.used
         for name in item.family.names if item.family else ():
@@ -216,20 +218,20 @@ class _Checker:
             self.problems.report(message, found.span or item.span, found.hint)
         return not wrong
 
-    def _families(self, item: tree.RuleItem) -> list[dict[str, object]]:
+    def _families(self, item: tree.RuleItem, other_torch: bool) -> list[dict[str, object]]:
         if item.family is None:
             return [{}]
         families = []
         for member in item.family.members:
             values: dict[str, object] = {}
             for name, value in zip(item.family.names, member, strict=True):
-                values[name] = self._family_value(value)
+                values[name] = self._family_value(value, other_torch)
             families.append(values)
         for name in {name for name in item.family.names if item.family.names.count(name) > 1}:
             self.problems.report(f"the family variable `{name}` is named twice", item.family.span)
         return families
 
-    def _family_value(self, value: tree.Expr) -> object:
+    def _family_value(self, value: tree.Expr, other_torch: bool = False) -> object:
         match value:
             case tree.Literal():
                 return value.value
@@ -240,7 +242,7 @@ class _Checker:
                     self.problems.report(f"`{value.name}` is not a member of any enum of a layer", value.span, hint)
                 return EnumToken(value.name)
             case tree.Qualified():
-                operator = find_operator(value.name, value.span, self.problems, set(), set())
+                operator = find_operator(value.name, value.span, self.problems, set(), set(), other_torch)
                 return OpName(value.name if operator is None else operator.name)
             case tree.Name() if value.name in dtypes():
                 return dtypes()[value.name]
@@ -249,7 +251,7 @@ class _Checker:
             case tree.Unary(operator="-", value=tree.Name(name=name)) if name in _FLOATS:
                 return -_FLOATS[name]
             case tree.ListOf() | tree.TupleOf():
-                return tuple(self._family_value(item) for item in value.items)  # type: ignore[arg-type]
+                return tuple(self._family_value(item, other_torch) for item in value.items)  # type: ignore[arg-type]
         self.problems.report(
             "a member of a family is a literal, an op, a dtype or an enum member",
             value.span,
@@ -308,18 +310,23 @@ class _Checker:
                 self._check_spec(binding.value, dims)
             elif resolver.bound.get(binding.name) == "graph":
                 self._check_graph(binding.value)
+            elif isinstance(binding.value, tree.ListOf) and any(map(self._is_macro, binding.value.items)):
+                for graph in binding.value.items:
+                    self._check_graph(graph)
             else:
                 checker.sort(binding.value, dict(sizes))
 
-    def _check_graph(self, value: tree.Expr) -> None:
+    def _check_graph(self, value: Any) -> None:
         """Check what a test line gives for a graph: a macro of ops."""
-        name = value.name if isinstance(value, tree.Name) else None
-        if name not in self.definitions.macros:
+        if not self._is_macro(value):
             self.problems.report(
                 "a graph of a test line is the name of a macro of ops",
                 value.span,
                 "def doubled(x) = [aten.mul.Tensor(x, 2)], and then: .. = doubled",
             )
+
+    def _is_macro(self, value: Any) -> bool:
+        return isinstance(value, tree.Name) and value.name in self.definitions.macros
 
     def _check_spec(self, spec: tree.TensorSpec | tree.ListSpec | tree.Literal, dims: set[str]) -> None:
         """Check a test input; ``dims`` are the names that stood for a dim so far in the test."""
@@ -359,9 +366,11 @@ class _Checker:
     ) -> None:
         """Remember what a rule emits and why it may be inactive."""
         ops = dict(total.ops)
+        reason = needs.missing_torch(rule.needs)
         if item.family is not None:
             # A family's effects are those of all members; keep what this one can emit.
-            others = {str(v) for v in _family_ops(item, self._family_value)} - {str(v) for v in rule.family.values()}
+            value_of = partial(self._family_value, other_torch=reason is not None)
+            others = {str(v) for v in _family_ops(item, value_of)} - {str(v) for v in rule.family.values()}
             named = {name for name in total.ops if name in others and not _written(item, name)}
             ops = {name: span for name, span in ops.items() if name not in named}
         self.emitted[_key(rule)] = ops
@@ -370,6 +379,9 @@ class _Checker:
             if name.partition(".")[0] not in operators.OWN:
                 operator = operators.find(name)
                 self.foreign[name] = None if operator is None else operator.schema
+        if reason is not None:
+            self.reasons[_key(rule)] = reason
+            return
         if unloaded:
             self.reasons[_key(rule)] = f"needs {', '.join(unloaded)}, which no loaded package registers"
             return

@@ -27,6 +27,7 @@ class ExpressionChecker:
     Attributes:
         kind: phase of the rule; None for macros, whose callers have one.
         families: values of the family variables, one mapping per member.
+        other_torch: whether the rule is for another PyTorch than the installed one, which may have further ops.
         effects: what the expressions checked so far call.
         used: upper-case names that were read.
     """
@@ -37,11 +38,13 @@ class ExpressionChecker:
         problems: Problems,
         kind: str | None = None,
         families: Sequence[Mapping[str, object]] = ({},),
+        other_torch: bool = False,
     ) -> None:
         self.definitions = definitions
         self.problems = problems
         self.kind = kind
         self.families = families
+        self.other_torch = other_torch
         self.effects = Effects()
         self.used: set[str] = set()
         self._calls = CallChecker(self)

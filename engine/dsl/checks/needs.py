@@ -1,9 +1,11 @@
-"""``needs``, ``since`` and ``until``: what a rule or a layer asks of the installed TensorRT."""
+"""``needs``, ``since`` and ``until``: what a rule or a layer asks of the installed TensorRT and PyTorch."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable
+
+import torch
 
 from engine.dsl import tree
 from engine.dsl.diagnostics import Problems
@@ -38,7 +40,7 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
-    """Whether the installed TensorRT is as one term of a ``needs`` clause asks."""
+    """Whether the installed TensorRT, or PyTorch, is as one term of a ``needs`` clause asks."""
     match term:
         case tree.Binary(operator="and"):
             return satisfied(term.left, capabilities) and satisfied(term.right, capabilities)
@@ -46,11 +48,10 @@ def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
             return satisfied(term.left, capabilities) or satisfied(term.right, capabilities)
         case tree.Unary():
             return not satisfied(term.value, capabilities)
+        case tree.Binary() if asks_torch(term):
+            return missing_torch([term]) is None
         case tree.Binary(right=tree.Literal(value=str(version))):
-            wanted = parse_version(version)
-            installed = capabilities.version
-            # `trt == 10` is any 10.x.
-            return bool(RELATIONS[term.operator](installed if "." in version else (installed[0], 0), wanted))
+            return _holds(term.operator, capabilities.version, version)
         case tree.Name(name="rtx"):
             return capabilities.rtx
         case tree.Qualified():
@@ -60,6 +61,26 @@ def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
                 or term.name.removeprefix("cap.") in capabilities.features
             )
     raise AssertionError(f"unchecked term of `needs`: {term}")
+
+
+def asks_torch(term: tree.Expr) -> bool:
+    """Whether a term asks for a version of PyTorch."""
+    return isinstance(term, tree.Binary) and isinstance(term.left, tree.Name) and term.left.name == "torch"
+
+
+def missing_torch(terms: Iterable[tree.Expr]) -> str | None:
+    """Why the installed PyTorch is not the one that a rule is for; None where it is."""
+    for term in terms:
+        match term:
+            case tree.Binary(right=tree.Literal(value=str(version))) if asks_torch(term):
+                if not _holds(term.operator, parse_version(torch.__version__), version):
+                    return f"needs {show(term)}, but torch {torch.__version__} is installed"
+    return None
+
+
+def _holds(relation: str, installed: tuple[int, int], version: str) -> bool:
+    # `trt == 10` is any 10.x.
+    return bool(RELATIONS[relation](installed if "." in version else (installed[0], 0), parse_version(version)))
 
 
 def setting(term: tree.Expr) -> str | None:
@@ -113,14 +134,16 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
             problems.report("a setting stands alone in `needs`", term.span, "needs setting.use_fp32_acc, not rtx")
         case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(target, _parts(term))):
             problems.report("what GPUs have stands alone in `needs`", term.span, "needs target.fp8, not rtx")
+        case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(asks_torch, _parts(term))):
+            problems.report("a version of PyTorch stands alone in `needs`", term.span, "needs torch >= 2.14, not rtx")
         case tree.Binary(operator="and" | "or"):
             check(term.left, features, problems)
             check(term.right, features, problems)
         case tree.Unary():
             check(term.value, features, problems)
         case tree.Binary():
-            if not (isinstance(term.left, tree.Name) and term.left.name == "trt"):
-                problems.report("only `trt` has a version", term.span, "needs trt >= 10.14")
+            if not (isinstance(term.left, tree.Name) and term.left.name in ("trt", "torch")):
+                problems.report("only `trt` and `torch` have a version", term.span, "needs trt >= 10.14")
         case tree.Qualified():
             prefix, _, feature = term.name.partition(".")
             if prefix != "cap":
@@ -135,8 +158,10 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
             pass
         case tree.Name(name="trt"):
             problems.report("`trt` alone says nothing", term.span, "compare its version: `trt >= 10.14`")
+        case tree.Name(name="torch"):
+            problems.report("`torch` alone says nothing", term.span, "compare its version: `torch >= 2.14`")
         case tree.Name():
-            hint = suggestion(term.name, ["rtx", "trt"], "needs trt >= 10.14, not rtx, cap.attention")
+            hint = suggestion(term.name, ["rtx", "trt", "torch"], "needs trt >= 10.14, not rtx, cap.attention")
             problems.report(f"unknown term `{term.name}` in `needs`", term.span, hint)
 
 

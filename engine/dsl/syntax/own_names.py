@@ -88,10 +88,16 @@ class _Marking:
         """A test line gives a graph by the name of a macro; a name that stands before it is an operand."""
         before: set[str] = set()
         bindings = []
-        for binding in test.bindings:
-            value = binding.value
+
+        def graph(value: Any) -> Any:
             if isinstance(value, tree.Name) and value.name not in before:
-                value = replace(value, name=self._name(value.name))
+                return replace(value, name=self._name(value.name))
+            return value
+
+        for binding in test.bindings:
+            value = graph(binding.value)
+            if isinstance(value, tree.ListOf):
+                value = replace(value, items=tuple(map(graph, value.items)))
             bindings.append(replace(binding, value=self.of(value)))
             before.add(binding.name)
         return replace(test, bindings=tuple(bindings))

@@ -87,6 +87,11 @@ class ContextMaker:
             raise unable("runtime_cache_path", options.runtime_cache_path, "it does not take the cache")
         return made
 
+    def save_kernels(self) -> None:
+        """Write what the contexts compiled to the runtime cache, where there is one."""
+        if self._kernels is not None:
+            self._kernels.save()
+
     @property
     def workspace_size(self) -> int:
         """Bytes of scratch memory that one context works with."""

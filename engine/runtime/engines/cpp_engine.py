@@ -264,6 +264,17 @@ class CppEngine:
         """Shape signatures that were met."""
         return int(self._native.counts()[1])
 
+    @property
+    def captured(self) -> bool:
+        """Whether a CUDA graph holds contexts."""
+        return bool(self._native.counts()[2])
+
+    def save_kernels(self) -> None:
+        """Write what was compiled to the runtime cache, where there is one."""
+        file = self._cache_file(self.options)
+        if file is not None:
+            _save_cache(weakref.ref(self), file)
+
     def time_enqueue(self, calls: int) -> float:
         """Queue the last run of the current stream ``calls`` times more; returns host microseconds per call."""
         return float(self._native.time_enqueue(calls)) / 1000

@@ -172,6 +172,15 @@ class TRTEngine:
         return self._engine
 
     @property
+    def captured(self) -> bool:
+        """Whether a CUDA graph holds contexts."""
+        return self._pool.captured > 0
+
+    def save_kernels(self) -> None:
+        """Write what was compiled to the runtime cache, where there is one."""
+        self._maker.save_kernels()
+
+    @property
     def written_inputs(self) -> frozenset[int]:
         """Positions of the inputs that the engine writes to; the outputs aliased to them are not fresh."""
         return frozenset(self._aliases.values())

@@ -18,17 +18,21 @@ from engine.errors import Span
 class PatternResolver:
     """Resolves the patterns of one rule under one assignment of its family variables.
 
+    Args:
+        other_torch: the rule is for another PyTorch than the installed one, which may have further ops.
+
     Attributes:
         bound: every name that the pattern binds, with its type if one is written.
         used: family variables that the pattern reads.
         ops: ops that the pattern names, found or not.
-        unloaded: ops of namespaces that this process has not loaded.
+        unloaded: ops of namespaces that this process has not loaded, or of another PyTorch.
         flags: names of alternatives, each with where those alternatives are.
         partial: names that some of several alternatives bind and others do not, with those alternatives.
     """
 
-    def __init__(self, family: Mapping[str, object], problems: Problems) -> None:
+    def __init__(self, family: Mapping[str, object], problems: Problems, other_torch: bool = False) -> None:
         self.family = family
+        self.other_torch = other_torch
         self.problems = problems
         self.bound: dict[str, str | None] = {}
         self.used: set[str] = set()
@@ -103,12 +107,12 @@ class PatternResolver:
         """An op without a schema: told already, or of a package that is not loaded; then its rule stays inactive."""
         found = [(index, self._anything(argument)) for index, argument in enumerate(pattern.arguments)]
         self._outputs(pattern, None)
-        if pattern.op not in self.unloaded:
+        named = self.family.get(pattern.op, pattern.op)
+        op = named.name if isinstance(named, OpName) else pattern.op
+        if op not in self.unloaded:
             return None
         arguments = tuple((index, argument) for index, argument in found if argument is not None)
-        return OpMatch(
-            pattern.op, arguments, None, pattern.output or 0, pattern.outputs, False, False, False, pattern.span
-        )
+        return OpMatch(op, arguments, None, pattern.output or 0, pattern.outputs, False, False, False, pattern.span)
 
     def _operator(self, pattern: tree.OpPattern) -> Operator | None:
         name = pattern.op
@@ -126,7 +130,7 @@ class PatternResolver:
         elif name.startswith(("trt.", "host.")):
             self.problems.report(f"patterns match PyTorch's ops, and `{name}` is not one", pattern.span)
             return None
-        return find_operator(name, pattern.span, self.problems, self.ops, self.unloaded)
+        return find_operator(name, pattern.span, self.problems, self.ops, self.unloaded, self.other_torch)
 
     def _given(
         self, pattern: tree.OpPattern, operator: Operator
@@ -416,12 +420,18 @@ def _outputs(count: int) -> str:
     return "one output" if count == 1 else f"{count} outputs"
 
 
-def find_operator(name: str, span: Span, problems: Problems, ops: set[str], unloaded: set[str]) -> Operator | None:
-    """Look an op up; one that does not exist is a mistake, unless nothing of its namespace is loaded."""
+def find_operator(
+    name: str, span: Span, problems: Problems, ops: set[str], unloaded: set[str], other_torch: bool = False
+) -> Operator | None:
+    """Look an op up; one that does not exist is a mistake, unless nothing of its namespace is loaded.
+
+    Args:
+        other_torch: the rule is for another PyTorch than the installed one: no op is a mistake.
+    """
     ops.add(name)
     operator = operators.find(name)
     if operator is None:
-        if operators.loaded(name.partition(".")[0]):
+        if operators.loaded(name.partition(".")[0]) and not other_torch:
             problems.report(f"there is no op `{name}`", span, operators.suggestion(name))
         else:
             unloaded.add(name)

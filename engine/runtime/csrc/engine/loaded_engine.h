@@ -66,6 +66,7 @@ class LoadedEngine {
   int device() const { return device_; }
   // Execution contexts, without those of captured graphs.
   size_t contexts() const { return pool_->size(); }
+  bool captured() const { return pool_->captured(); }
   size_t shape_bindings() const { return bindings_.size(); }
   // The contexts that CUDA graphs captured since this was asked last, and their return when a graph is gone.
   std::vector<PooledContext*> take_captured() { return pool_->take_captured(); }

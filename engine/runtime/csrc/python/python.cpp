@@ -272,7 +272,10 @@ PyObject* release_captured(PyObject* self, PyObject* contexts) {
 PyObject* counts(PyObject* self, PyObject*) {
   LoadedEngine const& engine = engine_of(self);
   return Py_BuildValue(
-      "(nn)", static_cast<Py_ssize_t>(engine.contexts()), static_cast<Py_ssize_t>(engine.shape_bindings()));
+      "(nnO)",
+      static_cast<Py_ssize_t>(engine.contexts()),
+      static_cast<Py_ssize_t>(engine.shape_bindings()),
+      engine.captured() ? Py_True : Py_False);
 }
 
 PyObject* time_enqueue(PyObject* self, PyObject* calls) {
@@ -300,7 +303,7 @@ PyMethodDef engine_methods[] = {
     {"runtime_cache", runtime_cache, METH_NOARGS, "(contents, whether the given ones were refused), or None."},
     {"take_captured", take_captured, METH_NOARGS, "What CUDA graphs captured since this was asked last."},
     {"release_captured", release_captured, METH_O, "Take back what a CUDA graph that is gone had captured."},
-    {"counts", counts, METH_NOARGS, "(execution contexts, shape bindings)."},
+    {"counts", counts, METH_NOARGS, "(execution contexts, shape bindings, whether a CUDA graph holds a context)."},
     {"time_enqueue", time_enqueue, METH_O, "Nanoseconds of a bare enqueueV3 of the last run, over a number of calls."},
     {nullptr, nullptr, 0, nullptr}};
 
