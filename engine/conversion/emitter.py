@@ -25,8 +25,7 @@ from engine.dsl.rule import EnumToken
 from engine.dtypes import DTYPES
 from engine.errors import ConversionError
 from engine.evaluator import Context, evaluate
-from engine.evaluator.bounds import Failed
-from engine.evaluator.evaluation import Env
+from engine.evaluator.failures import Failed
 from engine.evaluator.plan import (
     AbstractTensor,
     CallOutput,
@@ -325,7 +324,7 @@ class _CallEmission:
             parameter = self._parameters[argument.name]
             value = self._call.values.get(parameter.name)
             return self._constructor_value(parameter, value)
-        value = evaluate(argument, Env(dict(self._call.values), self._emitter._context))
+        value = evaluate(argument, dict(self._call.values), self._emitter._context)
         if isinstance(value, AbstractTensor):
             return self._tensor(value)
         if not is_known(value):

@@ -132,7 +132,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(tree.Compilable):
     """One checked rule, or one member of a rule family.
 
     Attributes:
@@ -190,7 +190,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(tree.Compilable):
     """A TensorRT layer as ``rules/layers.rules`` declares it (see :class:`engine.dsl.tree.LayerItem`)."""
 
     name: str  # "trt.slice"

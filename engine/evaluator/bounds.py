@@ -6,13 +6,12 @@ of a million digits or a power that takes hours.  Whatever is beyond them is a r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
 import sympy
 
-from engine.errors import Span
+from engine.evaluator.failures import Failed
 
 # Expressions that are evaluated for one match; built-in rules take a few thousand.
 MOST_STEPS = 1_000_000
@@ -23,16 +22,6 @@ _MOST_LETTERS = 1 << 16
 # Sizes are sums and products of a few symbols. PyTorch's arithmetic on ranges multiplies powers out.
 _MOST_PARTS = 2_000
 _LARGEST_POWER = 64
-
-
-class Failed(Exception):
-    """The rule does not apply; ``span`` is where it says so, when known, ``values`` gives what it read."""
-
-    def __init__(self, reason: str, span: Span | None = None, values: Callable[[], str] | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.span = span
-        self.values = values
 
 
 def modest(value: Any) -> Any:
@@ -77,4 +66,4 @@ def _check_expression(value: sympy.Basic) -> None:
             raise Failed(f"a size to the power of {part.exp}")
 
 
-__all__ = ["MOST_ITEMS", "MOST_STEPS", "Failed", "modest", "numbers"]
+__all__ = ["MOST_ITEMS", "MOST_STEPS", "modest", "numbers"]

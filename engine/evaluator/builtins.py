@@ -14,9 +14,9 @@ import torch
 
 from engine import sizes as symints
 from engine.dtypes import DTYPE_NAMES
-from engine.errors import Span
-from engine.evaluator.bounds import MOST_ITEMS, Failed, modest, numbers
+from engine.evaluator.bounds import MOST_ITEMS, modest, numbers
 from engine.evaluator.codes import block_shape, bounds_of_codes, is_kept
+from engine.evaluator.failures import Failed
 from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
 from engine.evaluator.uniform import MOVES, is_uniform
 from engine.sizes import Int, Sizes
@@ -26,33 +26,6 @@ from engine.tensorrt import capabilities
 _READABLE_ELEMENTS = 65_536
 # What is compared with one number never becomes a list: masks of long sequences as well.
 _COMPARABLE_ELEMENTS = 1 << 28
-
-
-class Raised(Exception):
-    """Something that a rule evaluates raised an exception of Python.
-
-    Attributes:
-        span: the place in the rule.
-        host: it is a host function that is at fault, not the rule.
-    """
-
-    def __init__(self, reason: str, span: Span, host: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.span = span
-        self.host = host
-
-    @classmethod
-    def of(cls, error: Exception, span: Span, said: str = "") -> Raised:
-        """An exception with the place that it came from; one that has a place already keeps it.
-
-        Args:
-            said: which host function raised it, if one did.
-        """
-        if isinstance(error, Raised):
-            return error
-        first = str(error).strip().partition("\n")[0]
-        return cls(f"{said}{type(error).__name__}" + (f": {first}" if first else ""), span, bool(said))
 
 
 class BuiltinContext(Protocol):

@@ -16,8 +16,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from engine import sizes as symints
 from engine.errors import EngineError, Span
-from engine.evaluator.bounds import Failed
 from engine.evaluator.builtins import describe
+from engine.evaluator.failures import Failed
 from engine.evaluator.plan import (
     AbstractTensor,
     Call,
@@ -35,7 +35,7 @@ from engine.graph.subgraph import Subgraph
 from engine.sizes import Int
 
 if TYPE_CHECKING:
-    from engine.evaluator.evaluation import Context
+    from engine.evaluator.context import Context
 
 
 def run(context: Context, graph: Any, operands: Any, span: Span) -> list[CallOutput]:

@@ -9,8 +9,8 @@ import torch
 from engine import sizes as symints
 from engine.dsl import tree
 from engine.errors import Span
-from engine.evaluator.bounds import Failed
 from engine.evaluator.builtins import describe
+from engine.evaluator.failures import Failed
 from engine.evaluator.plan import AbstractTensor, CallOutput, LoopEnd, LoopStart
 from engine.sizes import Int, Sizes
 

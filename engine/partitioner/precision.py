@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from engine.evaluator import Context, evaluate
-from engine.evaluator.evaluation import Env
 from engine.evaluator.plan import LayerCall
 from engine.report import Precision
 
@@ -21,7 +20,7 @@ def precision(calls: Iterable[Any], context: Context, use_fp32_acc: bool) -> Pre
     found: Counter[str] = Counter()
     for call in calls:
         sums = call.layer.accumulates if isinstance(call, LayerCall) else None
-        if sums is not None and evaluate(sums, Env(dict(call.values), context)) in _HALF:
+        if sums is not None and evaluate(sums, dict(call.values), context) in _HALF:
             found[call.layer.name.removeprefix("trt.")] += 1
     return Precision(dict(sorted(found.items())), use_fp32_acc)
 

@@ -6,8 +6,7 @@ The graph is not touched: the rewriter commits what a trial gives, and explanati
 from __future__ import annotations
 
 from engine.evaluator import Context, Failure, apply, decreasing
-from engine.evaluator.bounds import Failed
-from engine.evaluator.builtins import Raised
+from engine.evaluator.failures import Failed, Raised
 from engine.graph.mirror import Mirror
 from engine.matcher.match import Match
 from engine.rewriter.commit import Replacement, disagreements, prepare, shrinkage

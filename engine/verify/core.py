@@ -12,7 +12,7 @@ import torch
 
 from engine.dsl import operators
 from engine.dsl.ruleset import RuleSet
-from engine.evaluator.right_side import resolve
+from engine.evaluator.op_calls import resolve
 from engine.partitioner.unsupported import unsupported_reason
 from engine.rewriter.decomposition import has_decomposition
 

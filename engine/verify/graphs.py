@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from engine import sizes as symints
 from engine.dsl import tree
 from engine.errors import EngineError
-from engine.evaluator.evaluation import Context, Env, evaluate
+from engine.evaluator import Context, evaluate
 from engine.evaluator.plan import AbstractTensor, CallOutput, OpCall
 from engine.graph.arguments import map_values, split
 from engine.graph.mirror import Mirror
@@ -38,7 +38,7 @@ def function(
                 names[parameter.name] = stand_in
             else:
                 names[parameter.name] = symints.normal(operand) if isinstance(operand, torch.SymInt) else operand
-        return _replayed(evaluate(macro.body, Env(names, context)), tensors, {}, context.mirror)
+        return _replayed(evaluate(macro.body, names, context), tensors, {}, context.mirror)
 
     return run
 

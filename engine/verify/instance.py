@@ -27,10 +27,10 @@ from engine.dsl.expansion import expand
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.dtypes import DTYPES
 from engine.errors import EngineError
-from engine.evaluator.bounds import Failed
-from engine.evaluator.evaluation import Context, Env, evaluate
+from engine.evaluator import Context, evaluate
+from engine.evaluator.failures import Failed
+from engine.evaluator.op_calls import resolve
 from engine.evaluator.plan import ConstantTensor
-from engine.evaluator.right_side import resolve
 from engine.graph.arguments import graph_parameters
 from engine.graph.canonical import canonical_arguments
 from engine.graph.mirror import Mirror, Value
@@ -279,7 +279,7 @@ class _Synthesis:
             return self._number(value)
         context = Context(None, {}, {})  # type: ignore[arg-type]
         try:
-            evaluated = evaluate(value, Env(dict(self.sizes), context))
+            evaluated = evaluate(value, dict(self.sizes), context)
         except Failed as error:  # the search divides by zero
             raise Inapplicable(f"the test line does not say what `{name}` is: {error}") from error
         return self._written_out(name, evaluated) if isinstance(evaluated, ConstantTensor) else evaluated

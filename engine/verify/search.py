@@ -21,7 +21,7 @@ from engine.dsl import operators, tree
 from engine.dsl.expansion import expand
 from engine.dsl.rule import ArgumentPattern, Bind, OneOf, OpMatch, Rule
 from engine.errors import BuildError, ConversionError, EngineError
-from engine.evaluator.right_side import resolve
+from engine.evaluator.op_calls import resolve
 from engine.verify.agreement import NotApplied, check, check_forms
 from engine.verify.branches import reached
 from engine.verify.findings import Finding

@@ -13,7 +13,6 @@ from engine.dsl import tree
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.syntax.parser import parse
 from engine.evaluator import Context, evaluate
-from engine.evaluator.evaluation import Env
 from engine.evaluator.plan import AbstractTensor, Captured, Plan, calls_of
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner.tile import Tile
@@ -59,9 +58,9 @@ def plan_tile(mirror: Mirror, node: fx.Node, emit: str, **names: Any) -> Tile:
     file = parse(text, "sample.rules")
     item = file.rules[0]
     context = Context(mirror, layers(), {})
-    env = Env({name: _captured(mirror, value) for name, value in names.items()}, context)
-    env.names["result"] = _captured(mirror, Value(node, 0))
-    emitted = evaluate(item.emit, env)
+    scope = {name: _captured(mirror, value) for name, value in names.items()}
+    scope["result"] = _captured(mirror, Value(node, 0))
+    emitted = evaluate(item.emit, scope, context)
     outputs = emitted if isinstance(emitted, tuple | list) else (emitted,)
     plan = Plan(tuple(outputs), calls_of(outputs))
     rule = Rule(

@@ -14,7 +14,6 @@ from engine.commands.tables import render_finding
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.dsl.syntax.parser import parse
-from engine.evaluator import evaluation
 from engine.evaluator.coverage import recording
 from engine.testing import portable
 from engine.verify.agreement import Disagreement, NotApplied, check
@@ -125,12 +124,18 @@ def test_what_is_said_in_vain(values: RuleSet) -> None:
 
 
 def test_recording_ends(values: RuleSet) -> None:
-    before = dict(evaluation._EVALUATORS)
+    rule = found(values, "one_line")
+    check(rule, rule.tests[0], values)
     with recording({}) as visits:
-        rule = found(values, "one_line")
         check(rule, rule.tests[0], values)
-    assert visits
-    assert before == evaluation._EVALUATORS
+    before = {span: set(outcomes) for span, outcomes in visits.items()}
+    assert rule.emit.span in before
+    visits.clear()
+    check(rule, rule.tests[0], values)
+    assert visits == {}
+    with recording({}) as again:
+        check(rule, rule.tests[0], values)
+    assert again == before
 
 
 @pytest.mark.parametrize("start", ["arithmetic.add", "activation.relu", "shape.permute", "reduction.mean"])

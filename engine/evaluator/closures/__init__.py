@@ -1,0 +1,5 @@
+"""Expressions of rules as closures of Python."""
+
+from engine.evaluator.closures.compilation import Compiler
+
+__all__ = ["Compiler"]
