@@ -19,7 +19,7 @@ from engine.graph.provenance import history, model_line, module_path, op_name
 from engine.lowering.lowered_graph import LoweredGraph
 from engine.lowering.rule_skeleton import skeleton
 from engine.lowering.subgraphs import Subgraphs
-from engine.matcher.conditions import show
+from engine.matcher.wording import show
 from engine.partitioner import Partition, Tile, partition
 from engine.partitioner.attempts import Attempt
 from engine.partitioner.tiling import coverage

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import sympy
-import torch
 
 from engine.dsl import tree
-from engine.dtypes import CLASSES, DTYPE_NAMES, DTYPES
-from engine.graph.mirror import Mirror, Value
-from engine.graph.subgraph import Subgraph
-from engine.matcher.paths import MISSING, Frame, Kind
-from engine.sizes import Sizes, is_known, is_symint
+from engine.graph.mirror import Value
+from engine.matcher.fitting import conforms, fits, same
+from engine.matcher.paths import MISSING, Frame
+from engine.matcher.wording import show
+from engine.sizes import is_known
 
 _RELATIVE = 1e-6
 
@@ -328,136 +327,3 @@ class IsConvex(Condition):
 
     def actual(self, frame: Frame) -> str:
         return "a path leaves the match and returns to it"
-
-
-# ---------------------------------------------------------------- questions about arguments
-
-
-def same(mirror: Mirror, a: Any, b: Any) -> bool:
-    """Whether two arguments are certainly the same value; one constant may be read by several nodes."""
-    if a is MISSING or b is MISSING:
-        return False
-    if isinstance(a, Value) or isinstance(b, Value):
-        if not (isinstance(a, Value) and isinstance(b, Value)):
-            return False
-        return a == b or (a.node.op == b.node.op == "get_attr" and a.node.target == b.node.target)
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(same(mirror, x, y) for x, y in zip(a, b, strict=True))
-    if is_symint(a) and is_symint(b):
-        return mirror.sizes.equal(a, b)
-    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
-
-
-def fits(mirror: Mirror, value: Any, names: tuple[str, ...], tensor: bool) -> bool:
-    """Whether an argument that is not None has one of the named dtypes, dtype classes or scalar sorts."""
-    if isinstance(value, Value):
-        fake = mirror.fake(value)
-        if not isinstance(fake, torch.Tensor):
-            return False
-        return any(_is_dtype(fake.dtype, name) for name in names)
-    return not tensor and any(_is_sort(value, name) for name in names)
-
-
-def _is_dtype(dtype: torch.dtype, name: str) -> bool:
-    return name == "tensor" or dtype is DTYPES.get(name) or dtype in CLASSES.get(name, ())
-
-
-def _is_sort(value: Any, name: str) -> bool:
-    if isinstance(value, bool):
-        return name in ("bool", "scalar")
-    if isinstance(value, int):
-        return name in ("int", "scalar")
-    if isinstance(value, float):
-        return name in ("float", "scalar")
-    if isinstance(value, sympy.Expr):
-        return name == "scalar" or name == ("int" if value.is_integer is not False else "float")
-    if isinstance(value, str):
-        return name == "str"
-    if isinstance(value, Subgraph):
-        return name == "graph"
-    return isinstance(value, torch.dtype) and name == "dtype"
-
-
-def conforms(mirror: Mirror, value: Any, type_: tree.Type) -> bool:
-    """Whether an argument has a type, elements of lists and tuples included; named dims are not compared."""
-    if value is None:
-        return type_.optional
-    if type_.element is not None or type_.items is not None:
-        if not isinstance(value, tuple) or isinstance(value, Value):
-            return False
-        types = type_.items if type_.items is not None else (type_.element,) * len(value)
-        if len(types) != len(value):
-            return False
-        return all(t is None or conforms(mirror, v, t) for v, t in zip(value, types, strict=True))
-    if type_.modifier == "static" and not is_known(value):
-        return False
-    if type_.modifier == "const" and isinstance(value, Value) and not mirror.is_const(value):
-        return False
-    if not fits(mirror, value, type_.names, type_.dims is not None):
-        return False
-    return type_.dims is None or _has_dims(mirror.sizes, mirror.shape(value), type_.dims)
-
-
-def _has_dims(sizes: Sizes, shape: tuple[Any, ...], dims: tuple[tree.Dim, ...]) -> bool:
-    rest = next((i for i, dim in enumerate(dims) if dim.rest), None)
-    if rest is None:
-        pairs = list(zip(shape, dims, strict=False))
-        fitting = len(shape) == len(dims)
-    else:
-        after = len(dims) - rest - 1
-        tail = shape[len(shape) - after :] if after else ()
-        pairs = [*zip(shape, dims[:rest], strict=False), *zip(tail, dims[rest + 1 :], strict=False)]
-        fitting = len(shape) >= len(dims) - 1
-    return fitting and all(dim.size is None or sizes.equal(size, dim.size) for size, dim in pairs)
-
-
-# ---------------------------------------------------------------- messages
-
-
-def show(mirror: Mirror, value: Any) -> str:
-    """An argument for a message, e.g. ``%relu: f32[s27, 8]`` or ``dim s27 in [2, 99]``."""
-    if isinstance(value, Value):
-        fake = mirror.fake(value) if value.node.op != "output" else None
-        text = f"{value!r} = {mirror.op(value.node)}" if value.node.op == "call_function" else repr(value)
-        if not isinstance(fake, torch.Tensor):
-            return text
-        dtype = DTYPE_NAMES.get(fake.dtype, str(fake.dtype).removeprefix("torch."))
-        kind = "const " if value.node.op == "get_attr" else ""
-        return f"{text}: {kind}{dtype}[{', '.join(map(str, mirror.shape(value)))}]"
-    if isinstance(value, tuple):
-        return f"[{', '.join(show(mirror, item) for item in value)}]"
-    if isinstance(value, sympy.Expr):
-        return mirror.sizes.describe(value)
-    if isinstance(value, torch.dtype):
-        return DTYPE_NAMES.get(value, str(value))
-    if isinstance(value, str):
-        return f'"{value}"'
-    if value is None or isinstance(value, bool):
-        return "none" if value is None else str(value).lower()
-    return str(value)
-
-
-def place(frame: Frame, path: int) -> str:
-    """Where a path leads, in words: ``dim 1 of argument 'weight' of linear_2``."""
-    kind, parent, index = frame.table.entries[path]
-    if kind is Kind.ROOT:
-        value = frame.get(path)
-        return value.node.name if isinstance(value, Value) else "another root"
-    if kind is Kind.DIM:
-        return f"dim {index} of {place(frame, parent)}"
-    if kind is Kind.ELEMENT:
-        return f"element {index} of {place(frame, parent)}"
-    if kind is Kind.OUTPUT:
-        return f"output {index} of {place(frame, parent)}"
-    owner = frame.get(parent)
-    if not isinstance(owner, Value):
-        return place(frame, parent)
-    if kind is Kind.ARGUMENT:
-        schema: Any = getattr(owner.node.target, "_schema", None)
-        known = schema is not None and index < len(schema.arguments)
-        return (
-            f"argument '{schema.arguments[index].name}' of {owner.node.name}"
-            if known
-            else (f"argument {index} of {owner.node.name}")
-        )
-    return f"arguments of {owner.node.name}"

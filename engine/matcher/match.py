@@ -10,8 +10,9 @@ from torch import fx
 
 from engine.dsl.rule import Rule
 from engine.errors import Span
-from engine.matcher.conditions import Condition, place
+from engine.matcher.conditions import Condition
 from engine.matcher.paths import Frame
+from engine.matcher.wording import place
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,10 @@
-"""The FX graph as the rest of the compiler sees it: cached records, edits and questions."""
+"""The FX graph as the rest of the compiler sees it: facts about its nodes, constants, edits and questions."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import networkx
@@ -15,11 +15,11 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from engine import sizes
 from engine.errors import EngineError
 from engine.graph import arguments as args
 from engine.graph import provenance, reachability
 from engine.graph.constants import Constants
+from engine.graph.mirror.facts import Facts
 from engine.graph.provenance import Provenance
 from engine.graph.symbolic import inference
 from engine.graph.symbolic.symbols import SizeNodes
@@ -28,20 +28,7 @@ from engine.graph.view import GraphView
 from engine.sizes import Int, Sizes
 
 
-class _Record:
-    """What is known about a node; any field may be forgotten and found again."""
-
-    __slots__ = ("arguments", "inputs", "op", "shapes", "users")
-
-    def __init__(self, op: str) -> None:
-        self.op = op
-        self.arguments: tuple[Any, ...] | None = None
-        self.inputs: tuple[Value, ...] | None = None
-        self.shapes: dict[int, tuple[Int, ...]] | None = None
-        self.users: dict[int | None, tuple[fx.Node, ...]] | None = None
-
-
-class Mirror:
+class Mirror(Facts):
     """An FX graph in canonical form, with cached facts about its nodes.
 
     Every edit must go through the mirror.  ``constants`` maps the targets of ``get_attr`` nodes to tensors.  A graph
@@ -64,7 +51,7 @@ class Mirror:
         sizes: Sizes | None = None,
         on_read: Callable[[Mirror, Value], Any] = lambda mirror, value: None,
     ) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.name = name
         self.constants = constants
         self.fake_mode = fake_mode or FakeTensorMode(shape_env=shape_env)
@@ -79,7 +66,6 @@ class Mirror:
         self.placeholders: tuple[fx.Node, ...] = ()
         # Inputs that the graph's caller writes new values to, and these values, which the graph returns.
         self.written: dict[fx.Node, int] = {}
-        self._records: dict[fx.Node, _Record] = {}
         self._constants = Constants(self)
         self._size_nodes = SizeNodes(self)
         self._view = GraphView(self)
@@ -107,126 +93,7 @@ class Mirror:
         fakes = (node.meta.get("val") for node in self.graph.nodes if node.op in ("placeholder", "get_attr"))
         return next((fake.device for fake in fakes if isinstance(fake, torch.Tensor)), torch.device("cpu"))
 
-    # ------------------------------------------------------------ records
-
-    def _record(self, node: fx.Node) -> _Record:
-        record = self._records.get(node)
-        if record is None:
-            name = args.op_name(node.target) if node.op == "call_function" else node.op
-            record = self._records[node] = _Record(name)
-        return record
-
-    def op(self, node: fx.Node) -> str:
-        """The op as rules name it: ``aten.add.Tensor``, ``placeholder``, ``operator.mul``, ``getitem``."""
-        return self._record(node).op
-
-    def arguments(self, node: fx.Node) -> tuple[Any, ...]:
-        """Arguments in schema order, defaults included.
-
-        Tensors are :class:`Value`, sizes symbolic ints, lists tuples, graphs :class:`engine.graph.subgraph.Subgraph`;
-        everything else is as FX has it.
-        """
-        record = self._record(node)
-        if record.arguments is None:
-            record.arguments = tuple(map(args.normalise, args.in_schema_order(node)))
-        return record.arguments
-
-    def raw_arguments(self, node: fx.Node) -> tuple[Any, ...]:
-        """Like :meth:`arguments`, with size nodes as values instead of symbolic ints."""
-
-        def raw(item: Any) -> Any:
-            return args.resolve(item) if isinstance(item, fx.Node) else item
-
-        return tuple(args.map_values(item, raw) for item in args.in_schema_order(node))
-
-    def inputs(self, node: fx.Node) -> tuple[Value, ...]:
-        """The tensor values a node uses, each once, in argument order."""
-        record = self._record(node)
-        if record.inputs is None:
-            record.inputs = tuple(dict.fromkeys(args.values_in(self.arguments(node))))
-        return record.inputs
-
-    def value(self, node: fx.Node) -> Value:
-        """The value an FX node stands for; ``getitem`` is folded away."""
-        return args.resolve(node)
-
-    def outputs(self, node: fx.Node) -> tuple[Value, ...]:
-        """All outputs of a node."""
-        fake = node.meta.get("val")
-        return tuple(Value(node, i) for i in range(len(fake) if isinstance(fake, tuple | list) else 1))
-
-    def fake(self, value: Value) -> Any:
-        """The fake tensor of a value; a ``SymInt`` for a size, None for a graph or an absent output."""
-        fake = value.node.meta.get("val")
-        return fake[value.index] if isinstance(fake, tuple | list) else fake
-
-    def is_tensor(self, value: Value) -> bool:
-        """Whether the value is a tensor, not a size or an absent output."""
-        return isinstance(self.fake(value), torch.Tensor)
-
-    def is_size(self, node: fx.Node) -> bool:
-        """Whether a node is a number: shape arithmetic, or a scalar input."""
-        return node.op in ("placeholder", "call_function") and isinstance(
-            node.meta.get("val"), int | float | torch.SymInt | torch.SymFloat | torch.SymBool
-        )
-
-    def shape(self, value: Value) -> tuple[Int, ...]:
-        """The shape in symbolic ints."""
-        record = self._record(value.node)
-        if record.shapes is None:
-            record.shapes = {}
-        shape = record.shapes.get(value.index)
-        if shape is None:
-            shape = record.shapes[value.index] = tuple(
-                size if type(size) is int else sizes.normal(size) for size in self.fake(value).shape
-            )
-        return shape
-
-    def shape_of(self, node: fx.Node) -> tuple[Int, ...]:
-        """The shape of a node with one output."""
-        return self.shape(Value(node, 0))
-
-    def dtype(self, value: Value) -> torch.dtype:
-        """The dtype."""
-        dtype: torch.dtype = self.fake(value).dtype
-        return dtype
-
-    def rank(self, value: Value) -> int:
-        """The number of dimensions."""
-        return len(self.fake(value).shape)
-
-    # ------------------------------------------------------------ uses
-
-    def users(self, value: Value) -> tuple[fx.Node, ...]:
-        """Nodes that use a value, in graph order, the output node included; ``getitem`` is folded away."""
-        return self._users(value.node, value.index)
-
-    def node_users(self, node: fx.Node) -> tuple[fx.Node, ...]:
-        """Nodes that use any output of a node, in graph order."""
-        return self._users(node, None)
-
-    def _users(self, node: fx.Node, index: int | None) -> tuple[fx.Node, ...]:
-        record = self._record(node)
-        if record.users is None:
-            record.users = {}
-        found = record.users.get(index)
-        if found is None:
-            users = dict.fromkeys(self.each_user(node, index))
-            found = record.users[index] = tuple(sorted(users) if len(users) > 1 else users)
-        return found
-
-    def each_user(self, node: fx.Node, index: int | None = None) -> Iterator[fx.Node]:
-        """Users of one output, or of all, in no particular order, possibly repeated; makes no list."""
-        for user in node.users:
-            if user.op == "call_function" and user.target is operator.getitem:
-                if index is None or user.args[1] == index:
-                    yield from user.users
-            else:
-                yield user
-
-    def unused(self, value: Value) -> bool:
-        """Whether nothing uses a value."""
-        return next(self.each_user(*value), None) is None
+    # ------------------------------------------------------------ written inputs
 
     def overwritten(self, value: Value) -> bool:
         """Whether a value is a dense input whose only reader gives its new value, and the graph returns that once."""
@@ -465,7 +332,7 @@ class Mirror:
         for source in node.all_input_nodes:
             self._forget_users(source)
         self.graph.erase_node(node)
-        self._records.pop(node, None)
+        self._forget(node)
         self._view.touch(node)
 
     def _inserted(self, node: fx.Node) -> None:
@@ -474,15 +341,8 @@ class Mirror:
         self._view.touch(node)
 
     def _rewired(self, node: fx.Node) -> None:
-        record = self._records.get(node)
-        if record is not None:
-            record.arguments = record.inputs = None
+        self._forget_arguments(node)
         self._view.touch(node)
-
-    def _forget_users(self, source: fx.Node) -> None:
-        record = self._records.get(args.resolve(source).node)
-        if record is not None:
-            record.users = None
 
     def _move_after(self, anchor: fx.Node, node: fx.Node) -> None:
         anchor.append(node)
@@ -545,4 +405,4 @@ class Mirror:
         return reachability.convex(self, nodes)
 
 
-__all__ = ["Mirror", "Value"]
+__all__ = ["Mirror"]
