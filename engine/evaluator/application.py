@@ -34,7 +34,7 @@ def apply(rule: Rule, match: Match, context: Context) -> Plan | Failure:
     guarded = False
     try:
         code = context.compiler.rule(rule)
-        names = _scope(code, match, context)
+        names = _scope(rule, code, match, context)
         for step in code.steps:
             step(names, context)
         guarded = True
@@ -62,7 +62,7 @@ def decreasing(rule: Rule, match: Match, context: Context) -> int | None:
         return None
     code = context.compiler.rule(rule)
     assert code.decreases is not None
-    names = _scope(code, match, context)
+    names = _scope(rule, code, match, context)
     for let in code.lets:
         let(names, context)
     return int(code.decreases(names, context))
@@ -79,12 +79,12 @@ def evaluate(expr: tree.Expr, names: Names, context: Context) -> Any:
     return context.compiler.code(expr)(names, context)
 
 
-def _scope(code: CompiledRule, match: Match, context: Context) -> Names:
+def _scope(rule: Rule, code: CompiledRule, match: Match, context: Context) -> Names:
     """The names that a rule begins with."""
     context.steps = MOST_STEPS
     mirror = context.mirror
     names = {name: abstract(value, mirror) for name, value in match.bindings.items()}
-    names.update(match.rule.family)
+    names.update(rule.family)
     if code.asks_result:
         names["result"] = result(match.roots[0], mirror)
     return names

@@ -217,16 +217,19 @@ class Plan:
     calls: tuple[Call, ...] = field(default=())
 
 
+_NESTED = (list, tuple, dict)
+
+
 def tensors(value: Any) -> Iterator[AbstractTensor]:
     """Every abstract tensor in a nested argument."""
     if isinstance(value, AbstractTensor):
         yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
+    elif isinstance(value, _NESTED):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, AbstractTensor):
+                yield item
+            elif isinstance(item, _NESTED):  # most items are numbers, which need no generator of their own
+                yield from tensors(item)
 
 
 def map_tensors(value: Any, function: Callable[[AbstractTensor], Any]) -> Any:

@@ -87,7 +87,9 @@ def tile(
     needed: set[fx.Node] = set()
     made: dict[fx.Node, Tile | None] = {}
 
-    def constants(chosen: Tile) -> tuple[Tile, ...]:
+    def constants(chosen: Tile, read: Iterable[Value]) -> tuple[Tile, ...]:
+        if not any(map(mirror.is_const, read)):
+            return ()
         nodes = dict.fromkeys(value.node for value in chosen.tensors() if mirror.is_const(value))
         return tuple(filter(None, map(constant, nodes)))
 
@@ -97,7 +99,7 @@ def tile(
             made[node] = None
             if moves(mirror, node) or any(rule.dequantizes for rule in matcher.roots_of(mirror.op(node))):
                 found, _ = _best(matcher, context, node, excluded, rejections)
-                found = None if found is None else replace(found, constants=constants(found))
+                found = None if found is None else replace(found, constants=constants(found, found.operands()))
                 made[node] = found if found is not None and (found.dequantizes or found.constants) else None
         return made.get(node)
 
@@ -108,15 +110,17 @@ def tile(
         if node not in needed or not computes(mirror, node):
             continue
         reason = excluded(node) or node.meta.get(BOUNDARY_CAST)
-        chosen = None
+        chosen: Tile | None = None
+        read: tuple[Value, ...] = ()
         if reason is None:
             reason = _foreign(mirror, mirror.outputs(node), dtype_advice or {})
         if reason is None:
             chosen, reason = _best(matcher, context, node, excluded, rejections)
             reason = attempts.reason(node, reason) if chosen is None else None
         if chosen is not None:
-            reason = _foreign(mirror, chosen.operands(), dtype_advice or {})
-            chosen = None if reason else replace(chosen, constants=constants(chosen))
+            read = tuple(chosen.operands())
+            reason = _foreign(mirror, read, dtype_advice or {})
+            chosen = None if reason else replace(chosen, constants=constants(chosen, read))
         if chosen is None:
             tiling.reasons[node] = reason or ""
             needed.update(mirror.value(operand).node for operand in node.all_input_nodes)
@@ -125,7 +129,7 @@ def tile(
         for interior in chosen.nodes:
             if interior is not node:
                 inside[interior] = node
-        needed.update(value.node for value in chosen.operands())
+        needed.update(value.node for value in read)
     tiling.absorbed = {
         node: root for node, root in inside.items() if node not in tiling.tiles and node not in tiling.reasons
     }
