@@ -58,7 +58,7 @@ def _inactive(item: tree.RuleItem, inactive: tuple[tuple[Rule, str], ...]) -> st
 
 def _run(rules: list[Rule], number: int, line: int, ruleset: object) -> Outcome:
     from engine.verify.agreement import check
-    from engine.verify.instance import Inapplicable
+    from engine.verify.instances import Inapplicable
 
     agreed, unfit = 0, ""
     for rule in rules:

@@ -18,7 +18,7 @@ from engine.linter.advice import unregistered_ops
 from engine.verify.agreement import check_forms
 from engine.verify.branches import base
 from engine.verify.findings import Finding
-from engine.verify.instance import Inapplicable
+from engine.verify.instances import Inapplicable
 from engine.verify.line import written
 
 

@@ -30,7 +30,7 @@ from engine.partitioner.tile import Tile
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
 from engine.verify.forms import described, fitting
-from engine.verify.instance import Inapplicable, Instance, execute, instance
+from engine.verify.instances import Inapplicable, Instance, execute, instance
 from engine.verify.values import (
     SPECIAL_DRAWS,
     Circumstances,

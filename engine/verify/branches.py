@@ -21,7 +21,7 @@ from engine.lowering.subgraphs import Subgraphs
 from engine.matcher.matcher import Matcher
 from engine.settings import CompilationSettings
 from engine.verify.forms import fitting
-from engine.verify.instance import Inapplicable, instance
+from engine.verify.instances import Inapplicable, instance
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet

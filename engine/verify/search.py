@@ -26,7 +26,7 @@ from engine.verify.agreement import NotApplied, check, check_forms
 from engine.verify.branches import reached
 from engine.verify.findings import Finding
 from engine.verify.forms import fitted, fitting
-from engine.verify.instance import Inapplicable, instance
+from engine.verify.instances import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.stages import STAGES, Stage
 from engine.verify.variations import Variation, operand_forms, reads_strides, variations

@@ -19,7 +19,7 @@ from engine.lowering.subgraphs import Subgraphs
 from engine.rewriter.rewriter import Rewriter
 from engine.settings import CompilationSettings
 from engine.verify.agreement import NotApplied, check
-from engine.verify.instance import Inapplicable, instance
+from engine.verify.instances import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.variations import operand_forms, reads_strides
 

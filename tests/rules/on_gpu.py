@@ -26,7 +26,7 @@ from engine.runtime import TorchTensorRTModule
 from engine.runtime.failures import EngineLoadError
 from engine.settings import CompilationSettings
 from engine.verify.agreement import NotApplied, converted
-from engine.verify.instance import Inapplicable
+from engine.verify.instances import Inapplicable
 from tests.interpreter.agreement import arguments, compare
 
 _PRODUCTS = {

@@ -16,7 +16,7 @@ from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.verify.branches import Reached, base, callers, of_macro, reached, unreached
-from engine.verify.instance import Inapplicable, instance
+from engine.verify.instances import Inapplicable, instance
 from engine.verify.line import written
 
 

@@ -16,7 +16,7 @@ from engine.pipeline.compilation import Compilation
 from engine.settings import CompilationSettings
 from engine.tensorrt import capabilities
 from engine.verify.agreement import check
-from engine.verify.instance import Inapplicable
+from engine.verify.instances import Inapplicable
 from tests.models import declare_torchvision_operators
 
 declare_torchvision_operators()

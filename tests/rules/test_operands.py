@@ -6,7 +6,7 @@ import torch
 from engine.dsl.ruleset import RuleSet
 from engine.dsl.syntax.parser import parse
 from engine.verify.agreement import check
-from engine.verify.instance import instance
+from engine.verify.instances import instance
 from engine.verify.line import written
 from engine.verify.search import verify
 from engine.verify.variations import operand_forms

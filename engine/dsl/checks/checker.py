@@ -28,6 +28,7 @@ from engine.dsl.checks.limits import (
     Extent,
     Extents,
 )
+from engine.dsl.checks.line_checker import check_line
 from engine.dsl.checks.patterns import alternatives
 from engine.dsl.checks.patterns.pattern_resolver import PatternResolver, find_operator
 from engine.dsl.checks.patterns.roots import unconnected
@@ -285,67 +286,7 @@ class _Checker:
             if sort not in (None, "int", "bool"):
                 self.problems.report(f"a measure is an int, but this is {sorts.describe(sort)}", item.decreases.span)
         for test in item.tests:
-            self._check_test(test, resolver, checker)
-
-    def _check_test(self, test: tree.Test, resolver: PatternResolver, checker: ExpressionChecker) -> None:
-        seen: set[str] = set()
-        dims: set[str] = set()
-        ranged = (item for item in tree.walk(test) if isinstance(item, tree.Dim) and item.range)
-        sizes = {dim.name: "int" for dim in ranged if dim.name is not None}
-        word = "reject" if test.rejects else "test"
-        for binding in test.bindings:
-            if binding.name not in resolver.bound:
-                captured = sorted(name for name in resolver.bound if "." not in name)
-                hint = suggestion(binding.name, captured, f"it captures {', '.join(captured) or 'nothing'}")
-                self.problems.report(
-                    f"`{word}` binds `{binding.name}`, which the pattern does not capture", binding.span, hint
-                )
-            if binding.name in seen:
-                self.problems.report(f"`{binding.name}` is bound twice", binding.span)
-            same = binding.value.name if isinstance(binding.value, tree.Name) else None
-            if same in seen and same != binding.name:
-                continue  # the value of an operand before it, once more
-            seen.add(binding.name)
-            if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
-                self._check_spec(binding.value, dims)
-            elif resolver.bound.get(binding.name) == "graph":
-                self._check_graph(binding.value)
-            elif isinstance(binding.value, tree.ListOf) and any(map(self._is_macro, binding.value.items)):
-                for graph in binding.value.items:
-                    self._check_graph(graph)
-            else:
-                checker.sort(binding.value, dict(sizes))
-
-    def _check_graph(self, value: Any) -> None:
-        """Check what a test line gives for a graph: a macro of ops."""
-        if not self._is_macro(value):
-            self.problems.report(
-                "a graph of a test line is the name of a macro of ops",
-                value.span,
-                "def doubled(x) = [aten.mul.Tensor(x, 2)], and then: .. = doubled",
-            )
-
-    def _is_macro(self, value: Any) -> bool:
-        return isinstance(value, tree.Name) and value.name in self.definitions.macros
-
-    def _check_spec(self, spec: tree.TensorSpec | tree.ListSpec | tree.Literal, dims: set[str]) -> None:
-        """Check a test input; ``dims`` are the names that stood for a dim so far in the test."""
-        if isinstance(spec, tree.ListSpec):
-            for item in spec.items:
-                self._check_spec(item, dims)
-        elif isinstance(spec, tree.TensorSpec):
-            if spec.dtype not in dtypes():
-                hint = suggestion(spec.dtype, dtypes(), f"dtypes are {', '.join(dtypes())}")
-                self.problems.report(f"unknown dtype `{spec.dtype}`", spec.span, hint)
-            for dim in spec.dims:
-                if dim.rest or (dim.size is None and dim.range is None and dim.name not in dims):
-                    self.problems.report(
-                        "a dim of a test input is a number, a range, or a name with a range given before",
-                        dim.span,
-                        "x: f32[B=2..4, 8], y: f32[B, 1]",
-                    )
-                if dim.name is not None:
-                    dims.add(dim.name)
+            check_line(test, resolver.bound, checker, self.definitions.macros, self.problems)
 
     def _check_phase(self, item: tree.RuleItem, direct: Effects) -> None:
         """Macros that are called must be of the rule's phase; direct calls were checked where they stand."""

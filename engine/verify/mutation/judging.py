@@ -28,7 +28,7 @@ from engine.matcher.matcher import Matcher
 from engine.settings import CompilationSettings
 from engine.verify.agreement import check_forms
 from engine.verify.forms import fitted, fitting
-from engine.verify.instance import Inapplicable, instance
+from engine.verify.instances import Inapplicable, instance
 from engine.verify.line import written
 from engine.verify.mutation.mutants import Mutant
 from engine.verify.mutation.plan_text import plan_text
