@@ -107,6 +107,6 @@ def computed(mirror: Mirror, node: fx.Node) -> bool:
 def holds_tensors(node: fx.Node) -> bool:
     """Whether a node returns tensors, not sizes."""
     value = node.meta.get("val")
-    if isinstance(value, tuple | list):
-        return any(isinstance(item, torch.Tensor) for item in value)
-    return isinstance(value, torch.Tensor)
+    if isinstance(value, torch.Tensor):
+        return True
+    return isinstance(value, tuple | list) and any(isinstance(item, torch.Tensor) for item in value)

@@ -54,6 +54,8 @@ S = sympy.Symbol("s", integer=True, positive=True)
         ("xs ++ [a]", [2, 3, 3]),
         ("xs == [2, 3] and not (a in [1, 2])", True),
         ("a not in xs", False),
+        ('"ab" in "abc"', False),
+        ("f16 in floating and f32 not in integral", True),
         ("a if a == 3 else missing", 3),
         ("false and missing", False),
         ("none is none", True),

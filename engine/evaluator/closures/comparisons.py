@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import sympy
+import torch
 
 from engine import sizes as symints
 from engine.evaluator.builtins import FUNCTIONS, describe
@@ -25,14 +26,18 @@ _PLAIN: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 RELATIONS = frozenset(_PLAIN)
+# Types of values that are equal where Python says so.
+_EXACT = frozenset({int, str, torch.dtype})
 
 
 def comparison(relation: str) -> Callable[[Any, Any, Context], Any]:
     """The function that compares two values: a truth, or a relation of sizes that is not known when compiling."""
     plain = _PLAIN[relation]
+    # Most values are of these types, and need no further questions.
+    exact = _EXACT if relation in ("==", "!=") else frozenset({int})
 
     def compared(left: Any, right: Any, context: Context) -> Any:
-        if type(left) is int and type(right) is int:  # most are
+        if type(left) in exact and type(right) in exact:
             return plain(left, right)
         return compare(relation, left, right, context)
 
@@ -73,6 +78,8 @@ def contains(items: Any, item: Any, context: Context) -> bool:
     Raises:
         Failed: that depends on sizes that are not known when compiling.
     """
+    if type(item) in _EXACT and not isinstance(items, str) and _EXACT.issuperset(map(type, items)):
+        return item in items
     found = FUNCTIONS["any"](context, [compare("==", item, other, context) for other in items])
     if isinstance(found, sympy.Basic):
         raise Failed(f"undecided when compiling: {found}")
