@@ -9,7 +9,7 @@ import torch
 from engine.dsl import tree
 from engine.dsl.rule import Anything, ArgumentPattern, Bind, Equals, ListMatch, OpMatch, Rule
 from engine.errors import Span
-from engine.evaluator.right_side import resolve
+from engine.evaluator.op_calls import resolve
 
 SPAN = Span("test.rules", 1, 1, 1, 2)
 ANY = Anything(SPAN)
