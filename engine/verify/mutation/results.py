@@ -81,7 +81,7 @@ class Results:
             if _name(members) not in names:
                 self._found[_name(members)] = kept[_name(members)]
                 self._digests[_name(members)] = self._digest_of(members)
-        left = []
+        left: list[Sequence[Rule]] = []
         for members in families:
             name = _name(members)
             found = kept.get(name)
