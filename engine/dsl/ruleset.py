@@ -220,6 +220,8 @@ class RuleSet:
                         optional.add(rule.id)
                     elif name is not None and name not in on:
                         missing[rule.id] = f"needs {name}=True"
+                    elif (against := needs.setting_against(term)) in on:
+                        missing[rule.id] = f"needs {against}=False"
                     elif lacking is not None:
                         missing[rule.id] = lacking
             # The same objects again, so that what is compiled from them serves the next model too.

@@ -37,6 +37,7 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
     "block_shape": (2, 2),
     "converted": (2, 2),
     "is_full": (2, 2),
+    "has_full_row": (2, 2),
     "is_known": (1, 1),
     "is_tensor": (1, 1),
     "values": (1, 1),

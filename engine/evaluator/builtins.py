@@ -102,6 +102,15 @@ def _is_full(context: BuiltinContext, value: object, number: object) -> bool:
     return is_uniform(_tensor(value, "is_full"), number, contents)
 
 
+def _has_full_row(context: BuiltinContext, value: object, number: float) -> bool:
+    """Whether some row of a tensor, along its last dim, may hold nothing but a number: it is read if it is constant."""
+    try:
+        data = elements(context, _tensor(value, "has_full_row"), most=_COMPARABLE_ELEMENTS)
+    except Failed:
+        return True
+    return bool(data.eq(number).all(-1).any())
+
+
 def _multiplied(context: BuiltinContext, value: object) -> torch.dtype:
     """The dtype in which the installed TensorRT multiplies a tensor: some look through casts."""
     tensor = _tensor(value, "multiplied")
@@ -347,6 +356,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "multiplied": _multiplied,
     "is_const": _is_const,
     "is_full": _is_full,
+    "has_full_row": _has_full_row,
     "is_known": lambda c, v: symints.is_known(v),
     "is_tensor": lambda c, v: isinstance(v, AbstractTensor),
     "values": _values,

@@ -33,6 +33,10 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "converted": ("converted(x, dtype) -> tensor", "A constant as one of another dtype."),
     "is_full": ("is_full(x, v) -> bool", "Whether every element of a tensor is known to be the number v."),
+    "has_full_row": (
+        "has_full_row(x, v) -> bool",
+        "Whether some row of a tensor, along its last dim, holds nothing but the number v; true of what is no constant.",
+    ),
     "is_known": ("is_known(v) -> bool", "Whether a size is known when compiling."),
     "is_tensor": ("is_tensor(v) -> bool", "Whether a value is a tensor, and no number, list or `none`."),
     "values": (

@@ -12,6 +12,7 @@ from engine.dsl.ruleset import RuleSet
 from engine.dsl.source import Source
 from engine.errors import RuleError, SettingsError
 from engine.pipeline.compilation import load_rules
+from engine.settings import CompilationSettings
 from engine.tensorrt import Capabilities, capabilities
 
 RTX = Capabilities((11, 1), True, frozenset({"activation"}))
@@ -116,6 +117,15 @@ def test_a_rule_for_another_torch_may_name_ops_that_this_one_does_not_have():
 def test_what_needs_cannot_say_of_torch(needs, said):
     with pytest.raises(RuleError, match=re.escape(said)):
         rules(f"convert r match aten.relu(x) needs {needs} emit trt.activation(x, type=RELU)")
+
+
+def test_a_rule_that_a_setting_leaves_out():
+    loaded = rules("convert r match aten.relu(x) needs not setting.use_fp32_acc emit trt.activation(x, type=RELU)")
+    assert [rule.id for rule in loaded.with_settings(CompilationSettings()).rules] == ["my.r"]
+    ((rule, reason),) = loaded.with_settings(CompilationSettings(use_fp32_acc=True)).inactive
+    assert (rule.id, reason) == ("my.r", "needs use_fp32_acc=False")
+    with pytest.raises(RuleError, match="unknown setting `use_fp16_acc`, did you mean use_fp32_acc"):
+        rules("convert r match aten.relu(x) needs not setting.use_fp16_acc emit trt.activation(x, type=RELU)")
 
 
 def test_a_macro_brings_the_needs_of_its_layers():

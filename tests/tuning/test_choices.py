@@ -98,6 +98,9 @@ def test_without_the_setting_optional_rules_are_inactive():
     assert {"projections.three_projections", "half_sums.attention_of_half"} <= tuned.optional
     asked = RULES.with_settings(CompilationSettings(tune=True, use_fp32_acc=True))
     assert "half_sums.attention_of_half" not in asked.optional
+    half = "other_forms.linear_of_half_sums"
+    assert half in tuned.optional
+    assert half not in {rule.id for rule in asked.rules}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

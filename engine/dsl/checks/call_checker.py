@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
-    **dict.fromkeys(("is_const", "is_code", "is_full", "is_kept", "is_known", "is_tensor"), "bool"),
+    **dict.fromkeys(("is_const", "is_code", "is_full", "has_full_row", "is_kept", "is_known", "is_tensor"), "bool"),
     **dict.fromkeys(("unused", "overwritten"), "bool"),
     **dict.fromkeys(("all", "any", "bool"), "bool"),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),

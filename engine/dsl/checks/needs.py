@@ -46,6 +46,8 @@ def satisfied(term: tree.Expr, capabilities: Capabilities) -> bool:
             return satisfied(term.left, capabilities) and satisfied(term.right, capabilities)
         case tree.Binary(operator="or"):
             return satisfied(term.left, capabilities) or satisfied(term.right, capabilities)
+        case tree.Unary() if setting_against(term) is not None:
+            return True
         case tree.Unary():
             return not satisfied(term.value, capabilities)
         case tree.Binary() if asks_torch(term):
@@ -89,6 +91,11 @@ def setting(term: tree.Expr) -> str | None:
     return name if prefix == "setting" else None
 
 
+def setting_against(term: tree.Expr) -> str | None:
+    """The setting with which a rule is left out (``not setting.NAME``), None if a term asks for something else."""
+    return setting(term.value) if isinstance(term, tree.Unary) else None
+
+
 def is_optional(terms: Iterable[tree.Expr]) -> bool:
     """Whether a rule with these terms is another form, used only where that was measured to be faster."""
     return any(setting(term) == "tune" for term in terms)
@@ -130,6 +137,8 @@ def check(term: tree.Expr, features: Collection[str], problems: Problems) -> Non
             if target(term) not in TARGETS:
                 hint = suggestion(str(target(term)), TARGETS, f"rules may ask for {', '.join(sorted(TARGETS))}")
                 problems.report(f"unknown feature `{term.name}` of GPUs", term.span, hint)
+        case tree.Unary() if setting_against(term) is not None:
+            check(term.value, features, problems)
         case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(setting, _parts(term))):
             problems.report("a setting stands alone in `needs`", term.span, "needs setting.use_fp32_acc, not rtx")
         case tree.Binary(operator="and" | "or") | tree.Unary() if any(map(target, _parts(term))):

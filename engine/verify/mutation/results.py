@@ -77,10 +77,10 @@ class Results:
         kept = self._read()
         # What it holds of other rules stays in it.
         names = {_name(members) for members in families}
-        for members in self._families(kept):
-            if _name(members) not in names:
-                self._found[_name(members)] = kept[_name(members)]
-                self._digests[_name(members)] = self._digest_of(members)
+        for family in self._families(kept):
+            if _name(family) not in names:
+                self._found[_name(family)] = kept[_name(family)]
+                self._digests[_name(family)] = self._digest_of(family)
         left: list[Sequence[Rule]] = []
         for members in families:
             name = _name(members)
