@@ -14,7 +14,7 @@ import sympy
 from engine.evaluator.failures import Failed
 
 # Expressions that are evaluated for one match; built-in rules take a few thousand.
-MOST_STEPS = 1_000_000
+MOST_STEPS = 4_000_000
 MOST_ITEMS = 1 << 20
 # Sizes, indices and hashes have 64 bits; their products twice as many.
 _MOST_BITS = 128

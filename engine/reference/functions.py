@@ -35,7 +35,7 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "is_full": ("is_full(x, v) -> bool", "Whether every element of a tensor is known to be the number v."),
     "has_full_row": (
         "has_full_row(x, v) -> bool",
-        "Whether some row of a tensor, along its last dim, holds nothing but the number v; true of what is no constant.",
+        "Whether some row of a tensor, along its last dim, holds nothing but v; true of what is no constant.",
     ),
     "is_known": ("is_known(v) -> bool", "Whether a size is known when compiling."),
     "is_tensor": ("is_tensor(v) -> bool", "Whether a value is a tensor, and no number, list or `none`."),

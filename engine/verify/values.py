@@ -334,9 +334,10 @@ def unneeded(relax: Sequence[str], kind: str, needed: Mapping[str, int] | frozen
     """Words of ``relax`` that no instance needed, of those whose need can be seen on a CPU.
 
     The order of equal elements is settled in one way by PyTorch's CPU kernels and by the interpreter, and so is
-    the order of sums that a ``convert`` rule leaves to TensorRT; ``uninitialized`` memory is never compared.
+    the order of sums that a ``convert`` rule leaves to TensorRT; which zero a kernel gives differs between processors;
+    ``uninitialized`` memory is never compared.
     """
-    unseen = {"uninitialized", "ties"} | ({"reassociation"} if kind == "convert" else set())
+    unseen = {"uninitialized", "ties", "signed_zero"} | ({"reassociation"} if kind == "convert" else set())
     return [word for word in relax if word not in needed and word not in unseen]
 
 

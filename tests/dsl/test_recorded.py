@@ -16,7 +16,7 @@ from engine.dtypes import CLASSES, DTYPES
 from engine.storage import installed_pytorch
 
 # Ops, dtypes, families, alternatives, graphs, loops, named patterns: everything that checks look up.
-FILES = ("lowering/narrow", "lowering/spectral", "conversion/control", "conversion/rotary", "conversion/recurrent")
+FILES = ("lowering/narrow", "lowering/spectral", "conversion/caches", "conversion/rotary", "conversion/recurrent")
 CHECK = """
 import sys
 from engine.commands.cli import main

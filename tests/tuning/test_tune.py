@@ -303,7 +303,7 @@ import engine
 from tests.tuning.models import blocks, example_inputs
 import torch
 size = int(sys.argv[1])
-engine.compile(blocks(1), (torch.randn(2, size, 16),), runtime="interpreter", tune=True)
+engine.compile(blocks(1), (torch.randn(2, size, 16),), runtime="interpreter", tune=True, tune_budget=3000)
 """
 
 

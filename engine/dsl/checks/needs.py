@@ -5,11 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterable
 
-import torch
-
 from engine.dsl import tree
 from engine.dsl.diagnostics import Problems
 from engine.dsl.vocabulary import suggestion
+from engine.storage import installed_pytorch
 from engine.tensorrt import Capabilities
 
 RELATIONS = {
@@ -75,8 +74,9 @@ def missing_torch(terms: Iterable[tree.Expr]) -> str | None:
     for term in terms:
         match term:
             case tree.Binary(right=tree.Literal(value=str(version))) if asks_torch(term):
-                if not _holds(term.operator, parse_version(torch.__version__), version):
-                    return f"needs {show(term)}, but torch {torch.__version__} is installed"
+                installed = installed_pytorch.version()
+                if not _holds(term.operator, parse_version(installed), version):
+                    return f"needs {show(term)}, but torch {installed} is installed"
     return None
 
 
