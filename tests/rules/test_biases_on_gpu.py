@@ -1,9 +1,9 @@
 """A bias is never lost: products with a bias and an activation behind them, of small and of uneven sizes.
 
-On an H200, TensorRT-RTX 1.6.1 left the bias out of `relu(x @ weight.T + bias)` of [3, 4] and [4, 4] in float32: its
-plan holds one product with bias and relu, which is as it should be; the kernel that is chosen when the engine is loaded
-multiplies and takes the relu only. It showed where a vector that the engine computes scales the result; of a layer and
-its relu alone TensorRT makes elementwise kernels at this size.
+On an H200, TensorRT-RTX 1.6.1 added the bias of `relu(x @ weight.T + bias)` of [3, 4] and [4, 4] in float32 to no row
+but, perhaps, the first, as its release 1.4 does in kernels of one shape. The plan holds one product with bias and relu,
+which is as it should be; the kernel is chosen when the engine is loaded. It showed where a vector that the engine
+computes scales the result: of a layer and its relu alone TensorRT makes elementwise kernels at this size.
 """
 
 import itertools

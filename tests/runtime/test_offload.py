@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ class Counting(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.count.add_(1)
-        return (self.linear(x).relu() * self.count).sin() + torch.sin(self.table + x)
+        return (self.linear(x).relu() + self.count).sin() + torch.sin(self.table + x)
 
 
 def counting(**settings: object) -> tuple[nn.Module, nn.Module]:
@@ -107,6 +108,9 @@ def close(result: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @gpu
+@pytest.mark.skipif(
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1, reason="the memory of a GPU that other processes use too"
+)
 @pytest.mark.parametrize("runtime", ["python", "auto"])
 @pytest.mark.parametrize("immutable", [False, True])
 def test_the_memory_of_weights_is_free_meanwhile(runtime: str, immutable: bool) -> None:
