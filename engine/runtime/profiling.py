@@ -6,14 +6,12 @@ import functools
 import json
 import os
 import re
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch import nn
 
 from engine.errors import RuntimeUnavailable
 from engine.runtime.whole_graphs import engines_of
+from engine.storage.whole_file import write_whole
 from engine.tensorrt import load
 
 _METADATA = re.compile(r'"Metadata":\s*"(.*?)"(?=\s*\}\s*(?:,\s*\{\s*"Name"|\]))', re.DOTALL)
@@ -107,16 +106,12 @@ class Profile:
         return {"traceEvents": events, "displayTimeUnit": "ms"}
 
     def export_chrome_trace(self, path: str | os.PathLike[str]) -> None:
-        """Write `chrome_trace` to a JSON file, which is replaced as a whole."""
-        target = Path(path)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.chrome_trace(), file)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        """Write `chrome_trace` to a JSON file, which is replaced as a whole.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        write_whole(path, json.dumps(self.chrome_trace()))
 
 
 @contextmanager

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from engine import tensorrt
 from engine.errors import FileError
 from engine.storage import installed_pytorch
 from engine.storage.regular_file import read_regular
+from engine.storage.whole_file import write_whole
 from engine.verify.branches import base
 from engine.verify.mutation.judging import Judged
 from engine.verify.mutation.mutants import mutants
@@ -116,14 +115,7 @@ class Results:
             "digests": self._digests,
             "mutants": [item.as_dict() for item in found],
         }
-        handle, name = tempfile.mkstemp(dir=self.path.resolve().parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(data, indent=1) + "\n")
-            os.replace(name, self.path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(self.path.resolve(), json.dumps(data, indent=1) + "\n")
 
     def _read(self) -> Mapping[str, list[Judged]]:
         """What the file holds of rules that are as they were then."""
