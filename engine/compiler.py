@@ -23,6 +23,7 @@ from engine.settings import CompilationSettings, Settings
 
 if TYPE_CHECKING:
     from engine.compiled.module import CompiledModule, DeferredModule
+    from engine.pipeline.compilation import Choose
 
 RUNTIMES = ("auto", "python", "cpp", "interpreter")
 _PIPELINE = "engine.pipeline.compilation"
@@ -92,11 +93,7 @@ def compile(
             tuned.compilation.print_rule_times()
             tuned.compilation.report.timings.fill(perf_counter() - started)
             return tuned.module
-        choose = None
-        if options.tune:
-            from engine.tuning.replay import replayed_by
-
-            choose = replayed_by(options, runtime)
+        choose = _replayed(options, runtime)
         with together(model, options.distributed_timeout) as agreement:
             compilation = Compilation.start(
                 model, args, kwargs, dynamic_shapes, rules, options, values=True, report=report, choose=choose
@@ -138,11 +135,7 @@ def coverage(
         report = _begun(model)
         from engine.pipeline.compilation import Compilation
 
-        choose = None
-        if isinstance(options.tune, str):
-            from engine.tuning.replay import replayed_by
-
-            choose = replayed_by(options, "auto")
+        choose = _replayed(options, "auto")
         compilation = Compilation.start(
             model, args, kwargs, dynamic_shapes, rules, options, strict_hosts=True, report=report, choose=choose
         )
@@ -168,6 +161,15 @@ def _begun(model: Any) -> Report:
                 with report.timings.phase(phase):
                     importlib.import_module(module)
     return report
+
+
+def _replayed(settings: CompilationSettings, runtime: str) -> Choose | None:
+    """What finds the choices in the file that the setting ``tune`` names; None where it names none."""
+    if not isinstance(settings.tune, str):
+        return None
+    from engine.tuning.replay import replayed_by
+
+    return replayed_by(settings, runtime)
 
 
 def _needs_inputs(model: Any) -> bool:

@@ -12,9 +12,9 @@ from torch.torch_version import TorchVersion
 
 from engine.compiled.module import CompiledModule
 from engine.errors import SaveError
-from engine.files.archive import replacing
 from engine.files.exportable import example_inputs, exportable
 from engine.runtime.records.engine_op import require_class
+from engine.storage.whole_file import replacing
 
 
 def exported_program(module: CompiledModule) -> torch.export.ExportedProgram:

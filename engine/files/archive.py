@@ -14,9 +14,8 @@ import os
 import re
 import struct
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,39 +42,6 @@ _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.][A-Za-z0-9_.\-]
 _CHUNK = 1 << 24
 _ALIGNMENT = 64
 _LARGE = 1 << 30  # from here on sizes are written with 64 bits
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A temporary file beside ``path`` that takes its place at the end, or goes without a trace on an error.
-
-    Raises:
-        OSError: the folder is missing or cannot be written, or ``path`` is a folder.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder: give the name of a file")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads.
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class Writer:
@@ -304,4 +270,4 @@ def _hash(file: IO[bytes], start: int, end: int, digest: Any) -> None:
         start += len(data)
 
 
-__all__ = ["MANIFEST", "Reader", "Writer", "replacing", "write_json"]
+__all__ = ["MANIFEST", "Reader", "Writer", "write_json"]

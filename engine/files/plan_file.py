@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engine.errors import FileError, RuntimeUnavailable
-from engine.files.archive import replacing, write_json
+from engine.files.archive import write_json
 from engine.files.reading import reading
 from engine.runtime import EngineLoadError, TorchTensorRTModule
 from engine.runtime.engines.bindings import binding_names
@@ -18,6 +18,7 @@ from engine.runtime.records.metadata import check_here, module_of, record_of
 from engine.runtime.records.record import EngineRecord
 from engine.storage import strict_json
 from engine.storage.regular_file import read_regular
+from engine.storage.whole_file import replacing
 from engine.tensorrt import load as load_tensorrt
 from engine.tensorrt.logger import capturing_logger, error_texts
 

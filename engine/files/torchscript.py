@@ -11,9 +11,9 @@ from torch._ops import OpOverload
 
 from engine.compiled.module import CompiledModule
 from engine.errors import SaveError
-from engine.files.archive import replacing
 from engine.files.exportable import exportable
 from engine.runtime.records.engine_op import require_class
+from engine.storage.whole_file import replacing
 
 # TorchScript's sizes are ints.
 _OF_INTS = {

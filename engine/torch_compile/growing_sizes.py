@@ -20,6 +20,7 @@ from torch._dynamo import pgo, symbolic_convert
 from torch._dynamo.exc import TensorifyScalarRestartAnalysis
 
 _LOG = logging.getLogger("engine.torch_compile.backend")
+# Data about PyTorch: Dynamo's graph is asked before any rule sees ATen.
 _JOINS = frozenset({torch.cat, torch.concat, torch.concatenate, torch.ops.aten.cat.default})
 _ROWS = 1024
 _BYTES = 1 << 26

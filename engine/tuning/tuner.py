@@ -21,7 +21,7 @@ from engine.dsl.ruleset import RuleSet
 from engine.errors import EngineError, SettingsError
 from engine.lowering.rank_decisions import traced
 from engine.lowering.segment_engine import interprets
-from engine.matcher.choices import Choices, Site
+from engine.matcher.choices import Choices
 from engine.observers import raised_by_observer
 from engine.pipeline.compilation import Compilation, captured_model, load_rules
 from engine.process.pytorch_modes import apart
@@ -39,7 +39,7 @@ from engine.tuning.parts import Parts, copied
 from engine.tuning.questions import Question, decided, finite, inputs_of, questions
 from engine.tuning.recorder import Recorder
 from engine.tuning.timing import median_ms
-from engine.tuning.values import example_inputs, recorded
+from engine.tuning.values import example_inputs, own, recorded
 from engine.tuning.ways import Compiler, caller, run
 
 # Of what the whole must be faster at least.
@@ -118,7 +118,6 @@ class Tuner:
         bar.begins("the untuned module")
         untuned = self._lowered(recorder, self.settings)
         decisions, unasked = self._decisions(untuned, recorder, known, budget, bar)
-        found = Decisions(*_head(known), {Site(d.rule, d.structure): d for d in decisions})
         key = self._key(decisions)
         whole = known.wholes.get(key)
         if whole is not None:
@@ -249,9 +248,9 @@ class Tuner:
                     options = {"dynamic_shapes_kernel_specialization_strategy": "eager"}
                     stack.enter_context(runtime_config(build.module, **options))
                 if build.error is None:
-                    build.error = finite(reference.error(run(build.module, [_own(value) for value in given])))
+                    build.error = finite(reference.error(run(build.module, [own(value) for value in given])))
             # Inputs that the model writes to get tensors of their own.
-            calls = [caller(build.module, [_own(value) for value in given], on_gpu=self.on_gpu) for build in builds]
+            calls = [caller(build.module, [own(value) for value in given], on_gpu=self.on_gpu) for build in builds]
             for build, ms in zip(builds, median_ms(calls, on_gpu=self.on_gpu), strict=True):
                 build.ms = ms
 
@@ -320,10 +319,6 @@ def _untaken(decision: Decision, why_not: str) -> Decision:
 
 def _head(known: Decisions) -> tuple[Machine, str, str]:
     return known.machine, known.conditions, known.rules
-
-
-def _own(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _apart(decisions: list[Decision], asked: Sequence[Question]) -> list[Decision]:

@@ -73,12 +73,13 @@ def recorded(captured: Captured, inputs: Sequence[Any], names: Collection[str]) 
     """The values that nodes of a captured graph have for some flat inputs, by name, as PyTorch computes them."""
     interpreter = _Recorded(captured.module(), names)
     states = [state.tensor.detach().clone() for state in captured.states]
-    interpreter.run(*(_own(value) for value in inputs), *states)
+    interpreter.run(*(own(value) for value in inputs), *states)
     return interpreter.found
 
 
-def _own(value: Any) -> Any:
+def own(value: Any) -> Any:
+    """The same value in a tensor of its own, which a model may write to."""
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-__all__ = ["example_inputs", "recorded"]
+__all__ = ["example_inputs", "own", "recorded"]

@@ -14,10 +14,11 @@ import torch
 
 import engine
 from engine.errors import EngineError, FileError
-from engine.files.archive import MANIFEST, Reader, Writer, replacing
+from engine.files.archive import MANIFEST, Reader, Writer
 from engine.files.graphs import read_function, read_graph
 from engine.files.structures import read_spec
 from engine.files.values import read_value, write_value
+from engine.storage.whole_file import replacing
 from tests.files.models import nested
 
 

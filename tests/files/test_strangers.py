@@ -555,7 +555,8 @@ def test_what_is_json():
 
 @pytest.mark.parametrize("key", ["engines", "tensors", "format", "programs"])
 def test_a_manifest_without_something(path, tmp_path, key):
-    from engine.files.archive import Writer, replacing
+    from engine.files.archive import Writer
+    from engine.storage.whole_file import replacing
 
     manifest, content = members(path)
     manifest.pop("members")

@@ -4,8 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-import engine
-import engine.torch_compile.backend
 from engine.torch_compile.growing_sizes import growing
 
 
@@ -14,13 +12,6 @@ def fresh():
     torch._dynamo.reset()
     with torch.no_grad():
         yield
-
-
-@pytest.fixture
-def reports():
-    found = []
-    with engine.observe(after_compile=lambda event: found.append(event.report)):
-        yield found
 
 
 def fast(model, **options):

@@ -18,13 +18,6 @@ def fresh():
         yield
 
 
-@pytest.fixture
-def reports():
-    found = []
-    with engine.observe(after_compile=lambda event: found.append(event.report)):
-        yield found
-
-
 def fast(model):
     return torch.compile(model, backend="engine", options={"runtime": "interpreter", "min_block_size": 1})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import sympy
 import torch
 
 from engine import sizes as symints
+from engine.dsl.checks.needs import RELATIONS
 from engine.evaluator.builtins import FUNCTIONS, describe
 from engine.evaluator.failures import Failed
 from engine.evaluator.plan import AbstractTensor, Captured
@@ -17,22 +17,13 @@ from engine.evaluator.plan import AbstractTensor, Captured
 if TYPE_CHECKING:
     from engine.evaluator.context import Context
 
-_PLAIN: dict[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-RELATIONS = frozenset(_PLAIN)
 # Types of values that are equal where Python says so.
 _EXACT = frozenset({int, str, torch.dtype})
 
 
 def comparison(relation: str) -> Callable[[Any, Any, Context], Any]:
     """The function that compares two values: a truth, or a relation of sizes that is not known when compiling."""
-    plain = _PLAIN[relation]
+    plain = RELATIONS[relation]
     # Most values are of these types, and need no further questions.
     exact = _EXACT if relation in ("==", "!=") else frozenset({int})
 
@@ -67,7 +58,7 @@ def compare(relation: str, left: Any, right: Any, context: Context) -> Any:
     if relation in ("==", "!="):
         return (left == right and isinstance(left, bool) == isinstance(right, bool)) is (relation == "==")
     try:
-        return _PLAIN[relation](left, right)
+        return RELATIONS[relation](left, right)
     except TypeError:
         raise Failed(f"{describe(left)} {relation} {describe(right)} has no meaning") from None
 
@@ -100,4 +91,4 @@ def _same_tensor(left: Any, right: Any) -> bool:
     return left is right
 
 
-__all__ = ["RELATIONS", "compare", "comparison", "contains", "settle"]
+__all__ = ["compare", "comparison", "contains", "settle"]

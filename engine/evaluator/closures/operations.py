@@ -10,10 +10,11 @@ import sympy
 
 from engine import sizes as symints
 from engine.dsl import tree
+from engine.dsl.checks.needs import RELATIONS
 from engine.evaluator.bounds import modest, numbers
 from engine.evaluator.builtins import describe
 from engine.evaluator.closures.code import Code, Compile, Names
-from engine.evaluator.closures.comparisons import RELATIONS, comparison, contains, settle
+from engine.evaluator.closures.comparisons import comparison, contains, settle
 from engine.evaluator.failures import Failed, located
 
 if TYPE_CHECKING:
