@@ -18,6 +18,7 @@ _CACHE = type(functools.lru_cache(lambda: None))
 _CONTAINERS = (dict, list, set)
 _METHODS = (classmethod, staticmethod)
 _NAMING_THEIR_MODULE = (types.FunctionType, _CACHE, type)
+_OURS = __name__.partition(".")[0]
 _INSTALLED = tuple(str(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib", "platlib"))
 # How deep fake tensors are looked for in containers.
 _DEPTH = 4
@@ -29,7 +30,8 @@ def cleared_of_fakes(classes: Iterable[type]) -> Iterator[None]:
 
     A container gets back what was in it, a variable its value, and a cache of ``functools`` is emptied, which only
     makes it compute again.  Modules are looked at that define a class or that one of these uses, as far as they
-    belong to the packages of the classes, or are not installed packages.
+    belong to the packages of the classes, or are not installed packages.  The compiler's own are not: they hold no
+    values of models, and hundreds of them would be looked through for each model where it is not installed.
     """
     classes = list(classes)
     modules = _modules(classes)
@@ -71,7 +73,8 @@ def _modules(classes: Iterable[type]) -> list[types.ModuleType]:
         module = sys.modules.get(name)
         if name in found or not isinstance(module, types.ModuleType):
             continue
-        if name.partition(".")[0] not in packages and not _is_users(module):
+        package = name.partition(".")[0]
+        if package == _OURS or (package not in packages and not _is_users(module)):
             continue
         found[name] = module
         for value in list(vars(module).values()):
