@@ -116,7 +116,7 @@ def imported(texts: Iterable[str]) -> list[str]:
     return sorted(name for name in found - OWN - {"torch"} if name in sys.modules)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)  # more than there are built-in files: each load asks for all of them
 def _namespaces(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\b([a-z]\w*)\.[a-z]", text))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -88,8 +89,10 @@ class RuleSet:
             RuleError: with every mistake in every file; it is a FileNotFoundError too where a path does not exist.
         """
         sources = _given() if builtin else []
-        known = {Path(source.path).resolve() for source in sources}
-        own = [source for source in read_sources(paths, level=USER) if Path(source.path).resolve() not in known]
+        own = read_sources(paths, level=USER)
+        if own:
+            known = {os.path.realpath(source.path) for source in sources}
+            own = [source for source in own if os.path.realpath(source.path) not in known]
         return cls._of([*sources, *own], capabilities)
 
     @classmethod

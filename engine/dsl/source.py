@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import importlib
 import importlib.metadata
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,8 +71,7 @@ def package_sources() -> list[Source]:
     wanted = [name.strip() for name in os.environ.get("ENGINE_RULES", "").split(",") if name.strip()]
     if wanted == ["builtin"]:
         return []
-    # One distribution may be found twice, in two folders of the path; the first is the one that is imported.
-    found = {point.name: point for point in reversed(tuple(importlib.metadata.entry_points(group=GROUP)))}
+    found = _entry_points(tuple((folder, _changed(folder)) for folder in sys.path))
     missing = [name for name in wanted if name not in found and name != "builtin"]
     if missing:
         there = f"there are {', '.join(sorted(found))}" if found else "no installed package brings rules"
@@ -81,6 +82,23 @@ def package_sources() -> list[Source]:
         if not wanted or name in wanted:
             sources += _of_package(found[name])
     return sources
+
+
+@functools.lru_cache(maxsize=4)
+def _entry_points(_folders: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
+    """The entry points by name, found once for folders of the path as they are: it reads a file of each distribution.
+
+    One distribution may be found twice, in two folders of the path; the first is the one that is imported.
+    """
+    return {point.name: point for point in reversed(tuple(importlib.metadata.entry_points(group=GROUP)))}
+
+
+def _changed(folder: str) -> int:
+    """When something was last installed into a folder or removed, in nanoseconds; 0 if it is not there."""
+    try:
+        return os.stat(folder or os.curdir).st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 def _of_package(point: importlib.metadata.EntryPoint) -> list[Source]:

@@ -102,15 +102,18 @@ class _Run:
         if not indices:
             return
         batch = Batch([self.calls[index] for index in indices])
-        # Copies, together, so that what shares memory does: some calls write to their operands.
-        inputs = [tensor.to(self.device) for tensor in copy.deepcopy(list(batch.inputs))]
+        # Copies, because some calls write to their operands.  Within a call what shares memory does, but samples of an
+        # entry that share a tensor get one each: a model must not write to what another of its inputs is.
+        copies = [copy.deepcopy(self.calls[index].tensors) for index in indices]
+        inputs = [tensor.to(self.device) for tensors in copies for tensor in tensors]
         runtime = "interpreter" if self.device == "cpu" else "python"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 looking = LookedAt.start(batch, inputs, None, None, [self.rules], self.settings)
                 looking.place()
-                if self._split(indices, looking.planned_layers):
+                counts = [len(self.wanted[index]) for index in indices]
+                if self._split(indices, looking.planned_layers(counts)):
                     return
                 compiled = looking.build(runtime)
                 found = pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, compiled(*inputs))
@@ -124,7 +127,6 @@ class _Run:
                 self.judged[indices[0]] = Judged(failed, {})
             return
         again = []
-        counts = [len(self.wanted[index]) for index in indices]
         slices = results_of(compiled.report.decisions.mirror.graph, counts)
         reasons = {fallback.node: f"{fallback.op}: {plain(fallback.reason)}" for fallback in compiled.report.fallbacks}
         for index, leaves, nodes, ops in zip(indices, found, slices, looking.operands(counts), strict=True):
@@ -139,14 +141,21 @@ class _Run:
         else:
             self._halves(again)
 
-    def _split(self, indices: Sequence[int], layers: int) -> bool:
-        """Several engines instead of one with so many layers; whether it was too many."""
-        self.most = max(1, min(TOGETHER, LAYERS * len(indices) // max(1, layers)))
-        if len(indices) == 1 or layers <= 2 * LAYERS:
+    def _split(self, indices: Sequence[int], layers: Sequence[int]) -> bool:
+        """Several engines instead of one with so many layers, of each call; whether it was too many."""
+        self.most = max(1, min(TOGETHER, LAYERS * len(indices) // max(1, sum(layers))))
+        if len(indices) == 1 or sum(layers) <= 2 * LAYERS:
             return False
-        most = self.most
-        for start in range(0, len(indices), most):
-            self.together(indices[start : start + most])
+        engines: list[list[int]] = [[]]
+        room = 2 * LAYERS
+        for index, needed in zip(indices, layers, strict=True):
+            if needed > room and engines[-1]:
+                engines.append([])
+                room = 2 * LAYERS
+            engines[-1].append(index)
+            room -= needed
+        for together in engines:
+            self.together(together)
         return True
 
     def _halves(self, indices: Sequence[int]) -> None:

@@ -40,10 +40,13 @@ class LookedAt(Compilation):
         made.behind = behind
         return made
 
-    @property
-    def planned_layers(self) -> int:
-        """How many layers the tiles ask for."""
-        return sum(len(tile.plan.calls) for tile in self.graph.tiling.tiles.values())
+    def planned_layers(self, counts: Sequence[int]) -> list[int]:
+        """How many layers the tiles of each of several calls ask for, which have so many leaves."""
+        tiles = self.graph.tiling.tiles
+        return [
+            sum(len(tiles[node].plan.calls) for node in nodes if node in tiles)
+            for nodes in results_of(self.graph.mirror.graph, counts)
+        ]
 
     def operands(self, counts: Sequence[int]) -> list[Operands]:
         """The ops behind each of several calls, which have so many leaves."""
