@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -344,10 +345,9 @@ def _check(
     hosts: Mapping[str, Callable[..., Any]],
     base: Checked | None,
 ) -> Checked:
-    # The parser and lark are loaded only where rules are parsed.
+    # What checks is loaded only where something is checked.
     from engine.dsl.checks.checker import check
     from engine.dsl.syntax.own_names import apart
-    from engine.dsl.syntax.parser import parse_with_errors
 
     groups: dict[tuple[int, str], list[tree.File]] = {}
     errors: list[Diagnostic] = []
@@ -356,7 +356,7 @@ def _check(
         if base is not None and source.level == BUILT_IN:
             group.append(tree.File(source.stem, source.path, source.text, (), (), (), (), ()))
             continue
-        file, found = parse_with_errors(source.text, source.path, source.stem)
+        file, found = (_parsed_once if source.level == BUILT_IN else _parsed)(source.text, source.path, source.stem)
         group.append(file)
         errors += found
     files: list[tuple[tree.File, int]] = []
@@ -369,3 +369,16 @@ def _check(
             own = apart(own, macros, patterns)
         files += [(file, level) for file in own]
     return check(files, target, hosts, errors, base)
+
+
+def _parsed(text: str, path: str, stem: str) -> tuple[tree.File, tuple[Diagnostic, ...]]:
+    # The parser and lark are loaded only where rules are parsed.
+    from engine.dsl.syntax import parser
+
+    file, found = parser.parse_with_errors(text, path, stem)
+    return file, tuple(found)
+
+
+# Most of the time of a check is parsing, and the built-in files are checked again for another TensorRT, and when a
+# package is imported whose ops they name.
+_parsed_once = functools.lru_cache(maxsize=256)(_parsed)
