@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full test-matrix fuzz nits check docs dist release native clean
+.PHONY: demo test test-full test-matrix fuzz nits check types style docs dist release native clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
@@ -33,10 +33,16 @@ test-matrix: $(STAMP)
 fuzz: native
 	$(BIN)/python -m tests.fuzz
 
+# Types take a core for about a minute: everything else is checked beside them.
 check: $(STAMP)
+	$(MAKE) --no-print-directory -j 2 -O types style
+
+types:
+	$(BIN)/mypy
+
+style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/engine rules check
 	$(BIN)/engine rules fmt --check rules
 	$(BIN)/engine rules lint --strict
