@@ -356,7 +356,9 @@ def _check(
         if base is not None and source.level == BUILT_IN:
             group.append(tree.File(source.stem, source.path, source.text, (), (), (), (), ()))
             continue
-        file, found = (_parsed_once if source.level == BUILT_IN else _parsed)(source.text, source.path, source.stem)
+        # A text without a file has no origin: there may be any number of those.
+        parsed = _parsed_once if source.level == BUILT_IN and source.origin else _parsed
+        file, found = parsed(source.text, source.path, source.stem)
         group.append(file)
         errors += found
     files: list[tuple[tree.File, int]] = []

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import engine
+from engine.capture.tracing.module_caches import _modules
 from engine.capture.tracing.unchanged import unchanged
 from engine.errors import CaptureError
 
@@ -298,3 +299,10 @@ def test_a_cache_that_torch_export_filled(through_function):
         EXPORTED.clear()
     torch.testing.assert_close(engine.compile(model, (x,), runtime="interpreter")(x), x * torch.arange(3.0))
     assert not EXPORTED
+
+
+def test_the_compilers_own_modules_are_not_looked_through():
+    # Which are hundreds, where the package is not installed, as here: looking took longer than a small capture.
+    looked_through = {module.__name__ for module in _modules([Keeps])}
+    assert __name__ in looked_through
+    assert [name for name in looked_through if name.partition(".")[0] == "engine"] == []

@@ -11,7 +11,7 @@ from engine.dsl import cache, host, ruleset
 from engine.dsl.checks.facts import facts_of
 from engine.dsl.encoding import CachedRule
 from engine.dsl.ruleset import RuleSet
-from engine.dsl.source import builtin_sources, read_sources
+from engine.dsl.source import BUILT_IN, Source, builtin_sources, read_sources
 from engine.dsl.syntax import parser
 from engine.errors import RuleError
 from engine.rewriter.fuel import op_order
@@ -221,6 +221,20 @@ def test_an_edit_of_a_users_file_is_checked_against_the_cached_built_in_rules(tm
     assert len(read) == before
     assert again.rules == loaded.rules
     assert again.hash == loaded.hash
+
+
+def test_a_built_in_file_is_parsed_once_a_process(monkeypatch):
+    read = []
+    parse = parser.parse_with_errors
+    monkeypatch.setattr(parser, "parse_with_errors", lambda text, *rest: read.append(rest) or parse(text, *rest))
+    source = Source(
+        "once.rules", "once", BUILT_IN, "lower once\n  match aten.relu(x)\n  emit  aten.abs(x)\n", "built in"
+    )
+    first, again = (ruleset._check([source], target, {}, None) for target in (ruleset._installed(), None))
+    assert read == [("once.rules", "once")]
+    assert first.rules == again.rules
+    ruleset._check([dataclasses.replace(source, origin="")], None, {}, None)
+    assert len(read) == 2
 
 
 def test_mistakes_of_a_users_file_are_those_of_all_files_together(tmp_path):

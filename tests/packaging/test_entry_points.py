@@ -1,6 +1,8 @@
 """Rules that installed packages bring: found by entry points, listed with their origin, and left out where asked."""
 
+import importlib
 import itertools
+import shutil
 import sys
 
 import pytest
@@ -59,6 +61,21 @@ def test_rules_of_a_package_are_there_and_are_listed(package):
     assert "halfpack 1.2" in listed
     assert "half.rules:3" in listed
     assert "built in" in CliRunner().invoke(cli, ["rules", "list", "--op", "aten.relu"]).output
+
+
+def test_what_is_installed_into_a_folder_later_is_there(package):
+    folder = package("one", first=HALF.format(op="abs")).parent
+    before = {rule.id for rule in engine.RuleSet.load().rules}
+    for name in ("other", "other-1.2.dist-info"):
+        (folder / name).mkdir()
+    (folder / "other" / "__init__.py").write_text("")
+    (folder / "other" / "second.rules").write_text(HALF.format(op="neg"))
+    (folder / "other-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.2\n")
+    (folder / "other-1.2.dist-info" / "entry_points.txt").write_text("[engine.rules]\nother = other\n")
+    importlib.invalidate_caches()
+    assert {rule.id for rule in engine.RuleSet.load().rules} - before == {"second.half"}
+    shutil.rmtree(folder / "other-1.2.dist-info")
+    assert {rule.id for rule in engine.RuleSet.load().rules} == before
 
 
 def test_they_can_be_left_out_or_chosen(package, monkeypatch):
