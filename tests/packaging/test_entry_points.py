@@ -22,6 +22,7 @@ lower half
   relax overflow
   test  x: f32[2]
 """
+SINE = "lower sine\n  match aten.sin(x)\n  emit  aten.cos(x)\n  relax nan\n"
 _numbers = itertools.count()
 
 
@@ -66,21 +67,21 @@ def test_rules_of_a_package_are_there_and_are_listed(package):
 def test_what_is_installed_into_a_folder_later_is_there(package):
     folder = package("one", first=HALF.format(op="abs")).parent
     before = {rule.id for rule in engine.RuleSet.load().rules}
-    for name in ("other", "other-1.2.dist-info"):
+    for name in ("later", "later-1.2.dist-info"):
         (folder / name).mkdir()
-    (folder / "other" / "__init__.py").write_text("")
-    (folder / "other" / "second.rules").write_text(HALF.format(op="neg"))
-    (folder / "other-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.2\n")
-    (folder / "other-1.2.dist-info" / "entry_points.txt").write_text("[engine.rules]\nother = other\n")
+    (folder / "later" / "__init__.py").write_text("")
+    (folder / "later" / "second.rules").write_text(SINE)
+    (folder / "later-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: later\nVersion: 1.2\n")
+    (folder / "later-1.2.dist-info" / "entry_points.txt").write_text("[engine.rules]\nlater = later\n")
     importlib.invalidate_caches()
-    assert {rule.id for rule in engine.RuleSet.load().rules} - before == {"second.half"}
-    shutil.rmtree(folder / "other-1.2.dist-info")
+    assert {rule.id for rule in engine.RuleSet.load().rules} - before == {"second.sine"}
+    shutil.rmtree(folder / "later-1.2.dist-info")
     assert {rule.id for rule in engine.RuleSet.load().rules} == before
 
 
 def test_they_can_be_left_out_or_chosen(package, monkeypatch):
     package("one", first=HALF.format(op="abs"))
-    package("two", second="lower sine\n  match aten.sin(x)\n  emit  aten.cos(x)\n  relax nan\n")
+    package("two", second=SINE)
     for value, ids in (("builtin", set()), ("one", {"first.half"}), ("two, one", {"first.half", "second.sine"})):
         monkeypatch.setenv("ENGINE_RULES", value)
         assert {rule.id for rule in engine.RuleSet.load().rules if rule.level} == ids
