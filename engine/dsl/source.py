@@ -139,7 +139,7 @@ def read_sources(paths: Iterable[str | Path], level: int) -> list[Source]:
         except (OSError, ValueError) as error:  # a loop of links; a name with a NUL
             raise RuleError([_at(name, f"this path cannot be read: {_said(error)}")]) from error
         files = _under(name) if stat.S_ISDIR(kind) else [name]
-        if not files:
+        if not files and level == USER:  # one of a package's folders may be without
             raise RulesNotFound([_at(name, "this folder holds no .rules files")])
         for file in files:
             sources.setdefault(os.path.realpath(file), Source(file, Path(file).stem, level, _read(file)))
