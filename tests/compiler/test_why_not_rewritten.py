@@ -81,7 +81,7 @@ def test_every_alternative_that_a_pattern_asks_for_is_named():
 
 def test_a_rule_that_has_the_op_inside_and_nothing_reads_it_so_is_named():
     text = "lower mine\n  match aten.tanh(engine_tests.swirl(x))\n  emit aten.relu(x)"
-    found = reason(Cosine(), FIXED, text)
+    found = reason(Cosine(), FIXED, text, builtin=True)
     assert (
         "the `lower` rule my.mine (my.rules:1) has the op inside its pattern, which begins at aten.tanh.default"
         in found
@@ -92,7 +92,7 @@ def test_a_number_of_the_run_that_is_no_whole_one_is_named():
     text = (
         "convert mine\n  match engine_tests.swirl(x)\n  emit trt.activation(x, type=LEAKY_RELU, alpha=dim(x, 0) * 0.5)"
     )
-    found = reason(Swirl(), RANGED, text)
+    found = reason(Swirl(), RANGED, text, builtin=True)
     assert " * 0.5 is known only when the engine runs, and only whole numbers are computed then" in found
 
 
