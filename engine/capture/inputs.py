@@ -118,15 +118,24 @@ class Input:
 
         Its shape is ``opt_shape``, but a dynamic dim never has size 1 (nor 0), where torch.export would
         take it for a constant.  Integers are ones: a valid index of nearly everything.
+
+        Raises:
+            InputError: PyTorch cannot make a tensor so large.
         """
         shape = [size if size >= 2 or dim not in self.dynamic_dims else 2 for dim, size in enumerate(self.opt_shape)]
-        if self.dtype.is_floating_point or self.dtype.is_complex:
-            generator = torch.Generator().manual_seed(0)
-            kind = torch.complex64 if self.dtype.is_complex else torch.float32
-            tensor = torch.randn(shape, generator=generator, dtype=kind)
-        else:
-            tensor = torch.ones(shape)
-        return tensor.to(device, self.dtype).contiguous(memory_format=self.format)
+        try:
+            if self.dtype.is_floating_point or self.dtype.is_complex:
+                generator = torch.Generator().manual_seed(0)
+                kind = torch.complex64 if self.dtype.is_complex else torch.float32
+                tensor = torch.randn(shape, generator=generator, dtype=kind)
+            else:
+                tensor = torch.ones(shape)
+            return tensor.to(device, self.dtype).contiguous(memory_format=self.format)
+        except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{self.name or 'Input'}: no example of {shape} can be made to trace with: {said}"
+            ) from error
 
 
 def _profiles(label: str, profiles: object) -> tuple[Any, ...]:

@@ -5,7 +5,6 @@ Exit codes: 0 fine, 1 the model or a rule is at fault, 2 usage.
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import click
@@ -44,13 +43,10 @@ _OF_RULES = {
 def cli(context: click.Context, modules: tuple[str, ...]) -> None:
     """Compile PyTorch models to TensorRT, by rules."""
     context.obj = modules
-    if modules:
-        sys.path.insert(0, "")  # the current folder, as `python -m` has it
     for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise EngineError(f"--import {module}: {error}") from error
+        from engine.commands.models import import_module
+
+        import_module(module, "--import")
 
 
 @cli.group(cls=LateGroup, late=_OF_RULES)

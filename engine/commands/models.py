@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import logging
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import click
 
 import engine
-from engine.errors import EngineError
+from engine.errors import EngineError, InputError
 
 _SPEC = re.compile(r"\s*(?:(?P<name>\w+)\s*:\s*)?(?P<dtype>\w+)\s*\[(?P<dims>[^\]]*)\]\s*")
 _DIM = re.compile(r"\s*(\d+)(?:\s*\.\.\s*(\d+))?\s*")
@@ -66,6 +68,8 @@ def load_program(path: Path) -> Any:
 
     if path.is_dir():
         raise EngineError(f"{path} is a folder; a model is a .pt2 file of torch.export.save")
+    log = logging.getLogger("torch.export")
+    quiet, log.disabled = log.disabled, True  # it writes a traceback for what is said here in one line
     try:
         return torch.export.load(path)
     except Exception as error:
@@ -74,9 +78,20 @@ def load_program(path: Path) -> Any:
                 f"{path} is a compiled model: give the program it was compiled from, or `engine inspect {path}`"
             ) from error
         raise EngineError(
-            f"{path} is not an exported program: {str(error).strip().splitlines()[0]}\n"
+            f"{path} is not an exported program: {_without_warnings(error)}\n"
             "save one with torch.export.save(torch.export.export(model, args), path)"
         ) from error
+    finally:
+        log.disabled = quiet
+
+
+def _without_warnings(error: Exception) -> str:
+    """The first line of an error of loading, or of the one before it where that refers to warnings."""
+    said = str(error).strip()
+    if "warnings above" in said and error.__context__ is not None:
+        said = str(error.__context__).strip()
+    first = said.splitlines()[0] if said else type(error).__name__
+    return "it is no archive of torch.export" if "warnings above" in first else first
 
 
 def _is_compiled(path: Path) -> bool:
@@ -89,19 +104,32 @@ def _is_compiled(path: Path) -> bool:
     return True
 
 
+def import_module(module: str, hint: str) -> ModuleType:
+    """A module of the user's, from the current folder too, as ``python -m`` finds them.
+
+    Args:
+        hint: the argument or option that names it.
+
+    Raises:
+        click.BadParameter: there is no such module.
+        EngineError: the module fails, or ends the process.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise click.BadParameter(f"there is no module {module}", param_hint=hint) from error
+        raise EngineError(f"{module} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module does
+        raise EngineError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+
+
 def _from_module(text: str, module: str, name: str, inputs: tuple[str, ...]) -> Model:
     import torch
 
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the current folder, as `python -m` has it
-    try:
-        home = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module.startswith(error.name):
-            raise click.BadParameter(f"there is no module {module}", param_hint="MODEL") from error
-        raise EngineError(f"{text}: {error}") from error
-    except Exception as error:  # whatever the user's module does
-        raise EngineError(f"{text} cannot be imported: {type(error).__name__}: {error}") from error
+    home = import_module(module, "MODEL")
     found: Any = home
     for part in name.split("."):
         if not hasattr(found, part):
@@ -113,14 +141,14 @@ def _from_module(text: str, module: str, name: str, inputs: tuple[str, ...]) -> 
     if not isinstance(found, torch.nn.Module) and callable(found):
         try:
             found = found()
-        except Exception as error:  # whatever the user's class does
+        except (Exception, SystemExit) as error:  # whatever the user's class does
             said = f"{text}(), called without arguments, raises {type(error).__name__}: {error}"
             raise EngineError(said) from error
     given: Any = None
     if isinstance(found, tuple) and len(found) == 2:
         found, given = found
     if not isinstance(found, torch.nn.Module):
-        raise EngineError(f"{text} is a {type(found).__name__}, and no torch.nn.Module")
+        raise EngineError(f"{text} gives {type(found).__name__!r}, and no torch.nn.Module")
     given = given if given is not None else getattr(found, "example_inputs", getattr(home, "example_inputs", None))
     if inputs:
         args, kwargs = _inputs(inputs)
@@ -132,6 +160,8 @@ def _from_module(text: str, module: str, name: str, inputs: tuple[str, ...]) -> 
             f"nothing says what {text} is called with: give --input 'f32[1, 3, 224, 224]' for each input, or let "
             "`example_inputs` of the model or its module be a tuple of tensors"
         )
+    if isinstance(given, str) or not isinstance(given, dict | tuple | list | torch.Tensor | engine.Input):
+        raise EngineError(f"`example_inputs` of {text} is {type(given).__name__!r}; let it be a tuple of tensors")
     if isinstance(given, dict):
         return Model(text, found.eval(), (), given)
     return Model(text, found.eval(), tuple(given) if isinstance(given, tuple | list) else (given,))
@@ -173,7 +203,11 @@ def _input(text: str) -> tuple[str | None, Any]:
         low.append(int(found[1]))
         high.append(int(found[2] or found[1]))
     dtype = DTYPES[match["dtype"]]
-    return match["name"], engine.Input(min_shape=low, opt_shape=high, max_shape=high, dtype=dtype, name=match["name"])
+    try:
+        given = engine.Input(min_shape=low, opt_shape=high, max_shape=high, dtype=dtype, name=match["name"])
+    except InputError as error:
+        raise click.BadParameter(f"{text!r}: {error}", param_hint="--input") from error
+    return match["name"], given
 
 
-__all__ = ["Model", "load_model", "load_program"]
+__all__ = ["Model", "import_module", "load_model", "load_program"]

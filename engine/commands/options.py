@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,18 @@ import click
 
 import engine
 
+
+class _Percent(click.FloatRange):
+    """A number from 0 to 100; ``nan``, which nothing is below, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not in the range 0<=x<=100.", param, ctx)
+        return number
+
+
+PERCENT = _Percent(0, 100)
 RULES = click.option(
     "--rules", "rule_files", multiple=True, type=click.Path(exists=True, path_type=Path),
     help="A .rules file or a folder of them; may be given several times.",

@@ -23,7 +23,16 @@ from engine.commands.coverage_tables import (
     together,
 )
 from engine.commands.models import load_model
-from engine.commands.options import AS_JSON, INPUTS, RULES, given_settings, print_report, progress, with_settings
+from engine.commands.options import (
+    AS_JSON,
+    INPUTS,
+    PERCENT,
+    RULES,
+    given_settings,
+    print_report,
+    progress,
+    with_settings,
+)
 from engine.errors import EngineError
 from engine.observers import RewriteEvent
 from engine.report import SCHEMA, Report
@@ -61,7 +70,7 @@ def _report(
     "--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write the partitioned graph as one page for a browser; of one model.",
 )  # fmt: skip
-@click.option("--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 1 below this coverage.")
+@click.option("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 1 below this coverage.")
 @AS_JSON
 def coverage(
     models: tuple[str, ...],
@@ -131,6 +140,8 @@ def coverage(
 def _other(text: str, rule_files: tuple[Path, ...], settings: dict[str, Any]) -> Any:
     """What to compare with: the models of a run, or rules and settings to run with."""
     path = Path(text)
+    if not text:
+        raise click.BadParameter("it is empty; name a run, rules or a setting", param_hint="--diff")
     if text.endswith(".json"):
         if not path.exists():
             raise click.BadParameter(f"there is no file {text}", param_hint="--diff")
@@ -185,6 +196,8 @@ def why(
         raise click.UsageError("name a NODE, or ask for --fallbacks; `engine why MODEL --fallbacks` shows their names")
     if new_file is not None and node is None:
         raise click.UsageError("--new writes a rule for one NODE")
+    if new_file is not None and not new_file.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {new_file.absolute().parent}", param_hint="--new")
     if new_file is not None and new_file.exists():
         raise EngineError(f"{new_file} is there already: name another file, and join them by hand")
     report = _report(model, inputs, rule_files, settings, networks=False)
@@ -201,6 +214,8 @@ def why(
     else:
         click.echo(str(answer), nl=False)
     if new_file is not None:
+        if not answer.skeleton and answer.now:
+            raise EngineError(f"{node} was rewritten: ask about {' or '.join(answer.now)}, which are there instead")
         if not answer.skeleton:
             raise EngineError(f"{answer.op} has rules already: the first of them shows how to write another")
         new_file.write_text(answer.skeleton, encoding="utf-8")
@@ -227,22 +242,28 @@ def trace(
 ) -> None:
     """Print each rewrite of MODEL in order: the rule, and the nodes before and after it."""
     followed = set(nodes)
-    count = 0
+    seen: set[str] = set()
+    count = shown = 0
 
     def print_rewrite(event: RewriteEvent) -> None:
-        nonlocal count
+        nonlocal count, shown
         count += 1
+        seen.update(event.before)
         if names and not any(fnmatchcase(event.rule, name) for name in names):
             return
         if nodes and not followed & event.before.keys():
             return
         followed.update(event.after or ())
+        shown += 1
         click.echo(f"{count}  {event.kind} {event.rule} ({event.where})")
         click.echo(f"    {_listed(event.before)}\n    -> {_listed(event.after or {}) or 'an existing value'}")
 
     with engine.observe(after_rewrite=print_rewrite):
-        _report(model, inputs, rule_files, settings, networks=False)
-    click.echo(f"{count} rewrites")
+        report = _report(model, inputs, rule_files, settings, networks=False)
+    for node in nodes:
+        if node not in seen:
+            report.why(node)  # raises, with the nearest names, where there is no such node
+    click.echo(f"{shown} of {count} rewrites" if names or nodes else f"{count} rewrites")
 
 
 def _listed(nodes: Mapping[str, str]) -> str:

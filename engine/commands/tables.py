@@ -66,7 +66,7 @@ def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | 
     rows = [(rule, "") for rule in ruleset.rules] + [(rule, reason) for rule, reason in ruleset.inactive]
     for rule, reason in sorted(rows, key=lambda row: (row[0].kind, row[0].roots[0].op, row[0].rank, row[0].id)):
         roots = ", ".join(dict.fromkeys(root.op for root in rule.roots))
-        if (kind and rule.kind != kind) or (op and not f"{roots}.".startswith(f"{op}.")):
+        if (kind and rule.kind != kind) or (op and not any(f"{root.op}.".startswith(f"{op}.") for root in rule.roots)):
             continue
         where = _where(ruleset, rule.span, others)
         table.add_row(rule.id, rule.kind, roots, *where, f"inactive: {reason}" if reason else _says(rule))
@@ -79,6 +79,10 @@ def render_rules(ruleset: RuleSet, file: TextIO, *, op: str | None, kind: str | 
         where = _where(ruleset, item.span, others)
         parameters = ", ".join(parameter.name for parameter in item.parameters)
         table.add_row(f"{name}({parameters})", "pattern", ops, *where, written_pattern(item.body))
+    if op and not table.rows:
+        what = f"{kind} rule" if kind not in (None, "pattern") else kind or "rule"
+        print(f"no {what} has {op} as its root; rules of yours are listed where their files are given", file=file)
+        return
     new_console(file).print(fix_widths(table))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.dsl.recorded.standing_in import PyTorchNeeded, records
+from engine.graph.dims import lists_dims, numbers_dims
 
 if TYPE_CHECKING:
     from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -27,11 +28,6 @@ OWN = frozenset({"aten", "prims", "prim", "higher_order", *_LIBRARIES})
 # Namespaces of packages that built-in rules know.  Which ops they have depends on the release, and `tensorrt` is one of
 # several packages: ours registers its op there, and so do Torch-TensorRT and ModelOpt.
 _OF_RELEASES = frozenset({"tensorrt", "torchao", "torchvision", "transformers"})
-
-# Integer arguments that number the dims of a tensor.
-_DIMS = frozenset(
-    {"dim", "dims", "dim0", "dim1", "dim2", "axis", "axes", "axis0", "axis1", "dimension", "start_dim", "end_dim"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +192,14 @@ def _packet(namespace: str, name: str) -> OpOverloadPacket | None:
 
 def _describe(op: OpOverload) -> Operator:
     schema = op._schema
-    arguments = tuple(map(_argument, schema.arguments))
+    arguments = tuple(_argument(schema.name, argument) for argument in schema.arguments)
     name = f"{schema.name.replace('::', '.')}.{op._overloadname}"
     returns = tuple(str(result.real_type) for result in schema.returns)
     positions = {argument.name: index for index, argument in enumerate(arguments)}
     return Operator(name, arguments, returns, str(schema), positions)
 
 
-def _argument(argument: Any) -> Argument:
+def _argument(op: str, argument: Any) -> Argument:
     kind = str(argument.real_type)
     optional = kind.startswith("Optional[")
     if optional:
@@ -214,13 +210,13 @@ def _argument(argument: Any) -> Argument:
         length = argument.N
         if length and type(default) in (int, float):
             default = [default] * length
-        elif length and isinstance(default, list) and len(default) == 1 and argument.name not in _DIMS:
+        elif length and isinstance(default, list) and len(default) == 1 and not lists_dims(argument.name):
             default = default * length
         if isinstance(default, list):
             default = tuple(default)
         elif kind == "float" and type(default) is int:
             default = float(default)
-    is_dim = argument.name in _DIMS and kind in ("int", "SymInt", "List[int]", "List[SymInt]")
+    is_dim = numbers_dims(op, argument.name) and kind in ("int", "SymInt", "List[int]", "List[SymInt]")
     return Argument(argument.name, kind, optional, bool(argument.kwarg_only), default, is_dim)
 
 

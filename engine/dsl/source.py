@@ -139,7 +139,7 @@ def read_sources(paths: Iterable[str | Path], level: int) -> list[Source]:
     ``\\n``, and a byte order mark is left out.
 
     Raises:
-        RulesNotFound: a path does not exist.
+        RulesNotFound: a path does not exist, or is a folder without rules files.
         RuleError: something is no rules file, cannot be read, is too large, or is not UTF-8.
         SettingsError: something is no path.
     """
@@ -156,7 +156,10 @@ def read_sources(paths: Iterable[str | Path], level: int) -> list[Source]:
             raise RulesNotFound([_at(name, f"no rules at {name}")]) from None
         except (OSError, ValueError) as error:  # a loop of links; a name with a NUL
             raise RuleError([_at(name, f"this path cannot be read: {_said(error)}")]) from error
-        for file in _under(name) if stat.S_ISDIR(kind) else [name]:
+        files = _under(name) if stat.S_ISDIR(kind) else [name]
+        if not files and level == USER:  # one of a package's folders may be without
+            raise RulesNotFound([_at(name, "this folder holds no .rules files")])
+        for file in files:
             sources.setdefault(os.path.realpath(file), Source(file, Path(file).stem, level, _read(file)))
             if len(sources) > MOST_FILES:
                 raise RuleError([_at(name, f"there are more than {MOST_FILES} rules files")])

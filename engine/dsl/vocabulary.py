@@ -18,6 +18,8 @@ PHASES = ("simplify", "lower", "convert")
 # of numbers on the way to the result.
 RELAXATIONS = ("nan", "signed_zero", "ties", "reassociation", "overflow", "uninitialized")
 SORTS = frozenset({"int", "float", "bool", "str", "dtype", "scalar", "weights", "axes", "graph"})
+# Where a rule to begin with leaves open what it emits; `_0`, `_1` follow where an op has several outputs.
+UNSAID = "WHAT_IT_COMPUTES"
 
 # Functions that run graphs of the model; a plan says where in the rule, so `engine.evaluator.graphs` evaluates them.
 OF_GRAPHS: Mapping[str, tuple[int, int | None]] = {"run": (2, 2), "conditional": (3, 3)}

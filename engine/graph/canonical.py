@@ -1,8 +1,9 @@
 """The canonical form of an ATen node: one way to write each call.
 
 Every argument of the schema is there, positional ones in ``args`` and keyword-only ones in
-``kwargs``; dims count from the front; a list for ``int[N]`` has N elements.  Rules and matchers
-therefore never see ``-1`` as an axis, a missing default, or ``3`` where ``[3, 3]`` is meant.
+``kwargs``; dims of ATen's ops count from the front; a list for ``int[N]`` has N elements.  Rules and
+matchers therefore never see ``-1`` as an axis, a missing default, or ``3`` where ``[3, 3]`` is meant.
+What an op of somebody else means by -1 only that op knows.
 """
 
 from __future__ import annotations
@@ -17,29 +18,9 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from engine.graph.dims import like_aten, lists_dims, numbers_dims
+
 Rank = Callable[[Any], "int | None"]
-
-# Arguments that number the dims of a tensor.
-_DIM_NAMES = frozenset(
-    {"dim", "dims", "dim0", "dim1", "dim2", "axis", "axes", "axis0", "axis1", "dimension", "start_dim", "end_dim"}
-    | {"dims_self", "dims_other"}
-)
-_MOVES = frozenset({"movedim", "moveaxis"})
-
-# Ops whose argument is called like a dim and is none: ``tile`` repeats; in weight normalisation -1 means
-# "over everything"; functorch's batch dims and sparse or nested layouts number something else.
-_NOT_DIMS = frozenset(
-    {
-        "tile",
-        "_weight_norm",
-        "_weight_norm_interface",
-        "norm_except_dim",
-        "_add_batch_dim",
-        "_remove_batch_dim",
-        "_sobol_engine_draw",
-        "sparse_resize_and_clear",
-    }
-)
 
 # Ops whose dims number the result, which has one dim more than the operand.
 _RESULT_RANK = frozenset({"unsqueeze", "unsqueeze_copy", "stack", "_stack", "diag_embed"})
@@ -55,7 +36,7 @@ _STRIDE_IS_KERNEL = frozenset(
 # ``int[]`` arguments of convolution that broadcast to the number of spatial dims.
 _PER_SPATIAL_DIM = frozenset({"stride", "padding", "dilation", "output_padding"})
 # Size-1 lists that are complete as they are: one dim, one shift, one length.
-_LISTS_OF_DIMS = _DIM_NAMES | {"s", "shifts"}
+_COMPLETE_LISTS = frozenset({"s", "shifts"})
 
 _ASSERTIONS = frozenset(
     {
@@ -86,7 +67,7 @@ class _Argument:
 
 @dataclass(frozen=True, slots=True)
 class _Schema:
-    name: str  # without namespace and overload: "unsqueeze"
+    name: str  # without overload, and where it is ATen's without namespace: "unsqueeze"
     arguments: tuple[_Argument, ...]
     positional: int
     plain: bool  # nothing but defaults to fill
@@ -95,7 +76,8 @@ class _Schema:
 
 @cache
 def _schema(op: OpOverload) -> _Schema:
-    name = op._schema.name.rpartition("::")[2]
+    # An op of somebody else may be called like one of ATen's, and means nothing by it.
+    name = op._schema.name.rpartition("::")[2] if like_aten(op._schema.name) else op._schema.name
     arguments: list[_Argument] = []
     tensor: int | None = None
     for position, argument in enumerate(op._schema.arguments):
@@ -105,7 +87,6 @@ def _schema(op: OpOverload) -> _Schema:
         )
         if tensor is None and kind in ("Tensor", "List[Tensor]", "Optional[Tensor]"):
             tensor = position
-        named_dim = argument.name in _DIM_NAMES or (name in _MOVES and argument.name in ("source", "destination"))
         arguments.append(
             _Argument(
                 name=argument.name,
@@ -113,7 +94,7 @@ def _schema(op: OpOverload) -> _Schema:
                 required=not argument.has_default_value(),
                 default=argument.default_value if argument.has_default_value() else None,
                 length=getattr(argument, "N", None) if integers and "List" in kind else None,
-                is_dim=integers and named_dim and name not in _NOT_DIMS,
+                is_dim=integers and numbers_dims(op._schema.name, argument.name),
                 is_float=kind in ("float", "Optional[float]"),
                 is_list=integers and "List" in kind,
             )
@@ -192,10 +173,14 @@ def _normalise(schema: _Schema, values: list[Any], rank: Rank) -> None:
 
 def _listed(argument: _Argument, value: Any) -> Any:
     if not isinstance(value, list | tuple):
-        return [value] * (1 if argument.name in _LISTS_OF_DIMS else argument.length or 1)
-    if argument.length and len(value) == 1 and argument.name not in _LISTS_OF_DIMS:
+        return [value] * (1 if _is_complete(argument) else argument.length or 1)
+    if argument.length and len(value) == 1 and not _is_complete(argument):
         return list(value) * argument.length
     return value
+
+
+def _is_complete(argument: _Argument) -> bool:
+    return lists_dims(argument.name) or argument.name in _COMPLETE_LISTS
 
 
 def _wrap(dim: Any, rank: int | None) -> Any:
@@ -224,6 +209,11 @@ def _rank(schema: _Schema, argument: _Argument, values: Sequence[Any], rank: Ran
 def is_assertion(target: Any) -> bool:
     """Whether an op computes nothing: it checks something, or tells the shape environment."""
     return isinstance(target, OpOverload) and f"{target.namespace}.{target._opname}" in _ASSERTIONS
+
+
+def is_uninitialised(op: OpOverload) -> bool:
+    """Whether an op of ATen gives memory that nobody wrote to, as ``empty`` and ``new_empty_strided`` do."""
+    return like_aten(op._schema.name) and "empty" in op._opname
 
 
 def is_effectful(node: fx.Node) -> bool:

@@ -14,6 +14,7 @@ from engine.distributed.collectives import is_collective
 from engine.errors import EngineError
 from engine.graph import provenance
 from engine.graph.arguments import map_values, split
+from engine.graph.canonical import is_uninitialised
 from engine.graph.value import Value
 from engine.sizes import is_known
 
@@ -183,6 +184,6 @@ class Constants:
         except Exception as error:
             where = provenance.describe(node)
             raise EngineError(f"{where}: PyTorch could not fold {target}: {error}") from error
-        if "empty" in target._opname and isinstance(result, torch.Tensor):
+        if is_uninitialised(target) and isinstance(result, torch.Tensor):
             result.zero_()  # unwritten memory would make equal compilations differ
         return result

@@ -1,6 +1,7 @@
 """A rule to begin with for an op that no rule has as its root: its schema as a pattern, and a test of the model's own.
 
-What it emits is left open, so that it cannot be used before somebody has said it.
+Every argument has a name, also one that has its default here: a rule that does not mention it would not apply where
+another node gives it.  What it emits is left open, so that it cannot be used before somebody has said it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import fx
 
 from engine.dsl import operators
+from engine.dsl.vocabulary import UNSAID
 from engine.dtypes import DTYPE_NAMES
 from engine.graph.mirror import Mirror, Value
 
@@ -30,8 +32,8 @@ def skeleton(mirror: Mirror, node: fx.Node) -> str:
     for argument, value in zip(operator.arguments, mirror.arguments(node), strict=False):
         name = re.sub(r"\W", "_", argument.name).lower()
         given = _spec(mirror, value, named)
-        if value == argument.default or (given is None and argument.optional):
-            positional = False
+        if given is None and value == argument.default:
+            positional = False  # no line can give it, so the rule is for its default
             continue
         keyword = argument.keyword_only or not positional
         bound = "_" if given is None else name
@@ -40,12 +42,20 @@ def skeleton(mirror: Mirror, node: fx.Node) -> str:
             tests.append(f"{name}{given}")
     rest = ", ".join(pattern)
     name = op.split(".")[1].strip("_") or "mine"
+    emitted = _emitted(len(operator.returns))
     return (
         f'convert {name} "What it computes."\n'
         f"  match {op.removesuffix('.default')}({rest})\n"
-        f"  emit  WHAT_IT_COMPUTES  # layers (`trt.*`); or ops (`aten.*`), and `lower` instead of `convert`\n"
+        f"  emit  {emitted}  # layers (`trt.*`); or ops (`aten.*`), and `lower` instead of `convert`\n"
         f"  test  {', '.join(tests)}\n"
     )
+
+
+def _emitted(outputs: int) -> str:
+    """What stands for the right side: a name for each output, which the loader knows."""
+    if outputs <= 1:
+        return UNSAID
+    return f"({', '.join(f'{UNSAID}_{output}' for output in range(outputs))})"
 
 
 def _spec(mirror: Mirror, value: Any, named: dict[Any, str]) -> str | None:
@@ -56,12 +66,24 @@ def _spec(mirror: Mirror, value: Any, named: dict[Any, str]) -> str | None:
     if isinstance(value, tuple) and value and all(isinstance(item, Value) for item in value):
         return f": [{', '.join(_tensor(mirror, item, named) for item in value)}]"
     if isinstance(value, tuple):
-        return None if any(isinstance(item, Value | sympy.Basic) for item in value) else f" = {_literal(list(value))}"
+        if any(isinstance(item, Value) for item in value):
+            return None
+        items = [_number(mirror, item, named) if isinstance(item, sympy.Basic) else _literal(item) for item in value]
+        return f" = [{', '.join(items)}]"
+    if isinstance(value, sympy.Basic):
+        return f" = {_number(mirror, value, named)}"
     if value is None or isinstance(value, bool | int | float | str):
         return f" = {_literal(value)}"
     if isinstance(value, torch.dtype) and value in DTYPE_NAMES:
         return f" = {DTYPE_NAMES[value]}"
     return None
+
+
+def _number(mirror: Mirror, size: sympy.Basic, named: dict[Any, str]) -> str:
+    """A number that is known only when the model runs: of the sizes above it, or else the smallest it can be."""
+    if size in named:
+        return named[size]
+    return str(mirror.sizes.range(size)[0] or 0)
 
 
 def _literal(value: Any) -> str:

@@ -49,6 +49,7 @@ class NearMiss:
         condition: the condition that failed; None when the whole pattern fits.
         span: the place in the rule that asks for it.
         guard: what the caller's guard check said, when the pattern fits.
+        others: what other forms of the pattern, which got as far, ask for at the same place.
     """
 
     rule: Rule
@@ -59,6 +60,7 @@ class NearMiss:
     frame: Frame | None = None
     guard: str | None = None
     reason: str | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def matched(self) -> bool:
@@ -95,4 +97,5 @@ class NearMiss:
         if self.condition is None:
             return head + "matches"
         span = f" ({self.span})" if self.span is not None else ""
-        return f"{head}{self.where}: expected {self.expected}, found {self.actual}{span}"
+        expected = " or ".join(dict.fromkeys([self.expected, *self.others]))
+        return f"{head}{self.where}: expected {expected}, found {self.actual}{span}"

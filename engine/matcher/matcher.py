@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -165,15 +165,21 @@ class Matcher:
         if not anchored:
             root = rule.roots[0]
             return NearMiss(rule, node, 0, IsOp(0, root.op, None), root.span, frame)
-        best: NearMiss | None = None
+        misses: list[NearMiss] = []
         for program in sorted(trie.programs, key=lambda program: program.order):
             miss = self._attempt(program, frame, node, guards)
             if miss.matched:
                 return miss
-            if best is None or miss.passed > best.passed:
-                best = miss
-        assert best is not None
-        return best
+            misses.append(miss)
+        best = max(misses, key=lambda miss: miss.passed)
+        if best.condition is None:
+            return best
+        # Of alternatives at one place each is asked for, not only the first.
+        path = best.condition.path
+        alike = [
+            miss for miss in misses if miss.passed == best.passed and miss.condition and miss.condition.path == path
+        ]
+        return replace(best, others=tuple(miss.expected for miss in alike))
 
     def _trie_of(self, op: str, rule: Rule) -> Trie:
         """The trie of one rule; models ask again for each node of an op."""

@@ -145,7 +145,7 @@ class Attempts:
                 best = max(candidates, key=lambda attempt: (not attempt.inactive, attempt.passed))
                 lines.append(f"the `{kind}` rule {best}")
         if not lines:
-            lines += self._inside(node)
+            lines += self._inside(node) or ([] if converts else self._no_such_reader(node))
         return lines
 
     def _inside(self, node: fx.Node) -> list[str]:
@@ -159,6 +159,16 @@ class Attempts:
         failed = [attempt for attempt in attempts if attempt.reason]
         best = max(failed, key=lambda attempt: attempt.passed, default=None)
         return [] if best is None else [f"the `{best.rule.kind}` rule {best}"]
+
+    def _no_such_reader(self, node: fx.Node) -> list[str]:
+        """The rule of the user whose pattern has the op further inside, and the root that nothing here is."""
+        for rule in self._with_inner().get(self.mirror.op(node), ()):
+            roots = " or ".join(dict.fromkeys(root.op for root in rule.roots))
+            return [
+                f"the `{rule.kind}` rule {rule.id} ({rule.where}) has the op inside its pattern, which begins at "
+                f"{roots}: none is near that reads {node.name}"
+            ]
+        return []
 
     def _with_inner(self) -> Mapping[str, list[Rule]]:
         """The user's rules by the ops that their patterns have below the root."""

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from engine.errors import EngineError
 from engine.graph.arguments import split
+from engine.graph.canonical import is_uninitialised
 from engine.graph.mirror import Mirror, Value
 
 
@@ -116,7 +117,7 @@ class Recipe:
             for step in self.steps:
                 positional, keywords = split(step.op, [_map(item, concrete) for item in step.arguments])
                 result = step.op(*positional, **keywords)
-                if "empty" in step.op._opname and isinstance(result, torch.Tensor):
+                if is_uninitialised(step.op) and isinstance(result, torch.Tensor):
                     result.zero_()  # as when compiling
                 results.append(result)
         tensor = concrete(self.result)

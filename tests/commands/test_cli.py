@@ -141,6 +141,15 @@ def test_rules_list(columns, monkeypatch):
     assert "…" not in result.stdout
 
 
+def test_rules_list_says_that_no_rule_has_an_op():
+    assert run("rules", "list", "--op", "aten.nothing_like_it").stdout == (
+        "no rule has aten.nothing_like_it as its root; rules of yours are listed where their files are given\n"
+    )
+    assert (
+        "no simplify rule has aten.fft_fft" in run("rules", "list", "--op", "aten.fft_fft", "--kind", "simplify").stdout
+    )
+
+
 def test_rules_list_filters_and_counts(programs):
     everything = run("rules", "list").stdout
     lowering = run("rules", "list", "--kind", "lower").stdout
@@ -190,8 +199,14 @@ def test_modules_of_the_user_are_imported_first(tmp_path):
     done = subprocess.run(verified, **here)
     assert "0 rules wrong" in done.stdout, done.stdout + done.stderr
     missing = subprocess.run([*command, "--import", "no_such_module", *check], **here)
-    assert missing.returncode == 1
-    assert "--import no_such_module: No module named" in missing.stderr
+    assert missing.returncode == 2
+    assert "Invalid value for --import: there is no module no_such_module" in missing.stderr
+    (tmp_path / "ending.py").write_text("raise SystemExit(5)\n")
+    (tmp_path / "unreadable.py").write_text("def f(:\n")
+    for module, said in (("ending", "SystemExit: 5"), ("unreadable", "SyntaxError: invalid syntax")):
+        done = subprocess.run([*command, "--import", module, *check], **here)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"{module} cannot be imported: {said}" in done.stderr
 
 
 def test_rules_check_prints_every_mistake(programs, snapshot):

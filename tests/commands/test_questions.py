@@ -1,6 +1,9 @@
 """`engine why`, `engine coverage` of several models, `engine trace`: what they answer, and how they exit."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -17,6 +20,9 @@ from tests.commands.test_questions import Deep, Shallow
 
 class Inputs(Shallow):
     example_inputs = (torch.zeros(2, 8),)
+
+class Told(Shallow):
+    example_inputs = "f32[2, 8]"
 
 class Needs(torch.nn.Module):
     def __init__(self, size):
@@ -56,6 +62,8 @@ class Pair(nn.Module):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("questions")
     (folder / "questioned.py").write_text(MODELS)
+    (folder / "ending.py").write_text("raise SystemExit(5)\n")
+    (folder / "bare").mkdir()
     batch = torch.export.Dim("batch", min=1, max=8)
     program = torch.export.export(Deep(), (torch.randn(2, 8),), dynamic_shapes={"x": {0: batch}})
     torch.export.save(program, folder / "deep.pt2")
@@ -92,17 +100,50 @@ def test_why_writes_a_rule_to_begin_with(here, tmp_path):
     said = run("why", "deep.pt2", "swirl", "--new", path)
     assert "test  x: f32[A=1..8, 8]" in said.stdout
     text = path.read_text()
-    assert run("rules", "check", path, code=1).stderr.startswith(f"{path}:3:9: error: `WHAT_IT_COMPUTES`")
+    refused = run("rules", "check", path, code=1).stderr
+    assert refused.startswith(f"{path}:3:9: error: `WHAT_IT_COMPUTES` is a place to fill in: say what the rule emits\n")
+    assert refused.count("error:") == 1
     path.write_text(text.replace("WHAT_IT_COMPUTES", "trt.elementwise(trt.unary(x, op=SIN), x, op=PROD)"))
     assert "fine" in run("rules", "check", path).stdout
     assert json.loads(run("coverage", "deep.pt2", "--rules", path, "--json").stdout)["coverage"] == 1
     assert "is there already" in run("why", "deep.pt2", "swirl", "--new", path, code=1).stderr
 
 
-def test_a_skeleton_says_what_differs_from_the_defaults():
+def test_a_skeleton_has_a_name_for_each_argument_and_a_place_for_each_output():
     answer = engine.coverage(Pair(), [torch.randn(2, 8)]).why("halves")
     assert "match engine_tests.halves(x, scale)\n" in answer.skeleton
+    assert "emit  (WHAT_IT_COMPUTES_0, WHAT_IT_COMPUTES_1)  #" in answer.skeleton
     assert "test  x: f32[2, 8], scale = 0.5\n" in answer.skeleton
+
+
+@torch.library.custom_op("engine_questions::cut", mutates_args=())
+def cut(
+    x: torch.Tensor, height: int, sizes: Sequence[int], gate: torch.Tensor | None = None, keep: bool = False
+) -> torch.Tensor:
+    return x[:height, : sizes[1]].clone()
+
+
+@cut.register_fake
+def _(x, height, sizes, gate=None, keep=False):
+    return x.new_empty(height, sizes[1])
+
+
+class Cut(nn.Module):
+    def forward(self, x, y):
+        return cut(x, y.shape[0], [y.shape[0], x.shape[1]])
+
+
+def test_a_skeleton_has_sizes_that_are_known_at_run_time_and_arguments_at_their_defaults(tmp_path):
+    x = engine.Input(min_shape=(8, 8), opt_shape=(8, 8), max_shape=(8, 16))
+    y = engine.Input(min_shape=(3, 2), opt_shape=(4, 2), max_shape=(7, 2))
+    skeleton = engine.coverage(Cut(), [x, y]).why("cut").skeleton
+    assert "match engine_questions.cut(x, height, sizes, gate, keep)\n" in skeleton
+    assert "test  x: f32[8, A=8..16], height = 3, sizes = [3, A], gate = none, keep = false\n" in skeleton
+    path = tmp_path / "cut.rules"
+    size = "aten.slice.Tensor(aten.slice.Tensor(x, 0, 0, height, 1), 1, 0, sizes[1], 1)"
+    path.write_text(skeleton.replace("convert", "lower").replace("WHAT_IT_COMPUTES", f"aten.clone({size})"))
+    report = engine.coverage(Cut(), [x, y], rules=str(path), min_block_size=1)
+    assert report.coverage == 1
 
 
 def test_why_of_nodes_in_engines_and_of_rewritten_ones():
@@ -239,7 +280,14 @@ def test_models_of_modules(here):
         (["nowhere.pt2"], 2, "there is no nowhere.pt2"),
         (["nowhere:Model"], 2, "there is no module nowhere"),
         (["questioned:Shalow"], 2, "did you mean `Shallow`?"),
-        (["questioned:number"], 1, "is a int, and no torch.nn.Module"),
+        (["questioned:number"], 1, "gives 'int', and no torch.nn.Module"),
+        (["questioned:Told"], 1, "`example_inputs` of questioned:Told is 'str'; let it be a tuple of tensors"),
+        (["questioned:Shallow", "--input", "f32[8..2, 8]"], 2, "it must be min <= opt <= max"),
+        (["questioned:Shallow", "--input", f"f32[{10**30}, 8]"], 1, "no example of"),
+        (["ending:Model"], 1, "ending cannot be imported: SystemExit: 5"),
+        (["deep.pt2", "--diff", ""], 2, "it is empty"),
+        (["deep.pt2", "--fail-under", "nan"], 2, "is not in the range"),
+        (["deep.pt2", "--rules", "bare"], 1, "this folder holds no .rules files"),
         (["questioned:Needs"], 1, "called without arguments, raises TypeError"),
         (["questioned:Shallow"], 1, "nothing says what questioned:Shallow is called with"),
         (["questioned:Shallow", "--input", "float32[2]"], 2, "did you mean `f32`?"),
@@ -256,6 +304,29 @@ def test_what_is_no_model_is_told_in_a_line(here, arguments, code, said):
     error = run("coverage", *arguments, code=code).stderr
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_program_is_told_without_the_traceback_of_pytorch(here, tmp_path, content):
+    path = tmp_path / "other.pt2"
+    path.write_bytes(content)
+    done = subprocess.run([sys.executable, "-m", "engine", "why", path, "x"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{path} is not an exported program: ")
+    assert done.stderr.count("\n") == 2
+
+
+def test_a_rule_is_not_begun_where_it_cannot_be(here, tmp_path):
+    nowhere = run("why", "deep.pt2", "swirl", "--new", tmp_path / "none" / "my.rules", code=2)
+    assert f"there is no folder {tmp_path / 'none'}" in nowhere.stderr
+    gone = run("why", "deep.pt2", "swirl", "--rules", "my.rules", "--new", tmp_path / "my.rules", code=1)
+    assert "swirl was rewritten: ask about sin_default or mul_tensor, which are there instead" in gone.stderr
+    assert not (tmp_path / "my.rules").exists()
+
+
+def test_trace_of_a_node_that_is_not_there_offers_others(here):
+    assert "did you mean swirl" in run("trace", "deep.pt2", "--node", "swirll", code=1).stderr
+    assert "0 of 0 rewrites" in run("trace", "deep.pt2", "--node", "swirl").stdout
 
 
 def test_the_environment_asks_for_the_time_of_each_rule(here, monkeypatch):

@@ -18,6 +18,11 @@ class Swirl(nn.Module):
         return swirl(x)
 
 
+class Cosine(nn.Module):
+    def forward(self, x):
+        return swirl(x.cos()).sin()
+
+
 class Doubled(nn.Module):
     def forward(self, x):
         return swirl(x) * 2.0
@@ -65,6 +70,30 @@ def test_a_lower_rule_that_does_not_apply_is_named(x, pattern, said):
     assert "no rule converts engine_tests.swirl.default" in found
     for text in ("my.mine", "the `lower` rule", *said):
         assert text in found
+
+
+def test_every_alternative_that_a_pattern_asks_for_is_named():
+    alternatives = "(aten.exp(x) | aten.neg(x) | aten.sin(aten.sin(x)))"
+    text = f"lower mine\n  match engine_tests.swirl({alternatives})\n  emit aten.relu(x)"
+    found = reason(Cosine(), FIXED, text)
+    assert "expected aten.exp.default or aten.neg.default or aten.sin.default, found %cos = aten.cos.default" in found
+
+
+def test_a_rule_that_has_the_op_inside_and_nothing_reads_it_so_is_named():
+    text = "lower mine\n  match aten.tanh(engine_tests.swirl(x))\n  emit aten.relu(x)"
+    found = reason(Cosine(), FIXED, text, builtin=True)
+    assert (
+        "the `lower` rule my.mine (my.rules:1) has the op inside its pattern, which begins at aten.tanh.default"
+        in found
+    )
+
+
+def test_a_number_of_the_run_that_is_no_whole_one_is_named():
+    text = (
+        "convert mine\n  match engine_tests.swirl(x)\n  emit trt.activation(x, type=LEAKY_RELU, alpha=dim(x, 0) * 0.5)"
+    )
+    found = reason(Swirl(), RANGED, text, builtin=True)
+    assert " * 0.5 is known only when the engine runs, and only whole numbers are computed then" in found
 
 
 def test_a_simplify_rule_that_would_not_shrink_the_graph_is_named():

@@ -1,9 +1,11 @@
 import time
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import fx
 
+import engine
 from engine.graph.canonical import canonical_arguments, canonicalise
 
 aten = torch.ops.aten
@@ -24,6 +26,37 @@ def test_defaults_are_filled_and_keyword_only_stays():
     assert kwargs == {"dtype": None}
     args, kwargs = arguments(aten.layer_norm.default, X, [4])
     assert args[1:] == ([4], None, None, 1e-05, True)
+
+
+@torch.library.custom_op("engine_canonical::stack", mutates_args=())
+def of_somebody_else(x: torch.Tensor, dim: int, axes: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
+    """Called like an op of ATen, with arguments called like its, and -1 is a factor."""
+    return x * dim * sum(axes) + len(stride)
+
+
+of_somebody_else.register_fake(lambda x, dim, axes, stride: torch.empty_like(x))
+
+
+def test_what_an_op_of_somebody_else_means_by_a_dim_only_that_op_knows():
+    op = torch.ops.engine_canonical.stack.default
+    args, _ = arguments(op, X, -1, [-1, -2], [])
+    assert args[1:] == (-1, [-1, -2], [])
+    model = torch.nn.Module()
+    model.forward = lambda x: of_somebody_else(x.relu(), -1, [-1, -2], []) + 1
+    x = torch.randn(2, 3)
+    compiled = engine.compile(model, [x], runtime="interpreter", min_block_size=1)
+    torch.testing.assert_close(compiled(x), model(x))
+    rules = """
+      lower by_minus_one
+        match engine_canonical.stack(x: floating, -1, axes: [int], stride: [int])
+        emit  aten.add.Tensor(aten.mul.Tensor(x, -sum(axes)), len(stride))
+        test  x: f32[2, 3], axes = [-1, -2], stride = []
+    """
+    ruled = engine.compile(
+        model, [x], runtime="interpreter", rules=engine.RuleSet.from_text(rules, builtin=True), min_block_size=1
+    )
+    assert ruled.report.coverage == 1
+    torch.testing.assert_close(ruled(x), model(x))
 
 
 def test_named_positional_arguments_are_placed():

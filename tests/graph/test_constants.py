@@ -9,6 +9,7 @@ from torch.export import Dim
 
 from engine.errors import EngineError
 from engine.graph.mirror import Value
+from engine.weights.recipe import recipe
 from tests.graph.build import find, mirror_of
 
 aten = torch.ops.aten
@@ -83,6 +84,29 @@ def test_unwritten_memory_is_folded_to_zeros() -> None:
     mirror = mirror_of(lambda x: x + torch.empty(3), [torch.randn(3)])
     empty = next(node for node in mirror.graph.nodes if "empty" in mirror.op(node))
     torch.testing.assert_close(mirror.constant(Value(empty)), torch.zeros(3))
+
+
+@torch.library.custom_op("engine_constants::nonempty", mutates_args=())
+def nonempty(x: torch.Tensor) -> torch.Tensor:
+    return (x != 0).to(x.dtype)
+
+
+nonempty.register_fake(torch.empty_like)
+
+
+def test_an_op_of_somebody_else_with_such_a_name_keeps_its_result() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.tensor([0.0, 2.0, 3.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + nonempty(self.table)
+
+    mirror = mirror_of(Masked(), [torch.randn(3)])
+    found = Value(find(mirror, "engine_constants.nonempty.default"))
+    torch.testing.assert_close(mirror.constant(found), torch.tensor([0.0, 1.0, 1.0]))
+    torch.testing.assert_close(recipe(mirror, found).evaluate(mirror.constants), torch.tensor([0.0, 1.0, 1.0]))
 
 
 def test_several_outputs_of_one_constant_node() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 import engine
+from engine.commands.options import PERCENT
 from engine.commands.rules.selection import in_files
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def verify(
 )  # fmt: skip
 @_SEED
 @_JOBS
-@click.option("--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 1 below this share.")
+@click.option("--fail-under", type=PERCENT, metavar="PERCENT", help="Exit with 1 below this share.")
 @click.option(
     "--json",
     "json_file",

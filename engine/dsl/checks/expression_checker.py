@@ -11,7 +11,7 @@ from engine.dsl.checks.call_checker import CallChecker
 from engine.dsl.checks.definitions import Definitions, Effects
 from engine.dsl.diagnostics import Problems
 from engine.dsl.rule import EnumToken, OpName
-from engine.dsl.vocabulary import SIGNATURES, constants, dtype_classes, dtypes, suggestion
+from engine.dsl.vocabulary import SIGNATURES, UNSAID, constants, dtype_classes, dtypes, suggestion
 
 Scope = Mapping[str, "str | None"]  # names with their sorts
 
@@ -90,6 +90,13 @@ class ExpressionChecker:
         known, sort = self.family_sort(expr.name)
         if known:
             return sort
+        if expr.name.startswith(UNSAID):
+            self.problems.report(
+                f"`{expr.name}` is a place to fill in: say what the rule emits",
+                expr.span,
+                "a `lower` rule emits ops, `aten.mul.Tensor(x, 2.0)`, a `convert` rule layers, `trt.unary(x, op=EXP)`",
+            )
+            return None
         layers = self.definitions.layers
         if expected is not None and any(name[0].isupper() for name in expected.names):
             layers.check_member(expr, expected)

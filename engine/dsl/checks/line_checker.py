@@ -40,7 +40,19 @@ def check_line(
         if same in seen and same != binding.name:
             continue  # the value of an operand before it, once more
         seen.add(binding.name)
-        if isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
+        if isinstance(binding.value, tree.Index) and _is_dtype(binding.value.value):
+            problems.report(
+                "a value behind `=` is no tensor",
+                binding.span,
+                f"of a tensor write `{binding.name}: f32[2, 3]`, with `:`",
+            )
+        elif bound.get(binding.name) == "tensor" and _is_dtype(binding.value):
+            problems.report(
+                f"`{binding.name}` is a tensor and no dtype",
+                binding.span,
+                f"write `{binding.name}: f32[2, 3]`, with `:`",
+            )
+        elif isinstance(binding.value, tree.TensorSpec | tree.ListSpec):
             _check_spec(binding.value, dims, problems)
         elif bound.get(binding.name) == "graph":
             _check_graph(binding.value, macros, problems)
@@ -49,6 +61,10 @@ def check_line(
                 _check_graph(graph, macros, problems)
         else:
             checker.sort(binding.value, dict(sizes))
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, tree.Name) and value.name in dtypes()
 
 
 def _check_graph(value: Any, macros: Mapping[str, tree.Macro], problems: Problems) -> None:

@@ -15,7 +15,7 @@ from engine.dsl.recorded.standing_in import Dtype, PyTorchNeeded, Records, stand
 from engine.storage import installed_pytorch
 
 # Part of the name of what is kept: change it with the form.
-_FORMAT = 1
+_FORMAT = 2
 # Ops of these are there once something asks for them; which ones there are is not known before.
 _PARTLY = OWN - {"aten", "prims"}
 

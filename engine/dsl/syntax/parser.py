@@ -142,7 +142,7 @@ def _diagnostic(error: UnexpectedInput, piece: str, path: str, lines: list[str])
         word = re.match(r"\w+|\S", source[column - 1 :])
         found = str(token) if token is not None else word.group() if word else " "
         width = len(found)
-        message = f"unexpected `{found}`"
+        message = f"unexpected `{found if found.isprintable() else ascii(found)[1:-1]}`"
         if found == '"':
             message, width = "this string has no end", len(source) - column + 1
     line = min(line, len(lines) or 1)
@@ -190,6 +190,8 @@ def _patterns() -> dict[str, str]:
 
 _ITEMS = ("simplify", "lower", "convert", "def", "pattern", "extern", "layer")
 _WORD = re.compile(r"\w+")
+# `x = f32[2, 3]`, up to the mistake: what follows `f32[` reads as an index.
+_GIVEN_TENSOR = re.compile(r"[^=:]=\s*(const\s+)?(bool|[fiu]\d+|bf16)\[[^]]*$")
 _CLAUSES = ("match", "when", "let", "emit", "needs", "over", "decreases", "relax", "test", "reject")
 
 
@@ -221,6 +223,8 @@ def _hint(error: UnexpectedInput, found: str, piece: str, line: int, column: int
     clause = _clause(text, found)
     if clause is not None:
         return clause
+    if _GIVEN_TENSOR.search(text):
+        return "in a test line a tensor is `x: f32[2, 3]` and any other value `k = 3`"
     known = _mistakes().get(_situation(error))
     if known is not None:
         return known

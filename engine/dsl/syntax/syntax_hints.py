@@ -43,6 +43,26 @@ MISTAKES: dict[str, list[str]] = {
         "lower r match aten.relu(x) emit (a if b)",
         "lower r match aten.relu(x) emit f(a if b, c)",
     ],
+    "several outputs are a tuple: `emit (values, indices)`": [
+        "lower r match aten.relu(x) emit x, y",
+        "lower r match aten.relu(x) emit f(x), y",
+        "lower r match aten.relu(x) emit x.0, y",
+        "lower r match aten.relu(x) emit x[0], y",
+        "lower r match aten.relu(x) emit x + 1, y",
+        "lower r match aten.relu(x) emit a if b else c, y",
+    ],
+    "what `..` stands for in a shape has no name: write `x: floating[..]`, and ask for `shape(x)`": [
+        "lower r match aten.relu(x: f32[..S])",
+        "lower r match aten.relu(x: f32[..s])",
+        "lower r match aten.relu(x: f32[A, ..s])",
+        "lower r match aten.relu(x: f32[A, ..S])",
+    ],
+    "`const` stands before a dtype or a class: `w: const floating[O, K]`, `w: const tensor`": [
+        "lower r match aten.relu(x: const)",
+        "lower r match aten.add.Tensor(x: const, y)",
+        "lower r match aten.relu(x: const[A])",
+        "lower r match aten.relu(const x)",
+    ],
     "an op pattern names its op in full: `aten.relu(x)`": [
         "lower r match relu{x}",
         "lower r match aten.add.Tensor(relu?(x), y)",

@@ -98,7 +98,10 @@ def _arithmetic(symbol: str) -> Callable[[Any, Any, Context], Any]:
             if of_sizes is not None and symints.is_symint(left) and symints.is_symint(right):
                 return modest(of_sizes(left, right))
             if not symints.is_known((left, right)):
-                raise Failed(f"{left} {symbol} {right} is not a whole number known when compiling")
+                raise Failed(
+                    f"{describe(left)} {symbol} {describe(right)} is known only when the engine runs, and only whole "
+                    "numbers are computed then"
+                )
             return modest(plain(*numbers(left, right)))
         except ZeroDivisionError:
             raise Failed("division by zero") from None
