@@ -84,6 +84,8 @@ _LINES: dict[tuple[int, int, str], tuple[str, ...]] = {
         "{v} = F.huber_loss({x}, {x} * 2, delta=0.5)",
     ),
     (0, 5, "fi"): (
+        "{v} = {x} + 0",
+        "{v} = {x} * 1",
         "{v} = {x}.clone(); {v}.clamp_(min={n})",
         "{x}.add_(1); {v} = {x} * 2",
         "{v} = {x}.cummax({d})[0]",
@@ -119,6 +121,7 @@ _LINES: dict[tuple[int, int, str], tuple[str, ...]] = {
         "{v} = F.threshold({x}, {n}, {n2})",
     ),
     (0, 5, "fib"): (
+        "{v} = {x}.clone()",
         "{v} = {x}.clone(); {v}.masked_fill_({v} > {n}, {n2})",
         "{v} = torch.masked_fill({x}, {x} == 0, {n})",
         "{v} = {x}.cumsum({d})",
