@@ -27,7 +27,7 @@ from tests.fuzz.steps import CHOICES, STEPS
 
 NAME = "programs"
 CASES = 2000
-FIXED = 18
+FIXED = 24
 
 TOGETHER = 6
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
