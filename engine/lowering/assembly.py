@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from engine.capture.state import State
-from engine.graph.aliases import aliases_of
+from engine.graph.aliases import aliases_of, memory_of
 from engine.graph.marks import TORCH_SEGMENT, WRITE
 from engine.graph.mirror import Mirror, Value
 from engine.lowering.explicit_dtypes import make_dtypes_explicit
@@ -29,6 +29,7 @@ def assemble(
     memory: ModelMemory | None = None,
     states: Sequence[State] = (),
     written: Sequence[str] = (),
+    captured_memory: Sequence[frozenset[fx.Node]] = (),
 ) -> fx.GraphModule:
     """Build the graph module that runs the segments in order.
 
@@ -40,6 +41,8 @@ def assemble(
         states: of the model, which become buffers of the module, :func:`state_buffer`.
         written: placeholders whose new values are the last outputs; the module copies these to them when all else has
             run, so that a call that fails leaves them as they were.
+        captured_memory: of each output, the nodes of the captured graph in whose memory it may lie. Where rules left
+            out the op that made a tensor of its own, the output becomes a copy.
 
     Returns:
         A module that takes the user's tensors in order and returns the flat tuple of outputs.
@@ -58,7 +61,7 @@ def assemble(
         else:
             for node in segment.nodes:
                 assembler.copy(node).meta[TORCH_SEGMENT] = segment.name
-    return assembler.finish(written)
+    return assembler.finish(written, captured_memory)
 
 
 def state_buffer(name: str) -> str:
@@ -215,7 +218,25 @@ class _Assembler:
         for place, value in zip(places, [apart(value, reading) for value in values], strict=True):
             self.graph.call_function(WRITE, (place, value)).meta.update(place.meta)
 
-    def finish(self, written: Sequence[str] = ()) -> fx.GraphModule:
+    def lay_apart(self, results: list[Any], captured: Sequence[frozenset[fx.Node]]) -> None:
+        """Copy results that lie in the memory of an input, or of another result, where the model's own do not.
+
+        Of ``x.clone()`` or ``x + 0`` nothing is left, and the caller may write to what it gets.
+        """
+        earlier: list[tuple[frozenset[fx.Node], frozenset[fx.Node]]] = []
+        for index, (result, before) in enumerate(zip(results, captured, strict=False)):
+            if not isinstance(result, fx.Node) or not isinstance(result.meta.get("val"), torch.Tensor):
+                continue
+            now = memory_of(result)
+            inputs = {node.name for node in before if node.op == "placeholder"}
+            if any(node.op == "placeholder" and node.name not in inputs for node in now) or any(
+                not now.isdisjoint(others) and not _shared(before, others_before) for others, others_before in earlier
+            ):
+                results[index] = self.copied(result)
+                now = frozenset((results[index],))
+            earlier.append((now, before))
+
+    def finish(self, written: Sequence[str] = (), captured_memory: Sequence[frozenset[fx.Node]] = ()) -> fx.GraphModule:
         results: list[Any] = []
         outputs: Any = self.mirror.graph.output_node().args[0]
         values = [self.value(self.mirror.value(output)) for output in outputs[len(outputs) - len(written) :]]
@@ -226,6 +247,7 @@ class _Assembler:
                 results.append(self.copy(output))
             else:
                 results.append(self.result(self.value(self.mirror.value(output))))
+        self.lay_apart(results, captured_memory)
         if written:
             inputs = {node.name: node for node in self.mirror.placeholders}
             self.write([self.nodes[inputs[name]] for name in written], results, values)
@@ -238,6 +260,15 @@ class _Assembler:
         # Not kept by fx.GraphModule.
         module._non_persistent_buffers_set.update(self.hidden)
         return module
+
+
+def _shared(first: frozenset[fx.Node], second: frozenset[fx.Node]) -> bool:
+    """Whether two values of the model may lie in one tensor.
+
+    A composite op (``matmul``) may give its operand, as far as is known: two are apart though both read an input.
+    """
+    common = first & second
+    return any(node.op != "placeholder" for node in common) or (len(common) == len(first) == len(second) == 1)
 
 
 __all__ = ["assemble", "state_buffer"]

@@ -35,6 +35,7 @@ from engine.errors import (
     TensorRTNotFound,
 )
 from engine.evaluator import Faults
+from engine.graph.aliases import memory_of
 from engine.graph.marks import BOUNDARY_CAST
 from engine.graph.mirror import Mirror
 from engine.inductor.description import describe_torch_segments
@@ -124,6 +125,7 @@ class Compilation:
         graph: the model's graph.
         subgraphs: the graphs inside its ops.
         memory: that of the model's tensors.
+        captured_memory: of each output, the captured nodes in whose memory it may lie.
         traced: what was captured, where other ranks are asked whether they have the same.
         partition: where each node runs, after :meth:`place`.
         choices: between right ways, where those were measured.
@@ -144,6 +146,8 @@ class Compilation:
         self.memory = ModelMemory(captured.tensors())
         # Whom it is compared with is only known where tensors are exchanged.
         self.traced = traced(captured.graph) if next(collectives(captured.graph), None) is not None else None
+        outputs: Any = captured.graph.output_node().args[0]
+        self.captured_memory = [memory_of(out) if isinstance(out, fx.Node) else frozenset() for out in outputs]
         self.mirror = Mirror(
             captured.graph,
             captured.constants,
@@ -351,6 +355,7 @@ class Compilation:
                 self.memory,
                 captured.states,
                 captured.written,
+                self.captured_memory,
             )
             weights = None
             mirrors = [self.mirror, *(graph.mirror for graph in self.subgraphs)]

@@ -122,6 +122,9 @@ def _attention(
     It cannot be a ``lower`` rule: those are applied before ``convert`` rules are tried, so that none of the ``convert``
     rules of attention would ever match.
     """
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        # PyTorch does this before it comes to that op, which would add the truths.
+        attn_mask = torch.where(attn_mask, 0.0, float("-inf")).to(query.dtype)
     output: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math.default(
         query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )[0]

@@ -31,6 +31,7 @@ FORMS = {
             (torch.bfloat16, "static"),
             (torch.float32, "batch"),
             (torch.float32, "sizes"),
+            (torch.float16, "sizes"),
         ),
     )
 }

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ OUTCOMES = {
 # place of the largest magnitude.
 _TIMES_EAGER, _UNITS = 8, 32
 _ALONE = 1e-4  # where no reference in float64 can be had
+_ROOT = Path(__file__).parents[2]
 # Of what is raised, the first lines and characters, and the line of the model.
 _LINES, _LONGEST = 2, 400
 
@@ -287,5 +289,5 @@ def words(error: Exception) -> str:
 
 
 def _short(text: str) -> str:
-    text = re.sub(r"\S*/site-packages/", "", " ".join(text.split()))
+    text = re.sub(r"\S*/site-packages/", "", " ".join(text.split())).replace(f"{_ROOT}/", "")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

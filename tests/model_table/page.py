@@ -24,6 +24,7 @@ _COLUMNS = {
     "bfloat16-static": "bfloat16",
     "float32-batch": "dynamic batch",
     "float32-sizes": "dynamic batch and sizes",
+    "float16-sizes": "dynamic batch and sizes, float16",
 }
 
 Row = dict[str, Any]
@@ -45,7 +46,7 @@ Written by `python -m tests.model_table --docs`; a test checks that it agrees wi
 
 Models of public libraries with random weights: all that torchvision registers, without its quantised copies, at the
 smallest images that they take; 80 of timm, the smallest of each family; models of transformers and diffusers in small
-configurations. Each is compiled in five forms, its engines are built, and their networks run on a CPU in the
+configurations. Each is compiled in six forms, its engines are built, and their networks run on a CPU in the
 interpreter of TensorRT networks: what is said here of values is said of that. *Whole* is one engine with every node in
 it, and values that are no farther from the model in float64 than 8 times what eager PyTorch's are in the same dtype (or
 32 units in the last place) at every size. Where a size is dynamic, both ends of its range and up to five sizes in

@@ -43,3 +43,18 @@ def test_a_constant_mask_that_leaves_a_query_none(dtype):
     mask = _triangle(dtype)
     mask[7] = False if dtype == torch.bool else -torch.inf
     assert {"SELECT", "REDUCE"} <= {*_compiled(mask)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_masks_of_truths_where_the_size_of_a_head_is_dynamic(dtype):
+    class Attention(nn.Module):
+        def forward(self, x, scores):
+            return functional.scaled_dot_product_attention(x, x, x, scores > 0)
+
+    def inputs(head):
+        return torch.randn(3, 2, 6, head).to(dtype), torch.randn(3, 2, 6, 6)
+
+    model, dims = Attention(), ({3: torch.export.Dim("head", min=2, max=9)}, None)
+    compiled = engine.compile(model, inputs(4), dynamic_shapes=dims, runtime="interpreter")
+    for head in (2, 4, 7, 9):
+        assert_agrees(compiled, model, *inputs(head), tolerance=1e-4 if dtype == torch.float32 else 2e-2)
