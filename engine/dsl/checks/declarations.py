@@ -15,6 +15,7 @@ from engine.dsl.checks.expression_checker import ExpressionChecker
 from engine.dsl.checks.layers import LayerTable
 from engine.dsl.checks.patterns.named_patterns import NamedPatterns
 from engine.dsl.diagnostics import Problems
+from engine.dsl.rule import Layer
 from engine.dsl.vocabulary import SIGNATURES, SORTS, constants, dtype_classes, dtypes, nearest, suggestion
 from engine.tensorrt import Capabilities
 
@@ -192,9 +193,39 @@ class _Declarations:
             for clause in (layer.unless, layer.accumulates):
                 if clause is not None:
                     checker.sort(clause, scope)
+            if layer.apart is not None:
+                checker.sort(layer.apart.condition, scope)
+                self._check_apart(layer, layer.apart)
             reached = self.definitions.closure(checker.effects)
             for name, span in (reached.ops | reached.layers).items():
                 self.problems.report(f"a layer declaration computes sizes and dtypes, {name} makes a tensor", span)
+
+    def _check_apart(self, layer: Layer, apart: tree.Apart) -> None:
+        checker = ExpressionChecker(self.definitions, self.problems)
+        sort = checker.sort(apart.instead, {apart.name: "tensor"})
+        if sort not in (None, "tensor"):
+            self.problems.report(f"an operand is a tensor, but this is {sorts.describe(sort)}", apart.instead.span)
+        reached = self.definitions.closure(checker.effects)
+        for name, span in (reached.ops | reached.layers).items():
+            if name != layer.name:
+                self.problems.report(f"`apart` of {layer.name} may call that layer and functions, not {name}", span)
+        layers = self.definitions.layers
+        for made in apart.layers:
+            found = layers.items.get(made.layer)
+            if found is None:
+                hint = suggestion(made.layer, layers.items)
+                self.problems.report(f"there is no layer `{made.layer}`", made.span, hint)
+                continue
+            enums = [
+                p.type
+                for p in found.parameters
+                if p.type is not None and p.type.names[:1] and p.type.names[0][0].isupper()
+            ]
+            if made.members and not enums:
+                self.problems.report(f"{made.layer} has no attribute that is a member of an enum", made.span)
+            for member in made.members:
+                for kind in enums[:1]:
+                    layers.check_member(member, kind)
 
 
 def _rotated(cycle: list[str]) -> list[str]:
