@@ -181,7 +181,8 @@ class LayerEmission:
             return value
         context = Context(emitter.context.mirror, {call.layer.name: call.layer}, {})
         instead = evaluate(apart.instead, {apart.name: value}, context)
-        assert isinstance(instead, CallOutput)  # the checker saw that it calls this layer
+        # The checker saw that it calls this layer.
+        assert isinstance(instead, CallOutput) and isinstance(instead.call, LayerCall)
         between = LayerEmission(emitter, instead.call, self._tile, self._made, self._written)
         self._made[id(instead.call)] = between.add()
         return instead

@@ -216,16 +216,13 @@ class _Declarations:
                 hint = suggestion(made.layer, layers.items)
                 self.problems.report(f"there is no layer `{made.layer}`", made.span, hint)
                 continue
-            enums = [
-                p.type
-                for p in found.parameters
-                if p.type is not None and p.type.names[:1] and p.type.names[0][0].isupper()
-            ]
-            if made.members and not enums:
+            types = (parameter.type for parameter in found.parameters)
+            enum = next((kind for kind in types if kind is not None and "".join(kind.names)[:1].isupper()), None)
+            if enum is None and made.members:
                 self.problems.report(f"{made.layer} has no attribute that is a member of an enum", made.span)
-            for member in made.members:
-                for kind in enums[:1]:
-                    layers.check_member(member, kind)
+            elif enum is not None:
+                for member in made.members:
+                    layers.check_member(member, enum)
 
 
 def _rotated(cycle: list[str]) -> list[str]:

@@ -178,8 +178,8 @@ class MadeBy(Node):
 class Apart(Node):
     """``apart x as instead when condition after layers``: operands that a layer must not get from others at once.
 
-    ``layers`` begins with the one that made the operand and goes on with one of those before it. Such an operand, called
-    ``name``, is given as ``instead``.
+    ``layers`` begins with the one that made the operand and goes on with one of those before it. Such an operand,
+    called ``name``, is given as ``instead``.
     """
 
     name: str
