@@ -20,6 +20,8 @@ from engine.conversion.layer_emission import LayerEmission, metadata
 from engine.conversion.scope import Mismatch, NetworkScope, Rejected, mismatch
 from engine.conversion.shapes import ShapeTensors
 from engine.conversion.weights import Origin
+from engine.dsl.rule import EnumToken
+from engine.dsl.tree import MadeBy
 from engine.dtypes import DTYPES
 from engine.errors import ConversionError
 from engine.evaluator import Context
@@ -87,6 +89,7 @@ class Emitter:
         around: Emitter | None = None,
     ) -> None:
         self.tensors: dict[Value, Any] = {}
+        self._outputs: dict[Value, AbstractTensor] = {}  # what made those of them that tiles gave
         self.frozen: list[FrozenConstant] = [] if around is None else around.frozen
         self._origins: dict[Value, Origin | None] = {}
         self._refittable = refittable
@@ -132,6 +135,7 @@ class Emitter:
                     tensor = self.resolve(output, made, written)
                     self._check_result(value, tensor)
                     self.tensors[value] = tensor
+                    self._outputs[value] = output
         except (Rejected, Failed) as refused:
             raise TileRejected(tile, what, str(refused)) from refused
         except TileRejected:
@@ -221,6 +225,22 @@ class Emitter:
         if id(tensor) not in written:
             written[id(tensor)] = self._written.tensor(tensor)
         return written[id(tensor)]
+
+    def was_made_by(self, tensor: AbstractTensor, layers: Sequence[MadeBy]) -> bool:
+        """Whether the first of these layers gave a tensor, the next one an operand of that, and so on."""
+        if not layers or (layers[0].optional and self.was_made_by(tensor, layers[1:])):
+            return True
+        while isinstance(tensor, Captured) and tensor.value in self._outputs:
+            tensor = self._outputs[tensor.value]
+        call = tensor.call if isinstance(tensor, CallOutput) else None
+        if not isinstance(call, LayerCall) or call.layer.name != layers[0].layer:
+            return False
+        members = [member.name for member in layers[0].members]
+        values = call.values.values()
+        if members and not any(isinstance(value, EnumToken) and value.name in members for value in values):
+            return False
+        operands = [value for value in values if isinstance(value, AbstractTensor)]
+        return len(layers) == 1 or any(self.was_made_by(operand, layers[1:]) for operand in operands)
 
     def weights(self, tensor: AbstractTensor) -> Any:
         """``trt.Weights`` of a constant."""

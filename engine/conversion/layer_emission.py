@@ -12,9 +12,10 @@ from engine.conversion.scope import Rejected
 from engine.dsl import tree
 from engine.dsl.rule import EnumToken
 from engine.dtypes import DTYPES
-from engine.evaluator import evaluate
+from engine.evaluator import Context, evaluate
 from engine.evaluator.plan import (
     AbstractTensor,
+    CallOutput,
     LayerCall,
 )
 from engine.graph import provenance
@@ -168,7 +169,23 @@ class LayerEmission:
         return _plain(value)
 
     def _tensor(self, value: AbstractTensor) -> Any:
-        return self._emitter.resolve(value, self._made, self._written)
+        return self._emitter.resolve(self._apart(value), self._made, self._written)
+
+    def _apart(self, value: AbstractTensor) -> AbstractTensor:
+        """An operand, behind a layer that changes nothing where TensorRT would join what must stay apart."""
+        call, emitter = self._call, self._emitter
+        apart = call.layer.apart
+        if apart is None or not emitter.was_made_by(value, apart.layers):
+            return value
+        if evaluate(apart.condition, dict(call.values), emitter.context) is not True:
+            return value
+        context = Context(emitter.context.mirror, {call.layer.name: call.layer}, {})
+        instead = evaluate(apart.instead, {apart.name: value}, context)
+        # The checker saw that it calls this layer.
+        assert isinstance(instead, CallOutput) and isinstance(instead.call, LayerCall)
+        between = LayerEmission(emitter, instead.call, self._tile, self._made, self._written)
+        self._made[id(instead.call)] = between.add()
+        return instead
 
     def _weights(self, value: AbstractTensor) -> Any:
         return self._emitter.weights(value)

@@ -18,7 +18,7 @@ from engine.dsl.vocabulary import dtype_names, dtypes
 from engine.errors import Span
 
 # Part of the cache's key: change it with the format.
-FORMAT = 8
+FORMAT = 9
 
 _TUPLE, _DTYPE, _ENUM, _OP, _MAP = -1, -2, -3, -4, -5
 _CLASSES: tuple[type, ...] = (

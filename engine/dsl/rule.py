@@ -199,6 +199,7 @@ class Layer(tree.Compilable):
     gives: tuple[tuple[tree.Expr, tree.Expr] | None, ...]
     via: tree.Call
     unless: tree.Expr | None
+    apart: tree.Apart | None
     accumulates: tree.Expr | None
     since: tuple[int, int] | None
     until: tuple[int, int] | None

@@ -7,7 +7,7 @@ from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation
 
 ITEMS = ("simplify", "lower", "convert", "def", "pattern", "extern", "layer")
 CLAUSES = ("match", "when", "let", "emit", "needs", "over", "decreases", "relax", "test", "reject")
-OF_LAYERS = ("gives", "unless", "accumulates", "via", "since", "until", "as")
+OF_LAYERS = ("gives", "unless", "apart", "after", "accumulates", "via", "since", "until", "as")
 OPERATORS = ("if", "else", "for", "in", "and", "or", "not", "is")
 CONSTANTS = ("true", "false", "none", "inf", "pi", "nan")
 MODIFIERS = ("const", "static", "parameter", "expanded", "written")

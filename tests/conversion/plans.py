@@ -41,6 +41,7 @@ def layer_of(item: tree.LayerItem) -> Layer:
         item.gives,
         item.via,
         item.unless,
+        item.apart,
         item.accumulates,
         version(item.since),
         version(item.until),

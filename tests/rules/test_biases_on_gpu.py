@@ -1,9 +1,6 @@
-"""A bias is never lost: products with a bias and an activation behind them, of small and of uneven sizes.
+"""A bias is never lost: products with a bias and an activation behind them, and what models do with those.
 
-On an H200, TensorRT-RTX 1.6.1 added the bias of `relu(x @ weight.T + bias)` of [3, 4] and [4, 4] in float32 to no row
-but, perhaps, the first, as its release 1.4 does in kernels of one shape. The plan holds one product with bias and relu,
-which is as it should be; the kernel is chosen when the engine is loaded. It showed where a vector that the engine
-computes scales the result: of a layer and its relu alone TensorRT makes elementwise kernels at this size.
+TensorRT-RTX 1.6.1 loses it on an H200 where the activation is multiplied at once (see `apart` in `rules/layers.rules`).
 """
 
 import itertools
@@ -48,3 +45,42 @@ def test_a_bias_is_never_lost(activation, dtype):
         except AssertionError:
             wrong.append((rows, inputs, outputs))
     assert not wrong
+
+
+class Multiplied(nn.Module):
+    """Each way in which models multiply what an activation of a layer gives."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.linear = nn.Linear(8, 16)
+        self.gate = nn.Linear(8, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.norm.running_mean = torch.randn(16)
+        self.activation = activation
+
+    def forward(self, x, scale):
+        h = self.activation(self.linear(x))
+        return (
+            h * scale,
+            h * h,
+            h.pow(2),
+            h * 0.5,
+            h / scale,
+            h * self.gate(x),
+            self.norm(h),
+            h.square() + h,
+            -h * scale,
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [5, 70])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, "relu6", "tanh", "gelu_tanh"])
+def test_what_is_multiplied_keeps_its_bias(activation, rows, dtype):
+    others = {"relu6": functional.relu6, "tanh": torch.tanh, "gelu_tanh": nn.GELU("tanh")}
+    torch.manual_seed(0)
+    model = Multiplied((ACTIVATIONS | others)[activation]).eval().cuda().to(dtype)
+    args = (torch.randn(rows, 8, device="cuda").to(dtype), torch.rand(16, device="cuda").to(dtype) + 0.5)
+    compiled = engine.compile(model, args, min_block_size=1, require_full_compilation=True)
+    assert_agrees(compiled, model, *args, tolerance=2e-2)

@@ -15,6 +15,7 @@ from engine.dsl.checks.expression_checker import ExpressionChecker
 from engine.dsl.checks.layers import LayerTable
 from engine.dsl.checks.patterns.named_patterns import NamedPatterns
 from engine.dsl.diagnostics import Problems
+from engine.dsl.rule import Layer
 from engine.dsl.vocabulary import SIGNATURES, SORTS, constants, dtype_classes, dtypes, nearest, suggestion
 from engine.tensorrt import Capabilities
 
@@ -192,9 +193,36 @@ class _Declarations:
             for clause in (layer.unless, layer.accumulates):
                 if clause is not None:
                     checker.sort(clause, scope)
+            if layer.apart is not None:
+                checker.sort(layer.apart.condition, scope)
+                self._check_apart(layer, layer.apart)
             reached = self.definitions.closure(checker.effects)
             for name, span in (reached.ops | reached.layers).items():
                 self.problems.report(f"a layer declaration computes sizes and dtypes, {name} makes a tensor", span)
+
+    def _check_apart(self, layer: Layer, apart: tree.Apart) -> None:
+        checker = ExpressionChecker(self.definitions, self.problems)
+        sort = checker.sort(apart.instead, {apart.name: "tensor"})
+        if sort not in (None, "tensor"):
+            self.problems.report(f"an operand is a tensor, but this is {sorts.describe(sort)}", apart.instead.span)
+        reached = self.definitions.closure(checker.effects)
+        for name, span in (reached.ops | reached.layers).items():
+            if name != layer.name:
+                self.problems.report(f"`apart` of {layer.name} may call that layer and functions, not {name}", span)
+        layers = self.definitions.layers
+        for made in apart.layers:
+            found = layers.items.get(made.layer)
+            if found is None:
+                hint = suggestion(made.layer, layers.items)
+                self.problems.report(f"there is no layer `{made.layer}`", made.span, hint)
+                continue
+            types = (parameter.type for parameter in found.parameters)
+            enum = next((kind for kind in types if kind is not None and "".join(kind.names)[:1].isupper()), None)
+            if enum is None and made.members:
+                self.problems.report(f"{made.layer} has no attribute that is a member of an enum", made.span)
+            elif enum is not None:
+                for member in made.members:
+                    layers.check_member(member, enum)
 
 
 def _rotated(cycle: list[str]) -> list[str]:

@@ -216,6 +216,7 @@ def _layer(item: tree.LayerItem) -> Layer:
         item.gives,
         item.via,
         item.unless,
+        item.apart,
         item.accumulates,
         None if item.since is None else needs.parse_version(item.since),
         None if item.until is None else needs.parse_version(item.until),

@@ -342,6 +342,17 @@ class Layout:
         lines = [Break() if i % 2 == 0 else self.with_spaces(groups[i // 2]) for i in range(2 * len(groups))]
         return join(head, Nest(join(*lines)))
 
+    def apart(self, branch: Branch) -> Document:
+        """`apart x as instead when condition after layers`, broken before `when` and `after`."""
+        groups: list[list[Branch]] = [[]]
+        for part in children(branch):
+            if isinstance(part, Token) and part.type in ("WHEN", "AFTER"):
+                groups.append([])
+            groups[-1].append(part)
+        instead, condition, (after, *layers) = groups
+        following = join(self.word(after), " ", Fill(self.items(layers)))
+        return Nest(Fill([self.with_spaces(instead), self.with_spaces(condition), following]))
+
     def listed(self, branch: Branch) -> Document:
         """A list of the clauses of a layer: `gives (..), none`, or the outputs."""
         given = children(branch)
@@ -385,6 +396,7 @@ _LAYOUTS: dict[str, Callable[[Layout, Branch], Document]] = {
     "capture": Layout.binding,
     "closed_capture": Layout.binding,
     "alternatives": Layout.alternatives,
+    "apart": Layout.apart,
     "operations": Layout.operations,
     "conditional": Layout.conditional,
     "slice": Layout.slice,

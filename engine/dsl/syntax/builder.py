@@ -186,7 +186,7 @@ class Builder(ExpressionBuilder):
         )
 
     def _layer(self, branch: Branch) -> tree.LayerItem:
-        name, *parameters, outputs, gives, unless, accumulates, via, since, until = branch.children
+        name, *parameters, outputs, gives, unless, apart, accumulates, via, since, until = branch.children
         built: list[tree.Parameter] = []
         attribute = False
         for parameter in parameters:
@@ -230,10 +230,24 @@ class Builder(ExpressionBuilder):
             tuple(given),
             call,
             None if unless is None else self.expr(unless.children[0]),
+            None if apart is None else self._apart(apart),
             None if accumulates is None else self.expr(accumulates.children[0]),
             None if since is None else str(since.children[0]),
             None if until is None else str(until.children[0]),
         )
+
+    def _apart(self, branch: Branch) -> tree.Apart:
+        name, instead, condition, *layers = branch.children
+        made = tuple(
+            tree.MadeBy(
+                self.span(layer),
+                str(layer.children[0]),
+                tuple(tree.Upper(self.span(part), str(part)) for part in layer.children[2:] if part is not None),
+                layer.children[1] is not None,
+            )
+            for layer in layers
+        )
+        return tree.Apart(self.span(branch), str(name), self.expr(instead), self.expr(condition), made)
 
 
 _MISSING_CLAUSE = {

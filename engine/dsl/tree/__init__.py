@@ -27,6 +27,7 @@ from engine.dsl.tree.expressions import (
     Upper,
 )
 from engine.dsl.tree.items import (
+    Apart,
     Binding,
     Extern,
     Family,
@@ -36,6 +37,7 @@ from engine.dsl.tree.items import (
     Let,
     ListSpec,
     Macro,
+    MadeBy,
     OperandSpec,
     Parameter,
     PatternItem,
@@ -61,6 +63,7 @@ from engine.dsl.tree.types import Dim, Type
 __all__ = [
     "Alternative",
     "Alternatives",
+    "Apart",
     "Approximate",
     "Binary",
     "Binding",
@@ -86,6 +89,7 @@ __all__ = [
     "ListSpec",
     "Literal",
     "Macro",
+    "MadeBy",
     "Name",
     "Named",
     "Node",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.dsl.tree.expressions import Call, Expr, Literal, Target
+from engine.dsl.tree.expressions import Call, Expr, Literal, Target, Upper
 from engine.dsl.tree.node import Node
 from engine.dsl.tree.patterns import Pattern
 from engine.dsl.tree.types import Dim, Type
@@ -163,11 +163,38 @@ class Extern(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class MadeBy(Node):
+    """``trt.name(MEMBER|MEMBER)``: a layer that has one of these enum members; any call of it where none is named.
+
+    ``trt.name?`` may be left out.
+    """
+
+    layer: str
+    members: tuple[Upper, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Apart(Node):
+    """``apart x as instead when condition after layers``: operands that a layer must not get from others at once.
+
+    ``layers`` begins with the one that made the operand and goes on with one of those before it. Such an operand,
+    called ``name``, is given as ``instead``.
+    """
+
+    name: str
+    instead: Expr
+    condition: Expr
+    layers: tuple[MadeBy, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LayerItem(Node):
     """``layer trt.name(inputs, *, attributes) -> outputs via add_name(...)``.
 
     ``gives`` holds one ``(shape, dtype)`` expression pair per output, or None where the declaration is silent.
-    ``unless`` says of which operands TensorRT makes a wrong engine, ``accumulates`` in which dtype sums are kept.
+    ``unless`` says of which operands TensorRT makes a wrong engine, ``apart`` after which layers it does,
+    ``accumulates`` in which dtype sums are kept.
     """
 
     name: str
@@ -176,6 +203,7 @@ class LayerItem(Node):
     gives: tuple[tuple[Expr, Expr] | None, ...]
     via: Call
     unless: Expr | None = None
+    apart: Apart | None = None
     accumulates: Expr | None = None
     since: str | None = None
     until: str | None = None
@@ -196,6 +224,7 @@ class File:
 
 
 __all__ = [
+    "Apart",
     "Binding",
     "Extern",
     "Family",
@@ -205,6 +234,7 @@ __all__ = [
     "Let",
     "ListSpec",
     "Macro",
+    "MadeBy",
     "OperandSpec",
     "Parameter",
     "PatternItem",
