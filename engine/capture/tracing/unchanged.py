@@ -86,9 +86,16 @@ class _Held:
         stack = [root]
         while stack:
             value = stack.pop()
-            if self._values and type(value) is torch.Tensor and id(value) not in self._seen:
+            if (
+                type(value) is torch.Tensor
+                and id(value) not in self._seen
+                and (self._values or _may_be_computed(value))
+            ):
                 self._seen[id(value)] = value
-                self._restorers.append(functools.partial(_restore_values, value, value.clone()))
+                if self._values:
+                    self._restorers.append(functools.partial(_restore_values, value, value.clone()))
+                else:
+                    self._restorers.append(functools.partial(_restore_written, value, value.clone(), value._version))
             if not issubclass(type(value), _ATOMS) and id(value) not in self._seen:
                 self._seen[id(value)] = value
                 stack.extend(self._note(value))
@@ -207,6 +214,16 @@ def _restore_class(cls: type, before: dict[str, Any]) -> None:
             type.__delattr__(cls, name)
         else:
             type.__setattr__(cls, name, was)
+
+
+def _may_be_computed(tensor: torch.Tensor) -> bool:
+    """Whether tracing may write to a tensor: it computes with numbers that no module registers as it goes (2.13)."""
+    return tensor.numel() == 1 and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_inference())
+
+
+def _restore_written(tensor: torch.Tensor, values: torch.Tensor, version: int) -> None:
+    if tensor._version != version:
+        _restore_values(tensor, values)
 
 
 def _restore_values(tensor: torch.Tensor, values: torch.Tensor) -> None:
