@@ -18,7 +18,7 @@ from engine.runtime.records.metadata import check_here, module_of, record_of
 from engine.runtime.records.record import EngineRecord
 from engine.storage import strict_json
 from engine.storage.regular_file import open_regular, read_regular
-from engine.storage.unnamed_file import read_kept
+from engine.storage.unnamed_file import read_kept, release
 from engine.storage.whole_file import replacing
 from engine.tensorrt import load as load_tensorrt
 from engine.tensorrt.logger import capturing_logger, error_texts
@@ -80,6 +80,7 @@ def read_plan(path: str | os.PathLike[str], *, runtime: str, device: torch.devic
     if beside.exists():
         with reading(beside):
             record = _record(plan, beside)
+            release(plan)
             if torch.cuda.is_available() and runtime != "interpreter":
                 check_here(record, device)
             module = module_of(record, runtime=runtime)

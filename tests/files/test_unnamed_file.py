@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import engine
 from engine.errors import FileError
 from engine.files.archive import Reader, Writer
+from engine.files.module_file import read_records
+from engine.runtime import TorchTensorRTModule
+from engine.runtime.records.metadata import record_of
 from engine.storage import unnamed_file
 from engine.storage.unnamed_file import SMALL, has_room, kept, read_kept, release
 
@@ -80,3 +84,26 @@ def test_without_room_it_stays_in_memory(monkeypatch):
     file.seek(4)
     assert read_kept(file, len(LARGE)) == LARGE
     assert not has_room(1 << 62)
+
+
+def test_large_plans_are_mapped(tmp_path):
+    path = tmp_path / "a.plan"
+    engine.save(TorchTensorRTModule(LARGE, ["x"], ["y"], name="large", runtime="python"), path)
+    loaded = engine.load(path, runtime="python")
+    assert isinstance(loaded.plan.obj, mmap.mmap)
+    engine.save(loaded, tmp_path / "b.plan")
+    assert (tmp_path / "b.plan").read_bytes() == path.read_bytes() == LARGE
+
+
+def test_large_plans_of_archives_are_mapped(tmp_path):
+    module = TorchTensorRTModule(LARGE, ["x"], ["y"], name="large", runtime="python")
+    fields = record_of(module, tensorrt="", compute_capabilities=()).replace(engine=b"").to_fields()
+    fields[3] = "data/constants/engine_0.plan"
+    path = tmp_path / "a.pt2"
+    with path.open("w+b") as file, Writer(file) as writer:
+        writer.add_bytes(fields[3], LARGE)
+        writer.finish({"engines": [fields]})
+    with Reader(path) as reader:
+        (record,) = read_records(reader)
+    assert isinstance(record.engine.obj, mmap.mmap)
+    assert record.engine == LARGE
