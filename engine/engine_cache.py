@@ -24,6 +24,7 @@ from engine.errors import FileError, RefitError
 from engine.storage import strict_json
 from engine.storage.cache_folder import ABANDONED, locked, mark_as_written, remove_old
 from engine.storage.regular_file import open_regular
+from engine.storage.unnamed_file import read_kept, release
 
 if TYPE_CHECKING:
     from engine.conversion import BuiltNetwork
@@ -192,11 +193,13 @@ def _read(key: str, file: IO[bytes]) -> Entry:
         raise Damaged(f"its header cannot be read: {type(error).__name__}: {error}") from None
     if kept != key:
         raise Damaged(f"it is the entry {kept[:80]}")
-    plan = file.read()
-    if len(plan) != size:
-        raise Damaged(f"it holds {len(plan)} bytes of an engine of {str(size)[:40]}")
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if left != size:
+        raise Damaged(f"it holds {left} bytes of an engine of {str(size)[:40]}")
+    plan = read_kept(file, size)
     if digests([plan]) != [expected]:
         raise Damaged("the engine in it is not what was written")
+    release(plan)
     return Entry(plan, weights, tuple(loads))
 
 

@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from engine.capture.complex_numbers import make_complex_numbers_tensors
 from engine.capture.functional.program import FunctionalProgram
-from engine.capture.memory import overlap
+from engine.capture.memory import by_memory, overlap
 from engine.capture.state import State
 from engine.capture.strided import lay_out_strided
 from engine.errors import CaptureError
@@ -193,8 +193,9 @@ def _writes(program: ExportedProgram | FunctionalProgram) -> dict[str, str]:
 def _check_apart(states: Sequence[State], constants: Sequence[tuple[str, torch.Tensor]]) -> None:
     """Raises ``CaptureError`` for a state that shares memory with something else that the model holds."""
     others = [*((state.name, state.tensor) for state in states), *constants]
+    near = by_memory(dict(enumerate(tensor for _, tensor in others))) if states else {}
     for position, state in enumerate(states):
-        for name, tensor in others[position + 1 :]:
+        for name, tensor in (others[other] for other in near[position] if other > position):
             if overlap(state.tensor, tensor):
                 raise CaptureError(
                     f"the model writes to {state.name!r}, which shares its memory with {name!r}, and the program takes "

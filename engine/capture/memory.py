@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -28,6 +31,21 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
     return start < last and first < end
 
 
+_Key = TypeVar("_Key")
+
+
+def by_memory(tensors: Mapping[_Key, torch.Tensor]) -> dict[_Key, list[_Key]]:
+    """For each of some tensors those whose storage is its own, itself among them, in their order.
+
+    Others overlap none of it, so that who asks for overlaps need not compare every pair.
+    """
+    together: dict[object, list[_Key]] = {}
+    for key, tensor in tensors.items():
+        place = _place(tensor)
+        together.setdefault(("alone", id(tensor)) if place is None else place, []).append(key)
+    return {key: keys for keys in together.values() for key in keys}
+
+
 def _place(tensor: torch.Tensor) -> int | None:
     """The address of a tensor's storage; None where it has none."""
     if isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
@@ -45,4 +63,4 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * tensor.element_size()
 
 
-__all__ = ["overlap", "same_view"]
+__all__ = ["by_memory", "overlap", "same_view"]

@@ -24,6 +24,7 @@ import torch
 from engine.errors import FileError
 from engine.storage import strict_json
 from engine.storage.regular_file import open_regular
+from engine.storage.unnamed_file import read_kept, release
 
 MANIFEST = "extra/engine.json"
 _ROOT = "archive/"
@@ -191,7 +192,7 @@ class Reader:
         self._file.seek(start)
         return length
 
-    def _compare(self, name: str, data: bytes | bytearray) -> None:
+    def _compare(self, name: str, data: bytes | bytearray | memoryview) -> None:
         entry = self._members.get(name)
         if not isinstance(entry, dict):
             raise self._damaged(f"the member {name!r} is missing")
@@ -202,6 +203,13 @@ class Reader:
         """The content of a member, after its SHA-256 was compared."""
         data = self._file.read(self._span(name))
         self._compare(name, data)
+        return data
+
+    def read_kept(self, name: str) -> bytes | memoryview:
+        """Like `read`; much of it lies in a file without a name, and not in memory."""
+        data = read_kept(self._file, self._span(name))
+        self._compare(name, data)
+        release(data)
         return data
 
     def read_writable(self, name: str) -> bytearray:

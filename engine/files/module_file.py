@@ -33,6 +33,7 @@ from engine.runtime.records.metadata import check_here, module_of, record_of
 from engine.runtime.records.record import EngineRecord
 from engine.runtime.records.specs import read_dtype, write_dtype
 from engine.storage.packed_text import pack, unpack
+from engine.storage.unnamed_file import kept
 from engine.storage.whole_file import replacing
 
 _LOG = logging.getLogger("engine.files")
@@ -315,10 +316,10 @@ def read_records(reader: Reader) -> list[EngineRecord]:
     for index, fields in enumerate(_list_of(reader.manifest, "engines", list)):
         if len(fields) < 4 or fields[3] != f"data/constants/engine_{index}.plan":
             raise FileError(f"the record of engine {index} is damaged")
-        plan = reader.read(fields[3])
+        plan = reader.read_kept(fields[3])
         if fields[3] in packed:
             try:
-                plan = unpack(plan, packed[fields[3]])
+                plan = kept(unpack(plan, packed[fields[3]]))
             except ValueError as error:
                 raise FileError(f"the plan of engine {index} is damaged: {error}") from None
         record = EngineRecord.from_fields([*fields[:3], plan, *fields[4:]])

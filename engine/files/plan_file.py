@@ -17,7 +17,8 @@ from engine.runtime.engines.bindings import binding_names
 from engine.runtime.records.metadata import check_here, module_of, record_of
 from engine.runtime.records.record import EngineRecord
 from engine.storage import strict_json
-from engine.storage.regular_file import read_regular
+from engine.storage.regular_file import open_regular, read_regular
+from engine.storage.unnamed_file import read_kept, release
 from engine.storage.whole_file import replacing
 from engine.tensorrt import load as load_tensorrt
 from engine.tensorrt.logger import capturing_logger, error_texts
@@ -71,13 +72,15 @@ def read_plan(path: str | os.PathLike[str], *, runtime: str, device: torch.devic
         EngineLoadError: TensorRT does not load the plan.
         RuntimeUnavailable: there is no sidecar and no GPU.
     """
-    plan = read_regular(path)
+    with open_regular(path) as file:
+        plan = read_kept(file, os.fstat(file.fileno()).st_size)
     if not plan:
         raise FileError(f"{path} is empty")
     beside = sidecar_path(path)
     if beside.exists():
         with reading(beside):
             record = _record(plan, beside)
+            release(plan)
             if torch.cuda.is_available() and runtime != "interpreter":
                 check_here(record, device)
             module = module_of(record, runtime=runtime)
@@ -87,7 +90,7 @@ def read_plan(path: str | os.PathLike[str], *, runtime: str, device: torch.devic
     return module.to(device) if device is not None else module
 
 
-def _record(plan: bytes, path: Path) -> EngineRecord:
+def _record(plan: bytes | memoryview, path: Path) -> EngineRecord:
     content = read_regular(path)
     with reading(path):
         try:
@@ -133,7 +136,9 @@ def describe_record(record: EngineRecord) -> dict[str, Any]:
     }
 
 
-def _names(path: str | os.PathLike[str], plan: bytes, device: torch.device | None) -> tuple[list[str], list[str]]:
+def _names(
+    path: str | os.PathLike[str], plan: bytes | memoryview, device: torch.device | None
+) -> tuple[list[str], list[str]]:
     if not torch.cuda.is_available():
         raise RuntimeUnavailable(
             f"{path} has no sidecar ({sidecar_path(path).name}) with the names of its inputs and outputs, and without "

@@ -18,7 +18,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
-from engine.capture.functional.views import is_composite
+from engine.capture.functional.views import Lies, is_composite, place_of_operand
 from engine.rewriter.decomposition import Call, Recorder, Undecomposable, without_new_guards
 from engine.sizes import normal
 
@@ -63,6 +63,28 @@ def is_taken_apart(op: Any) -> bool:
 
 # What PyTorch takes apart because of what it does while a model is trained, and rules take.
 _WHOLE = frozenset({torch.ops.aten.batch_norm.default})
+
+
+def lies_by_steps(steps: Steps, operand: int) -> Lies:
+    """How what a composite op gives lies in the memory of one of its operands, by the schemas of what it calls.
+
+    Args:
+        operand: its place, as :class:`Ref` counts.
+    """
+    found, how = steps.result, Lies.THERE
+    while found.step >= 0:
+        step = steps.steps[found.step]
+        results = step.op._schema.returns
+        # A list of tensors is one result.
+        result = results[found.place if found.place is not None and len(results) > 1 else 0]
+        if result.alias_info is None:
+            return Lies.APART
+        place = place_of_operand(step.op)
+        source = step.args[place] if place is not None and place < len(step.args) else None
+        if not isinstance(source, Ref):
+            return Lies.UNKNOWN
+        found, how = source, Lies.WITHIN
+    return how if found.place == operand else Lies.UNKNOWN
 
 
 class Composites:
@@ -181,4 +203,4 @@ def _whole(result: Any, places: dict[int, Ref], steps: list[Step]) -> Ref | None
     return Ref(first.step, None) if same else None
 
 
-__all__ = ["Composites", "Ref", "Size", "Step", "Steps", "is_taken_apart", "operands_of"]
+__all__ = ["Composites", "Ref", "Size", "Step", "Steps", "is_taken_apart", "lies_by_steps", "operands_of"]

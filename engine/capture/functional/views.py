@@ -55,7 +55,7 @@ def operand_of_view(node: fx.Node) -> fx.Node | None:
     if op is operator.getitem:
         found = node.args[0]
         return found if isinstance(found, fx.Node) else None
-    position = _operand(op) if isinstance(op, OpOverload) else None
+    position = place_of_operand(op) if isinstance(op, OpOverload) else None
     if position is None or position >= len(node.args):
         return None
     operand = node.args[position]
@@ -63,7 +63,7 @@ def operand_of_view(node: fx.Node) -> fx.Node | None:
 
 
 @cache
-def _operand(op: OpOverload) -> int | None:
+def place_of_operand(op: OpOverload) -> int | None:
     """The argument of an op that its results may be views of."""
     results = [result.alias_info for result in op._schema.returns if result.alias_info is not None]
     sets = {name for result in results for name in result.before_set}
@@ -178,4 +178,13 @@ def _rank(node: fx.Node) -> int | None:
     return value.dim() if isinstance(value, torch.Tensor) else None
 
 
-__all__ = ["Lies", "is_composite", "is_trained", "lies", "operand_of_view", "shares_storage", "written_back"]
+__all__ = [
+    "Lies",
+    "is_composite",
+    "is_trained",
+    "lies",
+    "operand_of_view",
+    "place_of_operand",
+    "shares_storage",
+    "written_back",
+]

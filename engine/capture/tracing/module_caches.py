@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 _CACHE = type(functools.lru_cache(lambda: None))
 _CONTAINERS = (dict, list, set)
+_ATOMS = frozenset({type(None), bool, int, float, str, bytes, type, types.FunctionType, types.BuiltinFunctionType})
 _METHODS = (classmethod, staticmethod)
 _NAMING_THEIR_MODULE = (types.FunctionType, _CACHE, type)
 _OURS = __name__.partition(".")[0]
@@ -102,8 +103,13 @@ def _has_fakes(value: Any, depth: int = _DEPTH) -> bool:
     if not depth:
         return False
     if issubclass(kind, dict):
-        return any(_has_fakes(item, depth - 1) for item in list(dict.values(value)))
-    return issubclass(kind, list | tuple | set) and any(_has_fakes(item, depth - 1) for item in list(value))
+        items = list(dict.values(value))
+    elif issubclass(kind, list | tuple | set):
+        items = list(value)
+    else:
+        return False
+    # Names, numbers and functions are most of what modules hold.
+    return any(type(item) not in _ATOMS and _has_fakes(item, depth - 1) for item in items)
 
 
 __all__ = ["cleared_of_fakes"]

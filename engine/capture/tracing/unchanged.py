@@ -43,7 +43,8 @@ def unchanged(model: Any, *, values: bool = False) -> Iterator[None]:
     what the model's code keeps elsewhere (global variables, ``functools.lru_cache``), fake tensors are taken out.
 
     Args:
-        values: the model computes: put back the values of tensors that are neither parameters nor buffers, too.
+        values: the model computes: put back the values of all tensors that are no parameters; else only of those of one
+            element that were written to.
     """
     held = _Held(values)
     if isinstance(model, nn.Module):
@@ -86,9 +87,8 @@ class _Held:
         stack = [root]
         while stack:
             value = stack.pop()
-            if self._values and type(value) is torch.Tensor and id(value) not in self._seen:
-                self._seen[id(value)] = value
-                self._restorers.append(functools.partial(_restore_values, value, value.clone()))
+            if type(value) is torch.Tensor and id(value) not in self._seen:
+                self._note_tensor(value)
             if not issubclass(type(value), _ATOMS) and id(value) not in self._seen:
                 self._seen[id(value)] = value
                 stack.extend(self._note(value))
@@ -97,6 +97,14 @@ class _Held:
         """Put everything back."""
         for restore in self._restorers:
             restore()
+
+    def _note_tensor(self, value: torch.Tensor) -> None:
+        if self._values:
+            self._seen[id(value)] = value
+            self._restorers.append(functools.partial(_restore_values, value, value.clone()))
+        elif _may_be_computed(value):
+            self._seen[id(value)] = value
+            self._restorers.append(functools.partial(_restore_written, value, value.clone(), value._version))
 
     def _note(self, value: Any) -> Iterator[Any]:
         # Not ``isinstance``, which asks proxies for what they stand for.
@@ -207,6 +215,16 @@ def _restore_class(cls: type, before: dict[str, Any]) -> None:
             type.__delattr__(cls, name)
         else:
             type.__setattr__(cls, name, was)
+
+
+def _may_be_computed(tensor: torch.Tensor) -> bool:
+    """Whether tracing may write to a tensor: it computes with numbers that objects hold as it goes (PyTorch 2.13)."""
+    return tensor.numel() == 1 and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_inference())
+
+
+def _restore_written(tensor: torch.Tensor, values: torch.Tensor, version: int) -> None:
+    if tensor._version != version:
+        _restore_values(tensor, values)
 
 
 def _restore_values(tensor: torch.Tensor, values: torch.Tensor) -> None:

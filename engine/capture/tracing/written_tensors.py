@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from engine.capture.functional.held_tensors import HELD, copied_graph, held_tensor, with_graph
-from engine.capture.memory import overlap, same_view
+from engine.capture.memory import by_memory, overlap, same_view
 from engine.errors import CaptureError
 from engine.graph.aliases import may_alias, written_operands
 
@@ -33,12 +33,13 @@ def with_written_buffers(program: ExportedProgram) -> ExportedProgram:
     tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
     written = [name for name in _written(program, held) if name in tensors]
     merged: dict[str, str] = {}
+    near = by_memory(tensors) if written else {}
     for name in written:
-        twins = [other for other in tensors if same_view(tensors[name], tensors[other])]
+        twins = [other for other in near[name] if same_view(tensors[name], tensors[other])]
         # A registered name says more than that of a constant.
         first = min(twins, key=lambda twin: held[twin].kind is InputKind.CONSTANT_TENSOR)
         merged.update({twin: first for twin in twins if twin != first})
-        for other in tensors:
+        for other in near[name]:
             if other not in twins and overlap(tensors[name], tensors[other]):
                 raise CaptureError(
                     f"the model writes to {held[first].target!r}, whose memory it sees in another way as "

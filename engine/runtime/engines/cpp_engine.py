@@ -25,6 +25,7 @@ from engine.runtime.engines.runtime_cache import RuntimeCacheFile, cache_file, w
 from engine.runtime.engines.torch_tensorrt_guard import refuse_second_runtime
 from engine.runtime.failures import EngineLoadError, ExecutionError
 from engine.runtime.options import RunOptions
+from engine.storage.unnamed_file import release
 from engine.tensorrt import load
 from engine.tensorrt.logger import capturing_logger, error_texts
 
@@ -205,6 +206,7 @@ class CppEngine:
                 given,
                 contexts,
             )
+        release(serialized)
         self._run = self._native.run
         # A run of plain tensors on this device; None for any other call. Without a Python function around it.
         self.try_run: Callable[[Sequence[Input]], list[torch.Tensor] | None] = self._native.try_run

@@ -21,6 +21,7 @@ from engine.runtime.engines.shape_binder import ShapeBinder
 from engine.runtime.engines.workspace import workspace_of
 from engine.runtime.failures import EngineLoadError, ExecutionError, quoted
 from engine.runtime.options import RunOptions
+from engine.storage.unnamed_file import release
 from engine.tensorrt import capabilities, load
 from engine.tensorrt.logger import capturing_logger, error_texts
 
@@ -76,6 +77,7 @@ class TRTEngine:
             self._engine = self._runtime.deserialize_cuda_engine(serialized)
             if self._engine is None:
                 raise EngineLoadError(f"{self._called()} does not load", error_texts(messages), layer_names)
+            release(serialized)
             self._serialized = serialized
             self._maker = ContextMaker(self._engine, serialized, device, options)
             context, configuration = self._maker.make()

@@ -158,8 +158,8 @@ class EngineRecord:
         return fields  # type: ignore[return-value]
 
     @classmethod
-    def from_fields(cls, fields: Sequence[str | bytes]) -> EngineRecord:
-        """Read a record of this package or of Torch-TensorRT; the engine is bytes, or a string of base64.
+    def from_fields(cls, fields: Sequence[str | bytes | memoryview]) -> EngineRecord:
+        """Read a record of this package or of Torch-TensorRT; the engine is bytes, as they lie, or a string of base64.
 
         Raises:
             RecordError: a field is missing, there are too many, or one is damaged; the message names it.
@@ -258,7 +258,7 @@ def _pickled(metadata: Mapping[str, Any]) -> str:
     return base64.b64encode(pickle.dumps(torch_tensorrt_metadata(metadata), protocol=2)).decode()
 
 
-def _text(fields: Sequence[str | bytes], index: int) -> str:
+def _text(fields: Sequence[str | bytes | memoryview], index: int) -> str:
     if index >= len(fields):
         raise RecordError(f"{_where(index)} is missing")
     value = fields[index]
@@ -272,20 +272,21 @@ def _text(fields: Sequence[str | bytes], index: int) -> str:
     return value
 
 
-def _plan(value: Any) -> bytes:
+def _plan(value: Any) -> bytes | memoryview:
     if isinstance(value, str):
         try:
             value = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             raise RecordError(f"{_where(_ENGINE)} is not base64") from None
-    if not isinstance(value, bytes | bytearray):
+    if not isinstance(value, bytes | bytearray | memoryview):
         raise RecordError(f"{_where(_ENGINE)} is a {type(value).__name__}, not bytes")
-    if not value:
+    if not len(value):
         raise RecordError(f"{_where(_ENGINE)} is empty: the record was written without its plan")
-    return bytes(value)
+    # What lies in a file stays there.
+    return value if isinstance(value, memoryview) and value.readonly else bytes(value)
 
 
-def _split(fields: Sequence[str | bytes], index: int) -> tuple[str, ...]:
+def _split(fields: Sequence[str | bytes | memoryview], index: int) -> tuple[str, ...]:
     text = _text(fields, index)
     return tuple(text.split(_DELIMITER)) if text else ()
 
@@ -301,7 +302,7 @@ def _device(text: str) -> Device:
         raise RecordError(f"{_where(2)}: {text!r} is not id%major%minor%type%name") from None
 
 
-def _bool(fields: Sequence[str | bytes], index: int) -> bool:
+def _bool(fields: Sequence[str | bytes | memoryview], index: int) -> bool:
     text = _text(fields, index)
     if text not in ("0", "1"):
         raise RecordError(f"{_where(index)}: {text!r} is neither 0 nor 1")
