@@ -182,7 +182,8 @@ class LayerEmission:
         context = Context(emitter.context.mirror, {call.layer.name: call.layer}, {})
         instead = evaluate(apart.instead, {apart.name: value}, context)
         # The checker saw that it calls this layer.
-        assert isinstance(instead, CallOutput) and isinstance(instead.call, LayerCall)
+        assert isinstance(instead, CallOutput)
+        assert isinstance(instead.call, LayerCall)
         between = LayerEmission(emitter, instead.call, self._tile, self._made, self._written)
         self._made[id(instead.call)] = between.add()
         return instead

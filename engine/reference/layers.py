@@ -49,11 +49,10 @@ def _entry(item: tree.LayerItem, lines: Sequence[str], here: Capabilities | None
     if item.unless is not None:
         notes.append(f"Not where `{written(lines, item.unless.span)}`: TensorRT builds an engine there that is wrong.")
     if item.apart is not None:
-        chain = ", from what ".join(f"`{written(lines, made.span)}` made" for made in item.apart.layers)
+        apart, chain = item.apart, ", from what ".join(f"`{written(lines, m.span)}` made" for m in item.apart.layers)
         notes.append(
-            f"Where `{written(lines, item.apart.condition.span)}`, an operand `{item.apart.name}` that {chain} is given as "
-            f"`{written(lines, item.apart.instead.span)}`: TensorRT builds an engine that is wrong where nothing is "
-            "between."
+            f"Where `{written(lines, apart.condition.span)}`, an operand `{apart.name}` that {chain} is given as "
+            f"`{written(lines, apart.instead.span)}`: TensorRT builds an engine that is wrong where nothing is between."
         )
     if item.accumulates is not None:
         notes.append(f"Keeps sums in `{written(lines, item.accumulates.span)}`.")
