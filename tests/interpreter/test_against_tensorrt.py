@@ -32,6 +32,7 @@ def test_agreement() -> None:
     wrong = [o for o in outcomes if o["status"] in ("failed", "crashed")]
     recorded = _REFUSALS.get(release)
     if recorded is not None:
-        known = {**recorded["build"], **recorded["load"]}
+        # What builds and does not load is only known of releases that ran on a GPU.
+        known = {**recorded["build"], **recorded.get("load", {})}
         wrong += [o for o in outcomes if o["status"] == "refused" and o["case"] not in known]
     assert not wrong, "\n".join(f"{o['status']} {o['case']}: {o['reason']}" for o in wrong)
