@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from tests.matrix import installations
 from tests.matrix.cells import CHOSEN, PYTHON, ROOT, TENSORRT_RTX, TORCH, Cell
+from tests.matrix.installations import Installation
 from tests.matrix.results import Result, Results
 
 PAGE = ROOT / "docs" / "releases.md"
 _MOST_SHOWN = 8
 
 
-def page(results: Results) -> str:
-    """The text of ``docs/releases.md``."""
+def page(results: Results, installed: list[Installation] | None = None) -> str:
+    """The text of ``docs/releases.md``.
+
+    Args:
+        installed: measured installations; those that are written down unless given.
+    """
+    installed = installations.load() if installed is None else installed
     listed = {cell: result for cell, result in results.items() if cell in _listed()}
     fine = sum(result.fine for result in listed.values())
     tables = "\n\n".join(f"### Python {python}\n\n{_table(python, listed)}" for python in PYTHON)
@@ -45,6 +52,14 @@ Seconds of CPU of `import torch, engine`, and of `engine.compile` of a first sma
 and without any cache, with the newest TensorRT-RTX that ran:
 
 {_times(listed)}
+
+## Installing
+
+What the lines of the README cost in a fresh environment, without the cache of pip: seconds of CPU, seconds on the clock
+(of a machine whose cores had much other work, with wheels from its disk and others from PyPI: they say little), and the
+size of the whole environment. What is not in the table was not measured. `python -m tests.matrix.installing` writes it.
+
+{_installed(installed)}
 """
 
 
@@ -107,4 +122,21 @@ def _times(results: Results) -> str:
             ]
             if ran:
                 lines.append(f"| {torch} | {python} | {ran[0].import_seconds:.1f} | {ran[0].compile_seconds:.1f} |")
+    return "\n".join(lines)
+
+
+def _installed(installed: list[Installation]) -> str:
+    if not installed:
+        return "Not measured."
+    lines = [
+        "| way | sources | C++ path | torch | RTX | s of CPU | s | MB | day |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in installed:
+        cpp = "built" if one.cpp else "left out"
+        sources = f"`{one.commit}`" if one.commit else "now"
+        about = f"| {one.way} | {sources} | {cpp} | {one.torch} | {one.tensorrt_rtx} "
+        lines.append(about + f"| {one.cpu_seconds:,} | {one.seconds:,} | {one.megabytes:,} | {one.day} |")
+    lines += ["", "What was run:", ""]
+    lines += [f"- {one.way}, {f'`{one.commit}`' if one.commit else 'now'}: `{one.line}`" for one in installed]
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """The results that are written down, what follows from them, and the parts of the runner."""
 
+import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 
 import engine
 from engine.tensorrt import load, releases
-from tests.matrix import page, results
+from tests.matrix import installations, installing, page, results
 from tests.matrix.cells import CHOSEN, PYTHON, ROOT, TENSORRT_RTX, TORCH, Cell, cells, digest
 from tests.matrix.environments import Unavailable, find_python
 from tests.matrix.results import Result
@@ -116,6 +118,40 @@ def test_the_page_shows_what_failed():
     assert f"- {cell}: `tests.test_some::test_wrong`" in text
     problem = Result("2026-01-31", "0", problem="ImportError: nothing")
     assert f"- {cell}: `ImportError: nothing`" in page.page({cell: problem})
+
+
+def test_ways_to_install_are_those_of_the_readme():
+    found = installing.lines()
+    assert set(installations.WAYS) < set(found)
+    pinned = next(line for line in (ROOT / "requirements-test.txt").read_text().splitlines() if line[:7] == "torch==")
+    cpu = installing.command("CPU", found["CPU"], None)
+    assert cpu == f'pip install {pinned} "setuptools>=77" && pip install --no-build-isolation .'
+    assert installing.command("CPU", "pip install torch && pip install .", None) == (
+        f"pip install {pinned} && pip install ."
+    )
+    assert "--extra-index-url https://one" in installing.command("CPU", found["CPU"], "https://one")
+    assert installing.command("CUDA", found["CUDA"], None) == found["CUDA"]
+
+
+def test_sizes_are_of_what_lies_on_the_disk(tmp_path):
+    (tmp_path / "one").write_bytes(b"x" * 100_000)
+    os.link(tmp_path / "one", tmp_path / "another")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "link").symlink_to(tmp_path / "one")
+    assert 100_000 <= installing.size(tmp_path) < 120_000
+
+
+def test_installations_are_written_as_they_are_and_shown(tmp_path):
+    now = installations.Installation(
+        "CUDA", "", "pip install .", "2.14.1+cu130", "1.7.1.116", "2026-01-31", True, 150, 1234, 7890
+    )
+    before = dataclasses.replace(now, commit="abc1234", cpp=False)
+    installations.save([now, before], tmp_path / "some.json")
+    assert installations.load(tmp_path / "some.json") == [before, now]
+    text = page.page({}, [before, now])
+    assert "| CUDA | `abc1234` | left out | 2.14.1+cu130 | 1.7.1.116 | 150 | 1,234 | 7,890 | 2026-01-31 |" in text
+    assert "| CUDA | now | built |" in text
+    assert "Not measured." in page.page({}, [])
 
 
 def test_a_newer_release_is_named_with_what_to_do():
