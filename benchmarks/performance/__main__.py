@@ -61,7 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     if on_cpu:
         print(NO_SPEEDS)
     dtypes = (options.dtypes or ("float32" if on_cpu else "float16,bfloat16")).split(",")
-    found: dict[str, Any] = {"machine": machine(options.device), "small": options.small, "rows": []}
+    found: dict[str, Any] = {
+        "machine": machine(options.device),
+        "small": options.small,
+        "at_once": options.at_once,
+        "rows": [],
+    }
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.at_once) as pool:
         jobs = [
             {

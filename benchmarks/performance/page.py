@@ -50,7 +50,7 @@ def _section(source: Path, data: dict[str, Any], docs: Path) -> list[str]:
     parts = [
         f"## {machine['device']}, {machine['date']}",
         f"`{source.name}`: commit `{machine['commit']}`, CUDA {machine['cuda']}, Python {machine['python']}, "
-        f"{packages}.",
+        f"{packages}. Processes that compiled at the same time, which seconds include: {data['at_once']}.",
     ]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         here = [row for row in rows if row["dtype"] == dtype]

@@ -26,7 +26,7 @@ def measured(device, *rows):
         "python": "3.11",
         "packages": {"torch": "2.0"},
     }
-    return {"machine": machine, "small": False, "rows": list(rows)}
+    return {"machine": machine, "small": False, "at_once": 3, "rows": list(rows)}
 
 
 def test_there_are_fifteen_models_and_a_title_for_every_backend():
@@ -54,6 +54,7 @@ def test_a_page_says_what_was_measured_and_what_failed(tmp_path):
     assert "geometric mean: 0.50." in text
     assert "- resnet50 b1, Torch-TensorRT: compile: RuntimeError: no \\| context" in text
     assert "0" * 40 in text
+    assert "which seconds include: 3." in text
 
 
 @pytest.mark.parametrize("change", [{"small": True}, {}])
