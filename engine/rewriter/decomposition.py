@@ -123,7 +123,7 @@ def _attention(
     rules of attention would ever match.
     """
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        # PyTorch does this before it comes to that op, which would add the truths.
+        # PyTorch does this before it calls that op, which would add the booleans to the scores.
         attn_mask = torch.where(attn_mask, 0.0, float("-inf")).to(query.dtype)
     output: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math.default(
         query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa

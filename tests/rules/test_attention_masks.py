@@ -46,7 +46,7 @@ def test_a_constant_mask_that_leaves_a_query_none(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_masks_of_truths_where_the_size_of_a_head_is_dynamic(dtype):
+def test_bool_masks_where_the_size_of_a_head_is_dynamic(dtype):
     class Attention(nn.Module):
         def forward(self, x, scores):
             return functional.scaled_dot_product_attention(x, x, x, scores > 0)
