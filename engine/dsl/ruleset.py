@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.dsl import host, tree
 from engine.dsl.checks import needs
-from engine.dsl.recorded.standing_in import records
+from engine.dsl.recorded.standing_in import Records, records
 from engine.dsl.rule import Layer, Rule
 from engine.dsl.source import BUILT_IN, USER, Source, builtin_sources, package_sources, read_sources
 from engine.errors import Diagnostic, SettingsError, TensorRTNotFound
@@ -358,7 +358,7 @@ def _check(
             continue
         # A text without a file has no origin: there may be any number of those.
         parsed = _parsed_once if source.level == BUILT_IN and source.origin else _parsed
-        file, found = parsed(source.text, source.path, source.stem)
+        file, found = parsed(source.text, source.path, source.stem, records())
         group.append(file)
         errors += found
     files: list[tuple[tree.File, int]] = []
@@ -373,7 +373,8 @@ def _check(
     return check(files, target, hosts, errors, base)
 
 
-def _parsed(text: str, path: str, stem: str) -> tuple[tree.File, tuple[Diagnostic, ...]]:
+def _parsed(text: str, path: str, stem: str, recorded: Records | None) -> tuple[tree.File, tuple[Diagnostic, ...]]:
+    """A file as the parser reads it; its dtypes are PyTorch's, or what stands in for them in the records."""
     # The parser and lark are loaded only where rules are parsed.
     from engine.dsl.syntax import parser
 

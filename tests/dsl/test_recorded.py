@@ -159,3 +159,13 @@ def test_the_version_is_known_without_the_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(torch.__version__), "False"]
+
+
+def test_where_pytorch_is_asked_after_all_nothing_of_the_records_is_left(caches, tmp_path):
+    # The built-in files were read with what stands in for dtypes before it turns out that PyTorch is needed.
+    mine = tmp_path / "mine.rules"
+    mine.write_text("extern host.nobody_registered_it(n: int) -> int\n")
+    code, said, imported = check(caches[0], [mine])
+    assert code == 1 and imported
+    assert "`host.nobody_registered_it` is not registered" in said
+    assert "Traceback" not in said
