@@ -112,6 +112,15 @@ class Client:
             return found
         return self.next("textDocument/publishDiagnostics", own)[0]["diagnostics"]
 
+    def answer(self, path):
+        """What the checker says of a file as it is now, and when that came; the linter's findings come after it."""
+
+        def own(params):
+            return params["uri"] == path.as_uri() and params.get("version") == self.versions[path]
+
+        params, when = self.next("textDocument/publishDiagnostics", own)
+        return params["diagnostics"], when
+
     def at(self, method, path, line, column, **more):
         place = {"line": line, "character": column}
         return self.ask(f"textDocument/{method}", textDocument={"uri": path.as_uri()}, position=place, **more)
