@@ -25,6 +25,7 @@ from engine.errors import FileError
 from engine.storage import strict_json
 from engine.storage.regular_file import open_regular
 from engine.storage.unnamed_file import read_kept, release
+from engine.storage.whole_file import replacing  # an archive is written as a whole: part of what it offers
 
 MANIFEST = "extra/engine.json"
 _ROOT = "archive/"
@@ -278,4 +279,4 @@ def _hash(file: IO[bytes], start: int, end: int, digest: Any) -> None:
         start += len(data)
 
 
-__all__ = ["MANIFEST", "Reader", "Writer", "write_json"]
+__all__ = ["MANIFEST", "Reader", "Writer", "replacing", "write_json"]

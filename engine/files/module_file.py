@@ -16,7 +16,7 @@ from engine.builder.blueprint import Blueprint
 from engine.capture.signature import Signature
 from engine.compiled.module import CompiledModule
 from engine.errors import FileError, RuntimeUnavailable, SaveError
-from engine.files.archive import Reader, Writer
+from engine.files.archive import Reader, Writer, replacing
 from engine.files.graphs import GraphWriter, read_graph
 from engine.files.plan_file import describe_record
 from engine.files.programs import read_program, write_program
@@ -34,7 +34,6 @@ from engine.runtime.records.record import EngineRecord
 from engine.runtime.records.specs import read_dtype, write_dtype
 from engine.storage.packed_text import pack, unpack
 from engine.storage.unnamed_file import kept
-from engine.storage.whole_file import replacing
 
 _LOG = logging.getLogger("engine.files")
 
