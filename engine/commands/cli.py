@@ -43,10 +43,11 @@ _OF_RULES = {
 def cli(context: click.Context, modules: tuple[str, ...]) -> None:
     """Compile PyTorch models to TensorRT, by rules."""
     context.obj = modules
-    for module in modules:
+    if modules:
         from engine.commands.models import import_module
 
-        import_module(module, "--import")
+        for module in modules:
+            import_module(module, "--import")
 
 
 @cli.group(cls=LateGroup, late=_OF_RULES)

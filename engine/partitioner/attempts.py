@@ -162,13 +162,14 @@ class Attempts:
 
     def _no_such_reader(self, node: fx.Node) -> list[str]:
         """The rule of the user whose pattern has the op further inside, and the root that nothing here is."""
-        for rule in self._with_inner().get(self.mirror.op(node), ()):
-            roots = " or ".join(dict.fromkeys(root.op for root in rule.roots))
-            return [
-                f"the `{rule.kind}` rule {rule.id} ({rule.where}) has the op inside its pattern, which begins at "
-                f"{roots}: none is near that reads {node.name}"
-            ]
-        return []
+        rule = next(iter(self._with_inner().get(self.mirror.op(node), ())), None)
+        if rule is None:
+            return []
+        roots = " or ".join(dict.fromkeys(root.op for root in rule.roots))
+        return [
+            f"the `{rule.kind}` rule {rule.id} ({rule.where}) has the op inside its pattern, which begins at "
+            f"{roots}: none is near that reads {node.name}"
+        ]
 
     def _with_inner(self) -> Mapping[str, list[Rule]]:
         """The user's rules by the ops that their patterns have below the root."""

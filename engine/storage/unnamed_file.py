@@ -10,6 +10,7 @@ import logging
 import mmap
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 _LOG = logging.getLogger("engine.storage")
@@ -70,20 +71,8 @@ def read_kept(file: IO[bytes], size: int) -> bytes | memoryview:
     Raises:
         OSError: they cannot be read.
     """
-    if size <= SMALL or not has_room(size):
-        return file.read(size)
-    start, target = file.tell(), UnnamedFile()
-    left = size
-    while left:
-        piece = file.read(min(left, _PIECE))
-        if not piece:
-            break
-        if not target.write(piece):
-            target.close()
-            file.seek(start)
-            return file.read(size)
-        left -= len(piece)
-    found = _view(target) if left < size else b""
+    start = file.tell()
+    found = _written(_pieces(file, size)) if size > SMALL and has_room(size) else None
     if found is None:
         file.seek(start)
         return file.read(size)
@@ -94,15 +83,26 @@ def kept(data: bytes) -> bytes | memoryview:
     """The same content where it need not stay in memory, if it is much and there is room."""
     if len(data) <= SMALL or not has_room(len(data)):
         return data
-    target, whole = UnnamedFile(), memoryview(data)
-    for start in range(0, len(data), _PIECE):
-        if not target.write(whole[start : start + _PIECE]):
-            target.close()
-            return data
-    return _view(target) or data
+    whole = memoryview(data)
+    return _written(whole[start : start + _PIECE] for start in range(0, len(data), _PIECE)) or data
 
 
-def _view(target: UnnamedFile) -> memoryview | None:
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while size and (piece := file.read(min(size, _PIECE))):
+        yield piece
+        size -= len(piece)
+
+
+def _written(pieces: Iterable[bytes | memoryview]) -> memoryview | None:
+    """A view of a file of these pieces; None where there are none, or they cannot be written."""
+    target, empty = UnnamedFile(), True
+    for piece in pieces:
+        empty = False
+        if not target.write(piece):
+            break
+    if empty or target.error is not None:
+        target.close()
+        return None
     try:
         return target.view()
     except OSError as error:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.export import Dim
 
 import engine
@@ -15,17 +14,9 @@ from engine.errors import CaptureError
 from tests.capture import asserting
 from tests.capture.asserting import asserted, caught, comparisons, known, looped, numbers, raised, ranges, sized
 from tests.comparison import assert_agrees
+from tests.graph.build import Function
 
 LINES = {asserted: 1, raised: 2, ranges: 3, numbers: 2, comparisons: 2}
-
-
-class Function(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any) -> Any:
-        return self.function(*args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -7,20 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 import engine
 from tests.comparison import assert_agrees
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: torch.Tensor) -> Any:
-        return self.function(*args)
+from tests.graph.build import Function
 
 
 def memory(result: Any) -> list[int]:

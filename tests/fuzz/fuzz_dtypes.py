@@ -6,7 +6,6 @@ with numbers of another kind than the tensors where the op takes any. What PyTor
 
 from __future__ import annotations
 
-import os
 import random
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 import engine
+from tests.fuzz.checking import checking
 
 NAME = "dtypes"
 CASES = 2000
@@ -135,7 +135,6 @@ def _differs(actual: Tensor, wanted: Tensor) -> bool:
 def run(count: int, seed: int) -> list[str]:
     """Faults among ``count`` cases, one line each."""
     faults = []
-    check = os.environ.get("ENGINE_CHECK")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(count):
@@ -143,9 +142,9 @@ def run(count: int, seed: int) -> list[str]:
             torch._dynamo.reset()
             try:
                 # As users compile: a rule of another dtype must not apply there either.
-                os.environ["ENGINE_CHECK"] = str(number % 2)
-                compiled = engine.compile(model, tuple(tensors), runtime="interpreter")
-                actual = compiled(*tensors)
+                with checking(number % 2 == 1):
+                    compiled = engine.compile(model, tuple(tensors), runtime="interpreter")
+                    actual = compiled(*tensors)
                 if actual.dtype != wanted.dtype:
                     faults.append(f"{seed}/{number} {shown}: {actual.dtype} for {wanted.dtype}")
                     continue
@@ -154,9 +153,4 @@ def run(count: int, seed: int) -> list[str]:
             except Exception as error:
                 first = str(error).strip().splitlines() or [""]
                 faults.append(f"{seed}/{number} {shown}: {type(error).__name__}: {' '.join(first)[:300]}")
-            finally:
-                if check is None:
-                    os.environ.pop("ENGINE_CHECK", None)
-                else:
-                    os.environ["ENGINE_CHECK"] = check
     return faults

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from torch.export import Dim
 
 import engine
 from engine.errors import CaptureError, EngineError, InputError
+from tests.fuzz.checking import checking
 from tests.fuzz.steps import CHOICES, STEPS
 
 NAME = "programs"
@@ -256,23 +256,15 @@ def _faults(programs: Sequence[Program], *, dynamic: bool) -> dict[int, str]:
 def run(count: int, seed: int) -> list[str]:
     """Faults among ``count`` programs, one line each."""
     faults = []
-    before = os.environ.get("ENGINE_CHECK")
-    os.environ["ENGINE_CHECK"] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for start in range(0, count, TOGETHER):
-                numbers = range(start, min(start + TOGETHER, count))
-                dynamic = start // TOGETHER % 2 == 1
-                programs = [_program(random.Random(f"{seed} {number}"), dynamic=dynamic) for number in numbers]
-                for place in _faults(programs, dynamic=dynamic):
-                    alone = _faults([programs[place]], dynamic=dynamic)
-                    faults += [f"{seed}/{numbers[place]} {programs[place]}: {line[:400]}" for line in alone.values()]
-    finally:
-        if before is None:
-            os.environ.pop("ENGINE_CHECK", None)
-        else:
-            os.environ["ENGINE_CHECK"] = before
+    with checking(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for start in range(0, count, TOGETHER):
+            numbers = range(start, min(start + TOGETHER, count))
+            dynamic = start // TOGETHER % 2 == 1
+            programs = [_program(random.Random(f"{seed} {number}"), dynamic=dynamic) for number in numbers]
+            for place in _faults(programs, dynamic=dynamic):
+                alone = _faults([programs[place]], dynamic=dynamic)
+                faults += [f"{seed}/{numbers[place]} {programs[place]}: {line[:400]}" for line in alone.values()]
     return faults
 
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engine.storage.whole_file import write_whole
+
 INSTALLATIONS = Path(__file__).with_name("installations.json")
 WAYS = ("CPU", "CUDA")
 
@@ -46,6 +48,4 @@ def load(path: Path = INSTALLATIONS) -> list[Installation]:
 def save(found: list[Installation], path: Path = INSTALLATIONS) -> None:
     """Write it down, one line each: by way, older commits first."""
     ordered = sorted(found, key=lambda one: (WAYS.index(one.way), one.commit == "", one.commit))
-    new = path.with_suffix(".new")
-    new.write_text("[\n" + ",\n".join(json.dumps(asdict(one)) for one in ordered) + "\n]\n", encoding="utf-8")
-    new.replace(path)
+    write_whole(path, "[\n" + ",\n".join(json.dumps(asdict(one)) for one in ordered) + "\n]\n")

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.storage.whole_file import write_whole
 from tests.matrix.cells import PYTHON, TENSORRT_RTX, TORCH, Cell
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -64,9 +65,7 @@ def save(results: Results, path: Path = RESULTS) -> None:
     for cell, result in sorted(results.items(), key=lambda item: _order(item[0])):
         about = {name: value for name, value in dataclasses.asdict(result).items() if value not in ("", (), 0, 0.0)}
         lines.append(json.dumps({**cell._asdict(), **about}))
-    new = path.with_suffix(".new")
-    new.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    new.replace(path)
+    write_whole(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def _order(cell: Cell) -> tuple[int, ...]:

@@ -65,7 +65,34 @@ def is_taken_apart(op: Any) -> bool:
 _WHOLE = frozenset({torch.ops.aten.batch_norm.default})
 
 
-def lies_by_steps(steps: Steps, operand: int) -> Lies:
+class Composites:
+    """Steps of composite ops, by what they depend on."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Steps | None] = {}
+
+    def steps(self, node: fx.Node) -> Steps | None:
+        """What the op of a node calls; None where that cannot be said in steps.
+
+        Raises:
+            Undecomposable: the op reads the values of a tensor, which only another trace gives symbols.
+        """
+        operands = _tensors(node)
+        key = (node.target, *_described((node.args, sorted(node.kwargs.items()))))
+        if key not in self._known:
+            self._known[key] = _recorded(node, operands)
+        return self._known[key]
+
+    def lies(self, node: fx.Node, operand: fx.Node) -> Lies:
+        """How the result of a node lies in the memory of its operand, by what its op calls where it is taken apart."""
+        try:
+            steps = self.steps(node) if is_taken_apart(node.target) else None
+        except Undecomposable:
+            steps = None
+        return Lies.UNKNOWN if steps is None else _lies_by_steps(steps, operands_of(node).index(operand))
+
+
+def _lies_by_steps(steps: Steps, operand: int) -> Lies:
     """How what a composite op gives lies in the memory of one of its operands, by the schemas of what it calls.
 
     Args:
@@ -85,25 +112,6 @@ def lies_by_steps(steps: Steps, operand: int) -> Lies:
             return Lies.UNKNOWN
         found, how = source, Lies.WITHIN
     return how if found.place == operand else Lies.UNKNOWN
-
-
-class Composites:
-    """Steps of composite ops, by what they depend on."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, Steps | None] = {}
-
-    def steps(self, node: fx.Node) -> Steps | None:
-        """What the op of a node calls; None where that cannot be said in steps.
-
-        Raises:
-            Undecomposable: the op reads the values of a tensor, which only another trace gives symbols.
-        """
-        operands = _tensors(node)
-        key = (node.target, *_described((node.args, sorted(node.kwargs.items()))))
-        if key not in self._known:
-            self._known[key] = _recorded(node, operands)
-        return self._known[key]
 
 
 def operands_of(node: fx.Node) -> list[fx.Node]:
@@ -203,4 +211,4 @@ def _whole(result: Any, places: dict[int, Ref], steps: list[Step]) -> Ref | None
     return Ref(first.step, None) if same else None
 
 
-__all__ = ["Composites", "Ref", "Size", "Step", "Steps", "is_taken_apart", "lies_by_steps", "operands_of"]
+__all__ = ["Composites", "Ref", "Size", "Step", "Steps", "is_taken_apart", "operands_of"]

@@ -18,7 +18,7 @@ from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._pytree import tree_map_only
 
-from engine.capture.functional.composites import Composites, Ref, Size, is_taken_apart, lies_by_steps, operands_of
+from engine.capture.functional.composites import Composites, Ref, Size, is_taken_apart, operands_of
 from engine.capture.functional.counterparts import counterpart, is_write, result_dtype
 from engine.capture.functional.views import (
     Lies,
@@ -167,7 +167,9 @@ class Functional:
             self._seen[node] = _Seen(place, self._copy(node), node)
             self._doubt(place, node)
             return
-        seen, how = self._seen[operand], self._lies(node, operand)
+        seen, how = self._seen[operand], lies(node, operand, self._traced)
+        if how is Lies.UNKNOWN:
+            how = self._composites.lies(node, operand)
         if node.target is operator.getitem and not seen.views:
             # One of several new tensors.
             how = Lies.UNKNOWN if seen.place.doubtful else Lies.APART
@@ -189,17 +191,6 @@ class Functional:
         made = self._seen[node] = _Seen(_Place(), copy, node)
         if how is Lies.UNKNOWN:
             _equate(made.place, seen.place)
-
-    def _lies(self, node: fx.Node, operand: fx.Node) -> Lies:
-        """How the result of a node lies in the memory of its operand: by the trace, and else by what the op calls."""
-        how = lies(node, operand, self._traced)
-        if how is not Lies.UNKNOWN or not is_taken_apart(node.target):
-            return how
-        try:
-            steps = self._composites.steps(node)
-        except Undecomposable:
-            return how
-        return how if steps is None else lies_by_steps(steps, operands_of(node).index(operand))
 
     def _doubt(self, place: _Place, node: fx.Node) -> None:
         """Note the operands that a composite op gave in the trace, though its schema says nothing of that."""

@@ -100,11 +100,13 @@ class _Held:
 
     def _note_tensor(self, value: torch.Tensor) -> None:
         if self._values:
-            self._seen[id(value)] = value
-            self._restorers.append(functools.partial(_restore_values, value, value.clone()))
+            restore = functools.partial(_restore_values, value, value.clone())
         elif _may_be_computed(value):
-            self._seen[id(value)] = value
-            self._restorers.append(functools.partial(_restore_written, value, value.clone(), value._version))
+            restore = functools.partial(_restore_written, value, value.clone(), value._version)
+        else:
+            return
+        self._seen[id(value)] = value
+        self._restorers.append(restore)
 
     def _note(self, value: Any) -> Iterator[Any]:
         # Not ``isinstance``, which asks proxies for what they stand for.
