@@ -84,3 +84,26 @@ def test_what_is_multiplied_keeps_its_bias(activation, rows, dtype):
     args = (torch.randn(rows, 8, device="cuda").to(dtype), torch.rand(16, device="cuda").to(dtype) + 0.5)
     compiled = engine.compile(model, args, min_block_size=1, require_full_compilation=True)
     assert_agrees(compiled, model, *args, tolerance=2e-2)
+
+
+class Negated(nn.Module):
+    """A layer of which the negative is the only result."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.linear = nn.Linear(8, 16)
+        self.activation = activation
+
+    def forward(self, x):
+        return -self.activation(self.linear(x))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_negated_keeps_its_bias(activation, dtype):
+    torch.manual_seed(0)
+    model = Negated(ACTIVATIONS[activation]).eval().cuda().to(dtype)
+    x = torch.randn(70, 8, device="cuda").to(dtype)
+    compiled = engine.compile(model, (x,), min_block_size=1, require_full_compilation=True)
+    assert_agrees(compiled, model, x, tolerance=2e-2)
