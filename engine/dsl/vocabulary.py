@@ -39,6 +39,7 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
     "block_shape": (2, 2),
     "converted": (2, 2),
     "is_full": (2, 2),
+    "is_between": (3, 3),
     "has_full_row": (2, 2),
     "is_known": (1, 1),
     "is_tensor": (1, 1),

@@ -102,6 +102,15 @@ def _is_full(context: BuiltinContext, value: object, number: object) -> bool:
     return is_uniform(_tensor(value, "is_full"), number, contents)
 
 
+def _is_between(context: BuiltinContext, value: object, low: float, high: float) -> bool:
+    """Whether every element of a tensor is known to lie from ``low`` to ``high``: of what is no constant none is."""
+    try:
+        data = elements(context, value, most=_COMPARABLE_ELEMENTS)
+    except Failed:
+        return False
+    return bool(((data >= low) & (data <= high)).all())
+
+
 def _has_full_row(context: BuiltinContext, value: object, number: float) -> bool:
     """Whether some row of a tensor, along its last dim, may hold nothing but a number: it is read if it is constant."""
     try:
@@ -356,6 +365,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "multiplied": _multiplied,
     "is_const": _is_const,
     "is_full": _is_full,
+    "is_between": _is_between,
     "has_full_row": _has_full_row,
     "is_known": lambda c, v: symints.is_known(v),
     "is_tensor": lambda c, v: isinstance(v, AbstractTensor),

@@ -33,6 +33,10 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "converted": ("converted(x, dtype) -> tensor", "A constant as one of another dtype."),
     "is_full": ("is_full(x, v) -> bool", "Whether every element of a tensor is known to be the number v."),
+    "is_between": (
+        "is_between(x, low, high) -> bool",
+        "Whether every element of a tensor is known to lie from low to high; false of what is no constant.",
+    ),
     "has_full_row": (
         "has_full_row(x, v) -> bool",
         "Whether some row of a tensor, along its last dim, holds nothing but v; true of what is no constant.",
