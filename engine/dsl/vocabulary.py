@@ -34,6 +34,7 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
     "numel": (1, 1),
     "multiplied": (1, 1),
     "is_const": (1, 1),
+    "is_fixed": (1, 1),
     "is_code": (3, 3),
     "is_kept": (1, 1),
     "block_shape": (2, 2),

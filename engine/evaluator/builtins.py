@@ -17,7 +17,7 @@ from engine.dtypes import DTYPE_NAMES
 from engine.evaluator.bounds import MOST_ITEMS, modest, numbers
 from engine.evaluator.codes import block_shape, bounds_of_codes, is_kept
 from engine.evaluator.failures import Failed
-from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall
+from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, tensors
 from engine.evaluator.uniform import MOVES, is_uniform
 from engine.sizes import Int, Sizes
 from engine.tensorrt import capabilities
@@ -136,6 +136,14 @@ def _is_const(context: BuiltinContext, value: object) -> bool:
     if isinstance(tensor, ConstantTensor):
         return symints.is_known((tensor.shape, tensor.number, tensor.numbers))
     return isinstance(tensor, Captured) and bool(context.mirror.is_const(tensor.value))
+
+
+def _is_fixed(context: BuiltinContext, value: object) -> bool:
+    """Whether a tensor is the same in each call: a constant, or what layers make of constants."""
+    tensor = _tensor(value, "is_fixed")
+    if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+        return all(_is_fixed(context, operand) for operand in tensors(tensor.call.values))
+    return _is_const(context, tensor)
 
 
 def _dim(context: BuiltinContext, value: object, axis: int) -> Int:
@@ -364,6 +372,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numel": lambda c, t: _product(c, shape_of(t)),
     "multiplied": _multiplied,
     "is_const": _is_const,
+    "is_fixed": _is_fixed,
     "is_full": _is_full,
     "is_between": _is_between,
     "has_full_row": _has_full_row,

@@ -18,6 +18,10 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "The dtype in which the installed TensorRT multiplies a tensor: TensorRT-RTX 1.4 looks through casts.",
     ),
     "is_const": ("is_const(x) -> bool", "Whether a tensor is known when compiling."),
+    "is_fixed": (
+        "is_fixed(x) -> bool",
+        "Whether a tensor is the same in each call: a constant, or what layers make of constants.",
+    ),
     "is_code": (
         "is_code(x, low, high) -> bool",
         "Whether the elements of a tensor are certain to be whole numbers from low to high, as codes of quantized "

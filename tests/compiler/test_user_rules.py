@@ -10,6 +10,7 @@ from engine.errors import CoverageError, EngineError, RuleError
 from engine.testing import portable
 from engine.testing.graphs import partition_text
 from tests.comparison import assert_agrees
+from tests.graph.build import Function
 from tests.operators import halves, swirl
 
 SWIRL = """
@@ -361,3 +362,20 @@ def test_a_question_is_strict_about_host_functions_of_the_users_own_rules(given,
 class Squared(torch.nn.Module):
     def forward(self, x):
         return torch.ops.aten.square(x)
+
+
+TOKENS = """
+convert by_tokens "Not erf: a layer is all that counts here."
+  match aten.erf(x: f32[_, _])
+  let   s = trt.reduce(x, op=MAX, axes=[1], keep_dims=false)
+  emit  trt.dequantize(trt.quantize(x, s, to_type=i8, axis=0), s, to_type=f32, axis=0)
+"""
+
+
+def test_scales_of_a_call_along_an_axis_are_refused(tmp_path):
+    path = tmp_path / "tokens.rules"
+    path.write_text(TOKENS)
+    model = Function(torch.erf)
+    several, one = (engine.coverage(model, (torch.rand(rows, 8),), rules=[path], min_block_size=1) for rows in (3, 1))
+    assert one.rules_used == {"tokens.by_tokens": 1}
+    assert "tokens.by_tokens" not in several.rules_used

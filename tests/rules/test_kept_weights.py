@@ -1,5 +1,7 @@
 """Weights that libraries hold in few bits stay that small in the engine, and give what PyTorch gives."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -91,6 +93,28 @@ def test_four_bits_in_groups(dtype, zero):
 def test_a_byte_each(kind, dtype):
     compiled = _compiled(kind(dtype), torch.randn(4, COLUMNS, dtype=dtype))
     assert compiled.report.engine_bytes < ROWS * COLUMNS + OVERHEAD
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [functools.partial(Packed, zero=8), functools.partial(Packed, zero=7), Rows, Blocks])
+def test_single_rows_are_sums(kind, dtype):
+    compiled = _compiled(kind(dtype), torch.randn(1, COLUMNS, dtype=dtype))
+    used = compiled.report.rules_used
+    assert sum(count for rule, count in used.items() if rule.startswith("single_rows.")) == 1
+    assert compiled.report.engine_bytes < 2 * ROWS * COLUMNS  # of which half is kernels for each kind of GPU
+
+
+def test_single_rows_have_a_bias():
+    class Biased(Packed):
+        def __init__(self):
+            super().__init__(torch.float16, 8)
+            self.bias = nn.Parameter(torch.randn(ROWS).half())
+
+        def forward(self, x):
+            return functional.linear(x, self.weight(), self.bias)
+
+    compiled = _compiled(Biased().requires_grad_(False), torch.randn(1, 1, COLUMNS).half())
+    assert compiled.report.rules_used["single_rows.linear_of_kept_weight"] == 1
 
 
 def test_float32():
