@@ -35,6 +35,7 @@ SIGNATURES: Mapping[str, tuple[int, int | None]] = {
     "multiplied": (1, 1),
     "is_const": (1, 1),
     "is_fixed": (1, 1),
+    "is_shared": (1, 1),
     "is_code": (3, 3),
     "is_kept": (1, 1),
     "block_shape": (2, 2),

@@ -286,6 +286,11 @@ def _unused(context: BuiltinContext, value: object) -> bool:
     return isinstance(tensor, Captured) and bool(context.mirror.unused(tensor.value))
 
 
+def _is_shared(context: BuiltinContext, value: object) -> bool:
+    tensor = _tensor(value, "is_shared")
+    return isinstance(tensor, Captured) and bool(context.mirror.shared(tensor.value))
+
+
 def _overwritten(context: BuiltinContext, value: object) -> bool:
     tensor = _tensor(value, "overwritten")
     return isinstance(tensor, Captured) and bool(context.mirror.overwritten(tensor.value))
@@ -384,6 +389,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "block_shape": _block_shape,
     "converted": _converted,
     "item": _item,
+    "is_shared": _is_shared,
     "unused": _unused,
     "overwritten": _overwritten,
     "len": lambda c, xs: len(xs),

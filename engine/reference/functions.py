@@ -52,6 +52,7 @@ _FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "The elements of a constant of up to 65,536 elements, as a flat list. The rule does not apply to others.",
     ),
     "item": ("item(x) -> number", "The one element of a constant. The rule does not apply if there are more."),
+    "is_shared": ("is_shared(x) -> bool", "Whether several nodes of the graph read a tensor."),
     "unused": (
         "unused(x) -> bool",
         "Whether nothing reads an output of the matched op, named by `-> (y, indices)`. Then it need not be computed.",

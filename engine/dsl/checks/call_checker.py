@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _RESULTS = {
     **dict.fromkeys(("rank", "dim", "numel", "len", "int"), "int"),
     **dict.fromkeys(("is_const", "is_code", "is_full", "has_full_row", "is_kept", "is_known", "is_tensor"), "bool"),
-    **dict.fromkeys(("is_between", "is_fixed", "unused", "overwritten"), "bool"),
+    **dict.fromkeys(("is_between", "is_fixed", "is_shared", "unused", "overwritten"), "bool"),
     **dict.fromkeys(("all", "any", "bool"), "bool"),
     **dict.fromkeys(("shape", "values", "range", "zip", "enumerate", "reversed", "sorted"), "list"),
     **dict.fromkeys(("present", "prefix_sums", "broadcast", "block_shape", "run", "conditional"), "list"),

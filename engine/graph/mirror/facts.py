@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -155,6 +156,11 @@ class Facts:
     def unused(self, value: Value) -> bool:
         """Whether nothing uses a value."""
         return next(self.each_user(*value), None) is None
+
+    def shared(self, value: Value) -> bool:
+        """Whether more than one node uses a value."""
+        users = set(itertools.islice(self.each_user(*value), 2))
+        return len(users) > 1
 
     # ------------------------------------------------------------ what edits change
 
