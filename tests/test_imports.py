@@ -38,10 +38,15 @@ def test_the_time_of_an_import_beyond_torch():
 
 
 def test_rules_from_the_cache_need_no_parser(tmp_path):
-    code = "import engine\nprint(len(engine.RuleSet.load().rules))"
-    cache = {"ENGINE_CACHE_DIR": str(tmp_path)}
-    assert loaded_after(code, "lark", **cache) == ["lark"]
-    assert loaded_after(code, "lark", **cache) == []
+    code = "import engine\nprint(len(engine.RuleSet.load({}).rules))"
+    (tmp_path / "my.rules").write_text(
+        f"# {tmp_path}\nlower mine\n  match aten.square(x)\n  emit  aten.mul.Tensor(x, x)\n"
+    )
+    mine = code.format(repr(str(tmp_path / "my.rules")))
+    loaded_after(code.format(""), "lark")  # the built-in rules, which another test may have parsed before
+    assert loaded_after(code.format(""), "lark") == []
+    assert loaded_after(mine, "lark") == ["lark"]
+    assert loaded_after(mine, "lark") == []
 
 
 def test_a_check_of_an_edited_file_loads_what_it_needs(tmp_path):
@@ -60,10 +65,9 @@ def test_a_check_of_an_edited_file_loads_what_it_needs(tmp_path):
         "engine.reference",
     )
     for number in range(2):
-        path.write_text(
-            f"# {number}\nlower mine\n  match aten.square(x)\n  emit  aten.mul.Tensor(x, x)\n  test  x: f32[2]\n"
-        )
-        loaded = loaded_after(code, *heavy, *ours, ENGINE_CACHE_DIR=str(tmp_path))
+        head = f"# {number} {tmp_path}\n"  # no other test has checked this text
+        path.write_text(f"{head}lower mine\n  match aten.square(x)\n  emit  aten.mul.Tensor(x, x)\n  test  x: f32[2]\n")
+        loaded = loaded_after(code, *heavy, *ours)
     assert loaded == ["lark.load_grammar"]  # lark imports it, whether a grammar is read or not
 
 

@@ -318,7 +318,13 @@ def _key(
 
     # Rules for ops of other packages are checked against those ops, where they are there.
     imported = operators.imported(source.text for source in sources)
-    return cache.key(_digest(digest, json.dumps(imported)), sources, target, hosts)
+    # A function that no text names decides nothing: the built-in rules need not be read again where a user has some.
+    named = {
+        name: function
+        for name, function in hosts.items()
+        if any(name.removeprefix("host.") in source.text for source in sources)
+    }
+    return cache.key(_digest(digest, json.dumps(imported)), sources, target, named)
 
 
 def _cached(

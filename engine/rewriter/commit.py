@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -234,7 +235,7 @@ class Committer:
                 node = mirror.insert(call.op, arguments, before, origin=origin, rule=step, fake=fake)
                 made[id(call)] = node
                 new.append(node)
-                if self._check:
+                if self._check and not (fake is call.fake and self._as_planned(call.arguments, mirror.arguments(node))):
                     self._recheck(rule, node)
             targets = [(old, value(output)) for old, output in replacement.targets]
         except Exception:
@@ -290,6 +291,27 @@ class Committer:
             self._literals[key] = node
         return node
 
+    def _as_planned(self, planned: Any, written: Any) -> bool:
+        """Whether arguments of a node are what its outputs were inferred from, so that inferring again says the same.
+
+        Tensors must be the same objects of static shapes, numbers equal. What symbolic sizes give depends on what is
+        known of them, and that changes.
+        """
+        if isinstance(planned, AbstractTensor):
+            if not isinstance(written, Value) or isinstance(planned, ConstantTensor):
+                return False
+            before = self._mirror.fake(planned.value) if isinstance(planned, Captured) else _fake(planned)
+            now = self._mirror.fake(written)
+            return now is before and all(isinstance(size, int) for size in now.shape)
+        if isinstance(planned, list | tuple):
+            return (
+                isinstance(written, list | tuple)
+                and not isinstance(written, Value)
+                and len(planned) == len(written)
+                and all(map(self._as_planned, planned, written))
+            )
+        return type(planned) is type(written) and not isinstance(planned, sympy.Basic) and bool(planned == written)
+
     def _recheck(self, rule: Rule, node: fx.Node) -> None:
         """Infer a new node again, from its arguments as they stand in the graph."""
         mirror = self._mirror
@@ -317,6 +339,12 @@ def _inherited(mirror: Mirror, replacement: Replacement) -> dict[int, Any]:
         if isinstance(made, torch.Tensor) and made.dtype == fake.dtype and made.dim() == fake.dim():
             found[id(output.call)] = fake
     return found
+
+
+def _fake(output: AbstractTensor) -> Any:
+    """What a call was inferred to give there."""
+    assert isinstance(output, CallOutput)
+    return _each(_call(output.call).fake)[output.index]
 
 
 def _each(value: Any) -> Sequence[Any]:

@@ -20,6 +20,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.capture.tracing.tracing_lock import tracing_lock
 from engine.distributed.shards import whole_composites
 from engine.errors import CaptureError
@@ -121,7 +122,7 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[Any]) -> Functiona
         raise CaptureError("the graph turns gradients on, and an engine has none")
 
     # Grad mode decides whether AOTAutograd traces a backward graph.
-    with tracing_lock(), torch.no_grad(), whole_composites():
+    with tracing_lock(), torch.no_grad(), remembered_composites(), whole_composites():
         entry = aot_autograd(fw_compiler=refuse, bw_compiler=refuse, inference_compiler=take)(module, list(inputs))
 
     # Not inside AOTAutograd, whose modes would turn weights into fake ones.

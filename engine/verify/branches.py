@@ -7,7 +7,7 @@ have them too, reached from any rule.  Rules that are inactive here are not aske
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from engine.lowering.subgraphs import Subgraphs
 from engine.matcher.matcher import Matcher
 from engine.settings import CompilationSettings
 from engine.verify.forms import fitting
-from engine.verify.instances import Inapplicable, instance
+from engine.verify.instances import Inapplicable, Instance, instance
 
 if TYPE_CHECKING:
     from engine.dsl.ruleset import RuleSet
@@ -75,15 +75,26 @@ class Reached:
         return branch.outcome in outcomes if branch.outcome is not None else bool(outcomes)
 
 
-def reached(rule: Rule, rules: RuleSet) -> Reached:
-    """What the lines of one rule, or of one member of a family, reach; nothing is run."""
+def _instance(rule: Rule, test: tree.Test, form: int, rules: RuleSet) -> Instance:
+    return instance(rule, test, macros=rules.macros, form=form)
+
+
+def reached(
+    rule: Rule, rules: RuleSet, made_of: Callable[[Rule, tree.Test, int, RuleSet], Instance] = _instance
+) -> Reached:
+    """What the lines of one rule, or of one member of a family, reach; nothing is run.
+
+    Args:
+        made_of: the instance of a line that has a plain form of the pattern, for callers that have made some before;
+            it is left as it is.
+    """
     found = Reached()
     forms = found.forms.setdefault((rule.kind, base(rule)), set())
     with recording(found.visits):
         for test in rule.tests:
             for form in fitting(rule, test):
                 try:
-                    made = instance(rule, test, macros=rules.macros, form=form)
+                    made = made_of(rule, test, form, rules)
                 except Inapplicable:
                     continue
                 context = Subgraphs(rules, CompilationSettings(), faults=Faults(strict=False)).context(made.mirror)

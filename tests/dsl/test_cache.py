@@ -184,6 +184,19 @@ def cache_of(*paths):
     return ruleset._check(sources, ruleset._installed(), host.registered(), None)
 
 
+def test_only_functions_that_rules_name_are_part_of_an_entry(folder, monkeypatch):
+    text = "extern host.tripled_here(n: int) -> int\n" + TEXT.replace("N > 2", "host.tripled_here(N) > 2")
+    monkeypatch.setitem(host._REGISTRY, "host.tripled_here", lambda n: 3 * n)
+    RuleSet.from_text(text)
+    before = sorted(folder.glob("*.json"))
+    monkeypatch.setitem(host._REGISTRY, "host.named_by_nobody", lambda n: n)
+    RuleSet.from_text(text)
+    assert sorted(folder.glob("*.json")) == before
+    monkeypatch.setitem(host._REGISTRY, "host.tripled_here", lambda m: 3 * m)
+    with pytest.raises(RuleError, match=r"is declared with \(n\)"):
+        RuleSet.from_text(text)
+
+
 def test_no_scraps_are_left(folder):
     RuleSet.from_text(TEXT)
     assert {path.suffix for path in folder.iterdir()} <= {".json", ""}

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from engine.capture.tracing.decomposition_cache import remembered_composites
 from engine.graph.arguments import in_schema_order, split
 from engine.graph.mirror import Mirror
 
@@ -30,7 +31,8 @@ def mirror_of(model: nn.Module | Callable[..., Any], inputs: Sequence[Any], dyna
     if dynamic_shapes is not None and not isinstance(model, nn.Module):
         dynamic_shapes = (dynamic_shapes,)
     program = torch.export.export(module.eval(), tuple(inputs), dynamic_shapes=dynamic_shapes, strict=False)
-    program = program.run_decompositions({})
+    with remembered_composites():
+        program = program.run_decompositions({})
     signature = program.graph_signature
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     named.update(signature.inputs_to_lifted_tensor_constants)

@@ -21,10 +21,10 @@ from tests.op_db.samples import Batch, Call
 
 # Layers of an engine, about, and calls at most.  A build of TensorRT's takes more than twice as long for twice the
 # layers: 0.3 s for 116 layers of max pooling, 2.4 s for 449, 70 s for 1,169.  Calls that turn out to need more were
-# captured in vain, so the first engine is small, and none has more than twice the calls of the one before.
+# captured in vain, which costs more than another engine does: few in an engine are of entries not seen before.
 LAYERS = 160
-TOGETHER = 64
-FIRST = 16
+TOGETHER = 48
+UNKNOWN = 8
 SETTINGS = engine.CompilationSettings.from_kwargs(min_block_size=1)
 
 
@@ -70,7 +70,8 @@ def judge(
             fit.remove(index)
             run.together([index])
     while fit:
-        now, fit = fit[: run.most], fit[run.most :]
+        most = run.portion(fit)
+        now, fit = fit[:most], fit[most:]
         run.together(now)
     return [run.judged[index] for index in range(len(calls))]
 
@@ -97,7 +98,18 @@ class _Run:
         self.calls, self.rules, self.device, self.settings = calls, rules, device, settings
         self.wanted: dict[int, list[Any]] = {}
         self.judged: dict[int, Judged] = {}
-        self.most = FIRST  # calls in the next engine, by the layers of the one before
+        self.layers: dict[str, int] = {}  # that a call of an entry needed at most so far
+
+    def portion(self, waiting: Sequence[int]) -> int:
+        """How many of these calls, which are at least one, the next engine gets."""
+        room, unknown = LAYERS, 0
+        for taken, index in enumerate(waiting[:TOGETHER]):
+            entry = self.calls[index].entry
+            unknown += entry not in self.layers
+            room -= self.layers.get(entry, 0)
+            if taken and (unknown > UNKNOWN or room < 0):
+                return taken
+        return min(TOGETHER, len(waiting))
 
     def together(self, indices: Sequence[int]) -> None:
         """Judge calls in one engine, or several if it gets too large; what goes wrong is looked for by halves."""
@@ -145,8 +157,10 @@ class _Run:
 
     def _split(self, indices: Sequence[int], layers: Sequence[int]) -> bool:
         """Several engines instead of one with so many layers, of each call; whether it was too many."""
-        self.most = max(1, min(TOGETHER, 2 * len(indices), LAYERS * len(indices) // max(1, sum(layers))))
-        if len(indices) == 1 or sum(layers) <= 2 * LAYERS:
+        for index, needed in zip(indices, layers, strict=True):
+            entry = self.calls[index].entry
+            self.layers[entry] = max(needed, self.layers.get(entry, 0))
+        if len(indices) == 1 or sum(layers) <= 3 * LAYERS:
             return False
         engines: list[list[int]] = [[]]
         room = 2 * LAYERS

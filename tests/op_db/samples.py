@@ -66,18 +66,30 @@ def calls(name: str, dtype: str) -> list[Call]:
     from torch.testing._internal.opinfo import core
 
     entry = entries()[name]
-    torch.manual_seed(0)
-    numpy.random.seed(0)
-    random.seed(0)
+    _seed(0)
     # Samples look for PyTorch's own test case that asks for them, in the source of every caller: a quarter of a second.
     with (
         mock.patch.object(common_utils, "extract_test_fn", _no_test),
         mock.patch.object(core, "extract_test_fn", _no_test),
+        mock.patch.object(common_utils, "set_rng_seed", _seed),
     ):
         return [
             call_of(name, entry.op, (sample.input, *sample.args), dict(sample.kwargs))
             for sample in entry.sample_inputs("cpu", DTYPES[dtype], requires_grad=False)
         ]
+
+
+def _seed(seed: int | None = None) -> None:
+    """Begin random numbers anew, as PyTorch's tests do before each sample.
+
+    ``torch.manual_seed`` notes for each kind of device that is not there where it was called from: a millisecond.
+    """
+    from torch.testing._internal import common_utils
+
+    seed = common_utils.SEED if seed is None else seed
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed)
 
 
 def _no_test() -> None:

@@ -17,6 +17,7 @@ os.environ.setdefault("ENGINE_CHECK", "1")
 
 import engine
 from engine.settings import CompilationSettings
+from tests.op_db.expected import spread
 from tests.op_db.judge import SETTINGS as PLAIN
 from tests.op_db.judge import judge
 from tests.op_db.outcome import BETWEEN_CASTS, Outcome
@@ -27,6 +28,7 @@ RESULTS = Path(__file__).with_name("operators.json")
 OPS = tuple(dict.fromkeys([*ROWS, *INSIDE]))
 FINE = ("passed", "constant", BETWEEN_CASTS.text)
 TOGETHER = 192
+SOME = 4  # calls of an op in float32 that run each time
 STOOD_IN_FOR = ("f64", "i16", "i8", "u8")
 # What TensorRT lacks is computed in what it has, where a setting says so.
 SETTINGS = {
@@ -48,12 +50,12 @@ class Part(NamedTuple):
 
 
 def parts(ops: Iterable[str] = OPS, *, dtypes: Iterable[str] = DTYPES, whole: bool = True) -> Iterator[Part]:
-    """The calls of ops; unless ``whole``, only the first in other dtypes than float32."""
+    """The calls of ops; unless ``whole``, a few in float32, evenly spaced, and the first in other dtypes."""
     for dtype in dtypes:
         for op in ops:
-            found = calls(op, dtype)
-            some = found if whole or dtype == "f32" else found[:1]
-            yield from (Part(op, dtype, number, call) for number, call in enumerate(some))
+            found = list(enumerate(calls(op, dtype)))
+            some = found if whole else spread(found, SOME if dtype == "f32" else 1)
+            yield from (Part(op, dtype, number, call) for number, call in some)
 
 
 def in_sample(op: str, dtype: str) -> bool:
@@ -107,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.rules.operator_results", description=__doc__)
     parser.add_argument("ops", nargs="*", help="ops without `aten.`; all if none is given")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="all if not given")
-    parser.add_argument("--first", action="store_true", help="only the first call of each, but in float32")
+    parser.add_argument("--first", action="store_true", help="only the first call of each, and a few in float32")
     parser.add_argument("--write", action="store_true", help="write down what became of them")
     options = parser.parse_args()
     rules, results = engine.RuleSet.load(), load()

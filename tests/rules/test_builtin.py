@@ -16,7 +16,8 @@ from engine.dsl import tree
 from engine.dsl.rule import Rule
 from engine.dsl.ruleset import RuleSet
 from engine.verify.branches import Reached, base, callers, of_macro, reached, unreached
-from engine.verify.instances import Inapplicable, instance
+from engine.verify.forms import described
+from engine.verify.instances import Inapplicable, Instance, instance
 from engine.verify.line import written
 
 
@@ -31,8 +32,31 @@ _reached: dict[int, Reached] = {}
 def _reached_by(rule: Rule) -> Reached:
     """What the lines of a rule reach, found once: lines that reach a rule's branches reach those of macros too."""
     if id(rule) not in _reached:
-        _reached[id(rule)] = reached(rule, rules())
+        _reached[id(rule)] = reached(rule, rules(), _made)
+        _instances.clear()
     return _reached[id(rule)]
+
+
+# Those of the rule at hand: whether a line fits is asked of the instance whose branches are looked at next.
+_instances: dict[tuple[int, int, int], Instance | Inapplicable] = {}
+
+
+def _made(rule: Rule, test: tree.Test, form: int, loaded: RuleSet) -> Instance:
+    key = id(rule), id(test), form
+    if key not in _instances:
+        try:
+            _instances[key] = instance(rule, test, macros=loaded.macros, form=form)
+        except Inapplicable as error:
+            _instances[key] = error
+    found = _instances[key]
+    if isinstance(found, Inapplicable):
+        raise found
+    return found
+
+
+@functools.cache
+def calling() -> dict[str, list[Rule]]:
+    return callers(rules())
 
 
 FILES = sorted({rule.span.file for rule in rules().rules}, key=lambda file: Path(file).parts[-2:])
@@ -60,8 +84,11 @@ def test_lines_leave_nothing_out(file: str) -> None:
 
 
 def _fits(rule: Rule, test: tree.Test) -> bool:
+    form = described(rule, test)
+    if form is None:
+        return False
     try:
-        made = instance(rule, test, macros=rules().macros)
+        made = _made(rule, test, form, rules())
         for sizes in made.sizes():
             made.run(made.inputs(sizes, torch.Generator().manual_seed(0)))
     except Inapplicable:
@@ -76,13 +103,13 @@ MACROS = sorted({macro.span.file for macro in rules().macros.values()}, key=lamb
 def test_lines_reach_every_branch_of_macros(file: str) -> None:
     found = Reached()
     missing = []
-    for name, calling in callers(rules()).items():
+    for name, rules_of_it in calling().items():
         macro = rules().macros[name]
         if macro.span.file != file:
             continue
         branches = of_macro(macro)
         # Those next to it are the likeliest to reach all of it.
-        for rule in sorted(calling, key=lambda rule: rule.span.file != file):
+        for rule in sorted(rules_of_it, key=lambda rule: rule.span.file != file):
             if all(map(found.reaches, branches)):
                 break
             found.add(_reached_by(rule))

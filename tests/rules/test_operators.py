@@ -1,7 +1,7 @@
 """Every op of the lists, in every dtype and of every rank: in one engine with others, and as eager PyTorch computes it.
 
-float32 runs each time; of other dtypes the first call of each op, of float64, int16, int8 and uint8 that of an eighth
-of the ops; with ``ENGINE_TEST_FULL=1`` all of them.
+Up to four calls of each op in float32 run each time, evenly spaced; of other dtypes the first, of float64, int16, int8
+and uint8 that of an eighth of the ops; with ``ENGINE_TEST_FULL=1`` all of them.
 ``python -m tests.rules.operator_results --write`` writes down what became of them.
 """
 

@@ -23,6 +23,7 @@ from engine.tuning.decisions import Decisions, read
 from engine.tuning.machine import Machine
 from engine.tuning.questions import chosen
 from tests.comparison import assert_agrees
+from tests.rule_cache import with_rules
 from tests.tuning.models import blocks, example_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A cache of decisions that is empty."""
-    monkeypatch.setenv("ENGINE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ENGINE_CACHE_DIR", str(with_rules(tmp_path / "cache")))
     return tmp_path
 
 
@@ -48,7 +49,7 @@ def once(tmp_path_factory):
     """A tuned model and the file of its decisions."""
     folder = tmp_path_factory.mktemp("tuned")
     before = os.environ["ENGINE_CACHE_DIR"]
-    os.environ["ENGINE_CACHE_DIR"] = str(folder / "cache")
+    os.environ["ENGINE_CACHE_DIR"] = str(with_rules(folder / "cache"))
     try:
         compiled = tuned()
     finally:

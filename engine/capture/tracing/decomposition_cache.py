@@ -32,8 +32,8 @@ _OVERRIDDEN: dict[torch._ops.OpOverload, _Overridden] = {}
 def remembered_composites() -> Iterator[None]:
     """Let ``run_decompositions`` list composites once, and override them as it did before; its results are the same.
 
-    Under the lock of :func:`engine.graph.recurrence.whole_recurrence`.  Where a PyTorch names these steps otherwise,
-    it takes them as it does.
+    Under the lock of :func:`engine.capture.tracing.tracing_lock.tracing_lock`.  Where a PyTorch names these steps
+    otherwise, it takes them as it does.
     """
     from torch._export import utils
     from torch.export import exported_program
