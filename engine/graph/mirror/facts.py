@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -159,8 +158,7 @@ class Facts:
 
     def shared(self, value: Value) -> bool:
         """Whether more than one node uses a value."""
-        users = set(itertools.islice(self.each_user(*value), 2))
-        return len(users) > 1
+        return len(set(self.each_user(*value))) > 1
 
     # ------------------------------------------------------------ what edits change
 
