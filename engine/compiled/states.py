@@ -17,6 +17,14 @@ from engine.process.pytorch_modes import is_capturing
 _OWNERS: weakref.WeakValueDictionary[int, States] = weakref.WeakValueDictionary()
 
 
+class _Use:
+    """Who uses the same tensors, one module unless they are shared, and on which stream they were used last."""
+
+    def __init__(self) -> None:
+        self.members: weakref.WeakSet[States] = weakref.WeakSet()
+        self.stream: Any = None
+
+
 class States(Mapping[str, torch.Tensor]):
     """The states of a module by their names in the model, which are buffers of its graph module.
 
@@ -39,7 +47,8 @@ class States(Mapping[str, torch.Tensor]):
         self.buffers = dict(buffers)
         self.specs = dict(specs or {name: (tensor.shape, tensor.dtype) for name, tensor in self.items()})
         self._known: list[Any] = []
-        self._stream: Any = None
+        self._use = _Use()
+        self._use.members.add(self)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._held[self.buffers[name]]  # type: ignore[no-any-return]
@@ -58,6 +67,23 @@ class States(Mapping[str, torch.Tensor]):
 
     def __repr__(self) -> str:
         return f"States({', '.join(f'{n}: {_text(t.shape, t.dtype)}' for n, t in self.items())})"
+
+    def share(self, other: States) -> None:
+        """Take the tensors of another module's states for one's own: each call goes on where either module ended.
+
+        For two modules of one model, such as one for prompts of any length and one for single tokens. They are called
+        on one stream at a time, as one module is; a ``deepcopy`` of either has states of its own again.
+
+        Raises:
+            StateError: the other module does not keep the same states, by name, shape and dtype.
+        """
+        if self.specs != other.specs:
+            raise StateError(f"{self!r} and {other!r} differ: states are shared by modules that keep the same ones")
+        for name, buffer in self.buffers.items():
+            self._held[buffer] = other[name]
+        self._use.members.discard(self)
+        self._use = other._use
+        self._use.members.add(self)
 
     def ready(self, device: Callable[[], str | None]) -> bool:
         """Check that a call can use the states; whether one was replaced since the last call.
@@ -95,8 +121,13 @@ class States(Mapping[str, torch.Tensor]):
             place = tensor.data_ptr() if tensor.numel() else 0
             if place and place in places:
                 raise StateError(f"states {places[place]!r} and {name!r} share their memory: each has one of its own")
+            if any(other[name] is not tensor for other in self._use.members):
+                raise StateError(
+                    f"state {name!r} is shared by two compiled modules, and only one of them has another tensor now: "
+                    "move or replace it in both, and share them again"
+                )
             owner = _OWNERS.get(place)
-            if place and owner is not None and owner is not self:
+            if place and owner is not None and owner._use is not self._use:
                 other = next((o for o, held in owner.items() if held.numel() and held.data_ptr() == place), None)
                 if other is not None:
                     raise StateError(
@@ -118,12 +149,13 @@ class States(Mapping[str, torch.Tensor]):
             )
         stream = torch.cuda.current_stream(device)
         # A stream is neither equal to None nor unlike it: PyTorch says False to both.
-        if self._stream is not None and stream != self._stream and not self._stream.query():
+        before = self._use.stream
+        if before is not None and stream != before and not before.query():
             raise StateError(
                 f"the module keeps state ({', '.join(map(repr, self))}), and a call on another stream still uses "
                 "it: wait for that one (stream.synchronize()), or give each stream a copy.deepcopy of the module"
             )
-        self._stream = stream
+        self._use.stream = stream
 
 
 def _text(shape: torch.Size, dtype: torch.dtype) -> str:

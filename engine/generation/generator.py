@@ -32,10 +32,14 @@ class Generator:
         temperature: what the scores are divided by before their softmax.
         top_k: only so many of the likeliest tokens are drawn from; all of them if None.
         padded: prompts of several lengths, padded at the left; calls then take an ``attention_mask``.
+        separate_steps: a second engine for the tokens after the prompt. The weights are held twice; that engine takes
+            one token a sequence, so that forms for a single row apply to it at batch 1, where weights are quantised or
+            ``tune=True``.
         settings: those of :func:`engine.compile`.
 
     Attributes:
         module: the :class:`engine.CompiledModule`; its report says what runs where.
+        steps: the one that reads single tokens; ``module`` itself unless ``separate_steps`` is set.
 
     Raises:
         InputError: the model cannot generate, or an argument is out of range.
@@ -52,6 +56,7 @@ class Generator:
         temperature: float = 1.0,
         top_k: int | None = None,
         padded: bool = False,
+        separate_steps: bool = False,
         **settings: Any,
     ) -> None:
         if batch_size < 1 or max_cache_len < 2:
@@ -67,19 +72,28 @@ class Generator:
             model, batch_size, max_cache_len, do_sample=do_sample, temperature=temperature, top_k=top_k, padded=padded
         ).eval()
         self.device = next(model.parameters()).device
-        counts = ((1, 1, 1), (2, max(2, max_cache_len // 2), max_cache_len))
-        inputs: dict[str, Any] = {
-            "input_ids": Input(profiles=[_profile((batch_size,), count) for count in counts], dtype=torch.int64),
-            "cache_position": Input(profiles=[_profile((), count) for count in counts], dtype=torch.int64),
-        }
+        one, many = (1, 1, 1), (2, max(2, max_cache_len // 2), max_cache_len)
+        more: dict[str, Any] = {}
         if do_sample:
-            inputs["uniforms"] = torch.full((batch_size, 1), 0.5, device=self.device)
+            more["uniforms"] = torch.full((batch_size, 1), 0.5, device=self.device)
         if padded:
-            inputs["padding"] = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
-        with torch.no_grad():
-            self.module = cast(CompiledModule, compile(decoder, (), inputs, **settings))
-        if self.device.type == "cuda":
-            self.module.set_cuda_graphs(True)
+            more["padding"] = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+
+        def compiled(*counts: tuple[int, int, int]) -> CompiledModule:
+            inputs: dict[str, Any] = {
+                "input_ids": Input(profiles=[_profile((batch_size,), count) for count in counts], dtype=torch.int64),
+                "cache_position": Input(profiles=[_profile((), count) for count in counts], dtype=torch.int64),
+            }
+            with torch.no_grad():
+                module = cast(CompiledModule, compile(decoder, (), {**inputs, **more}, **settings))
+            if self.device.type == "cuda":
+                module.set_cuda_graphs(True)
+            return module
+
+        self.module = self.steps = compiled(one, many)
+        if separate_steps:
+            self.steps = compiled(one)
+            self.steps.states.share(self.module.states)
 
     def stream(
         self,
@@ -143,11 +157,12 @@ class Generator:
         positions = torch.arange(self.max_cache_len, device=self.device)
         token, begin = prompt, 0
         for step in range(count):
+            module = self.steps if step else self.module
             end = begin + token.shape[1]
             more = {} if uniforms is None else {"uniforms": uniforms[step, :, None].to(self.device, torch.float32)}
             if padding is not None:
                 more["padding"] = padding
-            token = self.module(input_ids=token, cache_position=positions[begin:end], **more)
+            token = module(input_ids=token, cache_position=positions[begin:end], **more)
             yield token
             begin = end
 

@@ -470,6 +470,23 @@ def test_states_that_share_their_memory_are_refused():
     unchanged_by(compiled, StateError, "states 'one' and 'two' share their memory", *example())
 
 
+def test_shared_states_are_those_of_both():
+    compiled, eager = compiled_and_eager("recurrent")
+    other, _ = compiled_and_eager("recurrent")
+    other.states.share(compiled.states)
+    for step, module in enumerate((compiled, other, other, compiled)):
+        same(module, eager, 1, first=step)
+    alone = copy.deepcopy(other)
+    alone(*example())
+    same(other, eager, 1)
+    other.load_state_dict({"hidden": torch.zeros(2, 4), "count": torch.tensor(0)}, assign=True)
+    unchanged_by(other, StateError, "is shared by two compiled modules, and only one of them", *example())
+    other.states.share(compiled.states)
+    same(other, eager, 1)
+    with pytest.raises(StateError, match="differ: states are shared by modules that keep the same ones"):
+        other.states.share(compiled_and_eager("nested")[0].states)
+
+
 def test_more_tokens_than_there_is_room_for_change_nothing():
     n = torch.export.Dim("n", max=4)
     call = torch.ones(2, 2, 4), torch.tensor([0, 1])

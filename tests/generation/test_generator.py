@@ -66,6 +66,17 @@ def test_one_sequence_after_the_other(greedy, length):
         assert torch.equal(generator.generate(tokens, 8), expected(model, tokens, 8))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_of_an_engine_of_their_own_go_on_with_the_cache(device):
+    model = llama(device)
+    generator = Generator(model, batch_size=2, max_cache_len=16, separate_steps=True)
+    assert generator.steps is not generator.module
+    assert generator.steps.report.coverage == 1.0
+    for length, seed in ((1, 0), (5, 1), (2, 2)):
+        tokens = prompt(2, length, seed, device)
+        assert torch.equal(generator.generate(tokens, 8), expected(model, tokens, 8))
+
+
 def test_the_whole_cache_and_no_more(greedy):
     model, generator = greedy
     tokens = prompt(2, 9)
