@@ -7,7 +7,7 @@ A Llama of random weights.  Each backend reads the prompt and then writes one to
 time; prompt and step are medians, in milliseconds.  ``floor`` is the time that reading the weights and the used cache
 takes at the bandwidth of a copy measured in this run, and ``over floor`` the step over it.  Ratios are over eager.
 ``engine:int8`` and its kind are the engine of the model with weights that torchao quantised: int8 and float8 by rows,
-int4 by groups of 128; they read less than the floor says.
+int4 by groups of 128; they read less than the floor says.  ``engine_steps`` has an engine of its own for steps.
 Without a GPU only the small model runs, in the interpreter, which says nothing about speed.
 """
 
@@ -100,8 +100,9 @@ def _measured(name: str, model: PreTrainedModel, prompt: torch.Tensor, count: in
         started = time.perf_counter()
         if weights:
             model = _quantized(model, weights)
-        if backend == "engine":
-            generate = _engine(model, prompt, longest)
+        if backend in ("engine", "engine_steps"):
+            apart = backend == "engine_steps"
+            generate = Generator(model, prompt.shape[0], longest, separate_steps=apart).stream
         else:
             generate = _loop(model, prompt, longest, backend == "inductor")
         list(generate(prompt, 4))  # records graphs, and compiles
@@ -127,10 +128,6 @@ def _quantized(model: PreTrainedModel, weights: str) -> PreTrainedModel:
     model = copy.deepcopy(model)
     quantize_(model, configs[weights])
     return model
-
-
-def _engine(model: PreTrainedModel, prompt: torch.Tensor, longest: int) -> Generate:
-    return Generator(model, prompt.shape[0], longest).stream
 
 
 def _loop(model: PreTrainedModel, prompt: torch.Tensor, longest: int, inductor: bool) -> Generate:
