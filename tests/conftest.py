@@ -37,9 +37,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    # A tenth of the time went into looking for garbage, most of it among modules, which stay.
+    # A tenth of the time went into looking for garbage, most of it among modules, which stay.  They are not frozen:
+    # what is frozen has no referrers, and capture looks for functions by those.
     gc.collect()
-    gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
