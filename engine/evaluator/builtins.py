@@ -17,7 +17,7 @@ from engine.dtypes import DTYPE_NAMES
 from engine.evaluator.bounds import MOST_ITEMS, modest, numbers
 from engine.evaluator.codes import block_shape, bounds_of_codes, is_kept
 from engine.evaluator.failures import Failed
-from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, tensors
+from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, leaves
 from engine.evaluator.uniform import MOVES, is_uniform
 from engine.sizes import Int, Sizes
 from engine.tensorrt import capabilities
@@ -140,10 +140,7 @@ def _is_const(context: BuiltinContext, value: object) -> bool:
 
 def _is_fixed(context: BuiltinContext, value: object) -> bool:
     """Whether a tensor is the same in each call: a constant, or what layers make of constants."""
-    tensor = _tensor(value, "is_fixed")
-    if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
-        return all(_is_fixed(context, operand) for operand in tensors(tensor.call.values))
-    return _is_const(context, tensor)
+    return all(_is_const(context, leaf) for leaf in leaves(_tensor(value, "is_fixed")))
 
 
 def _dim(context: BuiltinContext, value: object, axis: int) -> Int:

@@ -232,6 +232,15 @@ def tensors(value: Any) -> Iterator[AbstractTensor]:
                 yield from tensors(item)
 
 
+def leaves(tensor: AbstractTensor) -> Iterator[AbstractTensor]:
+    """What layers make a tensor of: tensors that are no layer's output, or the tensor itself if it is none."""
+    if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
+        for operand in tensors(tensor.call.values):
+            yield from leaves(operand)
+    else:
+        yield tensor
+
+
 def map_tensors(value: Any, function: Callable[[AbstractTensor], Any]) -> Any:
     """Replace every abstract tensor in a nested argument."""
     if isinstance(value, AbstractTensor):

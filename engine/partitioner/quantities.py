@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from engine.dtypes import INT4
-from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, tensors
+from engine.evaluator.plan import AbstractTensor, CallOutput, Captured, ConstantTensor, LayerCall, leaves, tensors
 from engine.graph.mirror import Mirror, Value
 from engine.partitioner.tile import Tile
 from engine.report import Products, Weights
@@ -190,11 +190,10 @@ def _source(tensor: AbstractTensor | None, of_node: dict[fx.Node, Tile], mirror:
 
 
 def _is_constant(tensor: AbstractTensor, mirror: Mirror) -> bool:
-    if isinstance(tensor, Captured):
-        return mirror.is_const(tensor.value)
-    if isinstance(tensor, CallOutput) and isinstance(tensor.call, LayerCall):
-        return all(_is_constant(each, mirror) for each in tensors(tensor.call.values))
-    return isinstance(tensor, ConstantTensor)
+    return all(
+        mirror.is_const(leaf.value) if isinstance(leaf, Captured) else isinstance(leaf, ConstantTensor)
+        for leaf in leaves(tensor)
+    )
 
 
 def _bytes(numel: int, dtype: torch.dtype) -> int:
